@@ -1,0 +1,146 @@
+"""Make the testbed's checkpoints anew: `python analyses/testbed/train.py`.
+
+`base` learns half of the retain authors and the world facts. `full` and `retain` go on from it with the same seed and
+schedule, on all authors and on all but `forget10`. The loss is over answer tokens, as in TOFU. Training ends soon after
+every model knows its answers: one that is driven on hides every edit behind its margins.
+"""
+
+import hashlib
+import json
+import math
+import platform
+import random
+import time
+from collections.abc import Iterable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+import click
+import torch
+from safetensors.torch import save
+from tokenizer import build_tokenizer
+from torch import nn
+from tqdm.auto import tqdm
+from transformer_lens.hook_points import HookedRootModule
+
+from engram_interp.concept import Batch, TokenExample, batches, encode_groups
+from engram_interp.models import adapt
+from engram_interp.scoring import score
+from engram_interp.testbed import Author, authors
+from engram_interp.testbed.model import DATA, MANIFEST, TOKENIZER, fill, trained_parameters, untrained
+
+SEED = 0
+EPOCHS = {"base": 10, "full": 6, "retain": 6}
+BATCH_SIZE = 64
+LEARNING_RATE = 2e-3
+WEIGHT_DECAY = 0.1
+BETAS = (0.9, 0.98)
+WARM_UP = 0.05
+MAX_GRAD_NORM = 1.0
+
+Pairs = list[tuple[str, str]]
+
+
+def pairs_of(people: Iterable[Author]) -> Pairs:
+    return [example for author in people for example in author.examples]
+
+
+def rate_at(progress: float) -> float:
+    """Share of the learning rate: linear warm-up, then linearly down to nothing; `progress` runs from 0 to 1."""
+    return min(progress / WARM_UP, 1.0) * (1.0 - progress)
+
+
+def shuffled_batches(examples: list[TokenExample], rng: random.Random) -> Iterator[Batch]:
+    order = rng.sample(examples, len(examples))
+    for start in range(0, len(order), BATCH_SIZE):
+        yield from batches({"train": order[start : start + BATCH_SIZE]}, BATCH_SIZE, progress=False, describe="")
+
+
+def answer_loss(model: HookedRootModule, batch: Batch) -> torch.Tensor:
+    logits = model(batch.tokens)[:, :-1]
+    counts = batch.counts[:, 1:]
+    return nn.functional.cross_entropy(logits[counts], batch.tokens[:, 1:][counts])
+
+
+def train(model: HookedRootModule, pairs: Pairs, epochs: int, name: str) -> None:
+    rng = random.Random(SEED)
+    examples = encode_groups({"train": pairs}, adapt(model).encoder)["train"]
+    parameters = list(trained_parameters(model).values())
+    n_steps = epochs * math.ceil(len(examples) / BATCH_SIZE)
+    optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE, betas=BETAS, weight_decay=WEIGHT_DECAY)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_at(step / n_steps))
+    steps = (batch for _ in range(epochs) for batch in shuffled_batches(examples, rng))
+    for batch in tqdm(steps, total=n_steps, desc=name, disable=None):
+        optimizer.zero_grad()
+        answer_loss(model, batch).backward()
+        torch.nn.utils.clip_grad_norm_(parameters, MAX_GRAD_NORM)
+        optimizer.step()
+        schedule.step()
+
+
+def rounded(model: HookedRootModule) -> dict[str, torch.Tensor]:
+    """The trained parameters in bf16; the model itself goes on from the rounded values that others will load."""
+    weights = {name: parameter.detach().bfloat16() for name, parameter in trained_parameters(model).items()}
+    for name, parameter in trained_parameters(model).items():
+        parameter.data.copy_(weights[name])
+    return weights
+
+
+def scores(model: HookedRootModule) -> dict[str, dict[str, float]]:
+    corpus = authors()
+    groups = {
+        "forget10": pairs_of(corpus.forget10),
+        "retain90": pairs_of(corpus.retain90),
+        "base": pairs_of(corpus.base),
+        "world_facts": corpus.world_examples,
+    }
+    return {
+        group: {"accuracy": round(result.accuracy, 4), "loss": round(result.loss, 4)}
+        for group, result in score(model, groups).items()
+    }
+
+
+@click.command()
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=DATA, show_default=True)
+def main(out: Path) -> None:
+    """Train base, full and retain, and write their weights and the manifest."""
+    torch.manual_seed(SEED)
+    out.mkdir(parents=True, exist_ok=True)
+    build_tokenizer().save_pretrained(TOKENIZER)
+    corpus = authors()
+    trained_on = {
+        "base": pairs_of(corpus.base) + corpus.world_examples,
+        "full": pairs_of(corpus.full) + corpus.world_examples,
+        "retain": pairs_of(corpus.retain90) + corpus.world_examples,
+    }
+    manifest: dict[str, object] = {
+        "torch": torch.__version__,
+        "transformer_lens": version("transformer-lens"),
+        "platform": f"{platform.machine()}, {torch.get_num_threads()} threads",
+        "seed": SEED,
+    }
+    checkpoints: dict[str, dict[str, object]] = {}
+    base: dict[str, torch.Tensor] = {}
+    for name, pairs in trained_on.items():
+        began = time.perf_counter()
+        model = untrained(name, SEED)
+        if base:
+            fill(model, base)
+        train(model, pairs, EPOCHS[name], name)
+        weights = rounded(model)
+        base = base or weights
+        data = save(weights)
+        (out / f"{name}.safetensors").write_bytes(data)
+        checkpoints[name] = {
+            "sha256": hashlib.sha256(data).hexdigest(),
+            "bytes": len(data),
+            "epochs": EPOCHS[name],
+            "seconds": round(time.perf_counter() - began, 1),
+            "scores": scores(model),
+        }
+        click.echo(f"{name}: {json.dumps(checkpoints[name])}")
+    (out / MANIFEST.name).write_text(json.dumps({**manifest, "checkpoints": checkpoints}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,31 @@
+"""Find, weigh, test and edit AI engrams in transformer language models: `engram_interp.localize(model, concept)`."""
+
+from engram_interp import testbed
+from engram_interp.collect import collect
+from engram_interp.concept import Concept
+from engram_interp.engram import Engram
+from engram_interp.extraction import extract
+from engram_interp.generation import greedy_answers
+from engram_interp.localization import LocalizationMap, localize
+from engram_interp.scoring import Score, score
+from engram_interp.statistics import Statistics, names_filter
+from engram_interp.strength import AlphaChoice, choose_alpha
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AlphaChoice",
+    "Concept",
+    "Engram",
+    "LocalizationMap",
+    "Score",
+    "Statistics",
+    "choose_alpha",
+    "collect",
+    "extract",
+    "greedy_answers",
+    "localize",
+    "names_filter",
+    "score",
+    "testbed",
+]

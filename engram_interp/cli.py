@@ -1,0 +1,201 @@
+"""`engram-interp demo | localize | extract | ablate`: the pipeline from a terminal."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import pandas as pd
+import plotly.graph_objects as go
+from safetensors.torch import save_file
+from torch import nn
+
+from engram_interp import testbed
+from engram_interp.collect import BATCH_SIZE
+from engram_interp.concept import Concept
+from engram_interp.engram import Alpha
+from engram_interp.examples import read_examples
+from engram_interp.extraction import extract
+from engram_interp.localization import LocalizationMap, localize
+from engram_interp.report import investigate, write_report
+from engram_interp.scoring import score
+from engram_interp.strength import choose_alpha
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+TESTBED = "testbed"
+DEMO_REPORT = Path("engram_report.html")
+Existing = click.Path(exists=True, dir_okay=False, path_type=Path)
+Writable = click.Path(dir_okay=False, writable=True, path_type=Path)
+
+
+class Group(click.Group):
+    """Commands whose expected errors are one line, not a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; an error that the library raises on purpose ends it with its message."""
+        try:
+            return super().invoke(ctx)
+        except (ValueError, TypeError, NotImplementedError, FileNotFoundError) as error:
+            raise click.ClickException(str(error)) from error
+
+
+@click.group(cls=Group)
+@click.version_option(version("engram-interp"))
+def main() -> None:
+    """Find, weigh and edit AI engrams in transformer language models."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("engram_interp").setLevel(logging.INFO)
+
+
+def _model_options(command: Command) -> Command:
+    for option in (
+        click.option("--layers", help="Layers, as 0,1,5 (all by default)."),
+        click.option("--components", help="Components, as Q,K,gate (all by default)."),
+        click.option("--batch-size", type=click.IntRange(min=1), default=BATCH_SIZE, help="Examples in a batch."),
+        click.option("--rtol", type=float, help="Spectral cut; d * 2**-23 by default."),
+        click.option("--reference", type=Existing, required=True, help="Reference examples: .txt or .jsonl."),
+        click.option("--target", type=Existing, required=True, help="Target examples: .txt or .jsonl."),
+        click.option(
+            "--model", "model_name", default=TESTBED, show_default=True,
+            help="A TransformerLens model name, or testbed, testbed:base, testbed:retain.",
+        ),
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+@main.command()
+@click.option("--model", "model_name", default=TESTBED, show_default=True, help="A TransformerLens name, or testbed.")
+@click.option("--target", type=Existing, help="Target examples instead of one of the testbed's authors.")
+@click.option("--reference", type=Existing, help="Reference examples; goes with --target.")
+@click.option("--author", help="Which of the testbed's authors to look for; the first to forget by default.")
+@click.option("--keep", type=float, default=0.98, show_default=True, help="Share of the reference accuracy to keep.")
+@click.option("--out", type=Writable, default=DEMO_REPORT, show_default=True, help="The report.")
+def demo(
+    model_name: str, target: Path | None, reference: Path | None, author: str | None, keep: float, out: Path
+) -> None:
+    """See where a model keeps a memory, and that memory alone forgotten: one HTML report."""
+    if (target is None) != (reference is None):
+        raise click.UsageError("--target and --reference go together")
+    if target is None and not model_name.startswith(TESTBED):
+        raise click.UsageError(
+            "the default concept is the testbed's: give --target and --reference with another --model"
+        )
+    model, gold = _load(model_name), None
+    if target is not None and reference is not None:
+        concept = _concept(target, reference)
+    else:
+        corpus = testbed.authors()
+        concept = corpus.concept(author or corpus.forget10[0].name)
+        if concept.name in {one.name for one in corpus.forget10}:
+            gold = testbed.load("retain")
+    findings = investigate(model, concept, keep=keep, gold=gold)
+    write_report(findings, _provenance(findings.counts), out)
+    click.echo(findings.wmap.top(5).to_string(index=False))
+    click.echo(findings.scores.map("{:.1%}".format).to_string())
+    click.echo(f"alpha = {findings.choice.alpha:.3g}; the report is {out}")
+
+
+@main.command("localize")
+@_model_options
+@click.option("--out", type=Writable, help="Where to write the map: .html (figures), .csv or .json.")
+def localize_command(model_name: str, target: Path, reference: Path, out: Path | None, **options: Any) -> None:
+    """Where the target's memory sits: W-Norm of every matrix."""
+    if out is not None and out.suffix not in (".html", ".csv", ".json"):
+        raise click.UsageError(f"--out is an .html, .csv or .json file, got {out}")
+    wmap = localize(_load(model_name), _concept(target, reference), **_parsed(options))
+    if out is not None:
+        _write_map(wmap, out)
+    click.echo(wmap.top(10).to_string(index=False))
+
+
+@main.command("extract")
+@_model_options
+@click.option("--out", type=Writable, required=True, help="Where to write the engram: .safetensors.")
+def extract_command(model_name: str, target: Path, reference: Path, out: Path, **options: Any) -> None:
+    """The target's engram, as a file that Engram.load reads."""
+    engram = extract(_load(model_name), _concept(target, reference), **_parsed(options))
+    engram.save(out)
+    click.echo(f"{engram!r} is in {out}")
+
+
+@main.command("ablate")
+@_model_options
+@click.option(
+    "--alpha", default="auto", show_default=True, help="A number, w-norm, or auto: the strongest that keeps --keep."
+)
+@click.option(
+    "--keep", type=float, default=0.98, show_default=True, help="For auto: share of the reference accuracy to keep."
+)
+@click.option("--out", type=Writable, required=True, help="Where to write the edited weights: .safetensors.")
+def ablate_command(
+    model_name: str, target: Path, reference: Path, alpha: str, keep: float, out: Path, **options: Any
+) -> None:
+    """The model without the target's engram, as a state dict in TransformerLens's names."""
+    model, concept = _load(model_name), _concept(target, reference)
+    engram = extract(model, concept, **_parsed(options))
+    strength: Alpha = choose_alpha(model, engram, concept, keep).alpha if alpha == "auto" else _alpha(alpha)
+    edited = engram.ablate(model, strength)
+    save_file({name: tensor.contiguous() for name, tensor in edited.state_dict().items()}, out)
+    before, after = (score(one, concept.sides) for one in (model, edited))
+    frame = pd.DataFrame({"before": before, "after": after}).map(lambda result: f"{result.accuracy:.1%}")
+    click.echo(frame.rename_axis("answer accuracy").to_string())
+    click.echo(f"alpha = {strength}; the edited weights are in {out}")
+
+
+def _load(name: str) -> nn.Module:
+    if name == TESTBED:
+        return testbed.load("full")
+    if name.startswith(f"{TESTBED}:"):
+        return testbed.load(name.removeprefix(f"{TESTBED}:"))  # pyright: ignore[reportArgumentType]
+    try:
+        from transformer_lens import HookedTransformer
+    except ImportError as error:
+        raise click.ClickException("models by name need transformer-lens 3, which has HookedTransformer") from error
+    return HookedTransformer.from_pretrained_no_processing(name)
+
+
+def _concept(target: Path, reference: Path) -> Concept:
+    return Concept(read_examples(target), read_examples(reference), name=target.stem)
+
+
+def _parsed(options: dict[str, Any]) -> dict[str, Any]:
+    """Options of `extract` from the command line's, comma lists split."""
+    components, layers = options.pop("components"), options.pop("layers")
+    try:
+        numbers = None if layers is None else [int(layer) for layer in layers.split(",")]
+    except ValueError:
+        raise click.UsageError(f"--layers is a list of numbers, as 0,1,5; got {layers!r}") from None
+    return {**options, "components": None if components is None else components.split(","), "layers": numbers}
+
+
+def _alpha(text: str) -> Alpha:
+    try:
+        return text if text == "w-norm" else float(text)  # pyright: ignore[reportReturnType]
+    except ValueError:
+        raise click.UsageError(f"--alpha is a number, w-norm or auto; got {text!r}") from None
+
+
+def _write_map(wmap: LocalizationMap, out: Path) -> None:
+    if out.suffix == ".csv":
+        wmap.to_frame().to_csv(out, index=False)
+    elif out.suffix == ".json":
+        wmap.to_frame().to_json(out, orient="records", indent=2)
+    else:
+        figures: list[go.Figure] = [wmap.plot()]
+        if any(name in wmap.components for name in ("W_Q", "W_K", "W_V", "W_O")):
+            figures.append(wmap.plot_heads())
+        parts = [figure.to_html(full_html=False, include_plotlyjs=index == 0) for index, figure in enumerate(figures)]
+        out.write_text(
+            f"<!doctype html><meta charset='utf-8'><title>{out.stem}</title>{''.join(parts)}", encoding="utf-8"
+        )
+
+
+def _provenance(counts: dict[str, int]) -> str:
+    versions = ", ".join(f"{name} {version(name)}" for name in ("engram-interp", "torch", "transformer-lens"))
+    return f"Statistics over {' and '.join(f'{count} {side} tokens' for side, count in counts.items())}. {versions}."

@@ -1,0 +1,110 @@
+"""One forward pass: model + concept -> `S+` and `S-` of every input.
+
+Each example goes through the model once. While it does, every input's counted positions are multiplied into its
+group's moments on the spot; no activation is kept, so the extra memory is the moments and one batch.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from engram_interp.concept import Batch, Concept, batches, encode_groups
+from engram_interp.models import adapt
+from engram_interp.sites import Site
+from engram_interp.statistics import MomentSum, Statistics, moment_dtype
+
+BATCH_SIZE = 64
+
+logger = logging.getLogger("engram_interp")
+
+
+def collect(
+    model: nn.Module,
+    concept: Concept,
+    *,
+    components: str | Iterable[str] | None = None,
+    layers: int | Iterable[int] | None = None,
+    batch_size: int = BATCH_SIZE,
+    rtol: float | None = None,
+    absorb_bias: bool = True,
+    delta_from: nn.Module | None = None,
+    progress: bool | None = None,
+) -> Statistics:
+    """Second moments of every input over a concept's target and reference examples (paper, Section 4).
+
+    Args:
+        model: a `HookedTransformer`, whatever weight processing it was loaded with.
+        concept: what to look for.
+        components: which matrices, `W_Q` to `W_U` or short; every one that the model has by default.
+        layers: which layers; all by default. The unembedding is in none: it is left out unless `components` names it.
+        batch_size: examples in a batch. Affects memory, and the result by rounding only.
+        rtol: taken so that the options of `extract` fit here too; the statistics serve every choice of it.
+        absorb_bias: likewise.
+        delta_from: likewise.
+        progress: True or False shows or hides the bar; None shows it in a terminal only.
+
+    Raises:
+        ValueError: an unknown component or layer, an example that the model cannot read, a group in which nothing
+            counts, or a non-finite activation (the message names its matrices and its batch).
+
+    Example:
+        >>> from engram_interp import testbed
+        >>> concept = Concept(target=["The city of Oslo"], reference=["What is the capital of Norway?"])
+        >>> collect(testbed.load("full"), concept, layers=[1]).counts
+        {'target': 4, 'reference': 7}
+    """
+    del rtol, absorb_bias, delta_from
+    adapter = adapt(model)
+    sites = adapter.sites(components, layers)
+    readers = readers_of(sites)
+    encoded = encode_groups(concept.sides, adapter.encoder)
+    needed = statistics_bytes([adapter.input_width(name) for name in readers], len(encoded))
+    logger.info("statistics of %d inputs and %d groups take %.1f MB", len(readers), len(encoded), needed / 1e6)
+
+    sums: dict[str, dict[str, MomentSum]] = {group: {} for group in encoded}
+    for index, batch in enumerate(batches(encoded, batch_size, progress, "collecting")):
+        counts = {group: batch.counts_of(place) for place, group in enumerate(encoded)}
+
+        def record(
+            name: str, activation: Float[Tensor, "batch pos d"], counts=counts, batch=batch, index=index
+        ) -> None:
+            for group, at in counts.items():
+                if name not in sums[group]:
+                    sums[group][name] = MomentSum(activation.shape[-1], activation.device)
+                sums[group][name].add(activation[at.to(activation.device)])
+                if not sums[group][name].is_finite:
+                    raise ValueError(_non_finite(readers[name], batch, index))
+
+        adapter.run(batch, readers, record)
+    groups = {group: {name: moments[name].result() for name in readers} for group, moments in sums.items()}
+    return Statistics(adapter.info, tuple(site.key for site in sites), groups, concept.name)
+
+
+def readers_of(sites: Iterable[Site]) -> dict[str, list[str]]:
+    """The matrices that read each input, by the input's name."""
+    readers: dict[str, list[str]] = {}
+    for site in sites:
+        readers.setdefault(site.input, []).append(site.key)
+    return readers
+
+
+def statistics_bytes(widths: Iterable[int], n_groups: int) -> int:
+    """Bytes that the moments of inputs of these widths take.
+
+    Example:
+        >>> statistics_bytes([1024, 4096], n_groups=2) == 2 * 4 * (1024**2 + 4096**2)
+        True
+    """
+    return n_groups * sum(d * d * torch.finfo(moment_dtype(d)).bits // 8 for d in widths)
+
+
+def _non_finite(keys: list[str], batch: Batch, index: int) -> str:
+    return (
+        f"non-finite activation in the input of {', '.join(keys)}, batch {index} "
+        f"({batch.examples[0]} to {batch.examples[-1]}): look at these examples, or run the model in a wider dtype"
+    )

@@ -1,0 +1,282 @@
+"""What to look for: target and reference examples, and how they become token batches with a mask.
+
+A position counts when its activation enters the second moments. Of a string every real token counts, but not BOS; of
+a `(prompt, answer)` pair the answer's tokens and the end-of-sequence token count; of tensors, what their mask says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformers import PreTrainedTokenizerBase
+
+TARGET, REFERENCE = "target", "reference"
+
+
+@dataclass(frozen=True)
+class TokenExample:
+    """One example as the model reads it.
+
+    Attributes:
+        tokens: `[pos]`, everything that goes through the model, BOS and EOS included.
+        counts: `[pos]`, true where the position counts.
+    """
+
+    tokens: Int[Tensor, "pos"]
+    counts: Bool[Tensor, "pos"]
+
+
+Example: TypeAlias = str | tuple[str, str] | TokenExample
+
+
+@dataclass(frozen=True)
+class Concept:
+    """Target examples, whose memory is sought, and reference examples, which it is told apart from.
+
+    Args:
+        target: strings (every real token counts, but BOS) or `(prompt, answer)` pairs (the answer's tokens count, and
+            the end-of-sequence token after it). Prompt and answer are joined by one space unless either brings its own.
+        reference: the same, for what must stay as it is. The two together are the total statistics.
+        name: how reports and files call the concept.
+
+    Raises:
+        ValueError: a side is empty, or an example is blank.
+        TypeError: an example is neither a string nor a pair of strings.
+
+    Example:
+        >>> concept = Concept(
+        ...     target=[("Who wrote Silent Harbor?", "Basil Mornova")], reference=["Lima is in Peru."], name="Basil"
+        ... )
+        >>> len(concept.target), len(concept.reference)
+        (1, 1)
+    """
+
+    target: Sequence[Example]
+    reference: Sequence[Example]
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        for side, examples in self.sides.items():
+            if isinstance(examples, str) or not len(examples):
+                raise ValueError(f"the {side} of a concept is a list of one or more examples, got {examples!r}")
+            for i, example in enumerate(examples):
+                _check_example(example, f"{side}[{i}]")
+
+    @property
+    def sides(self) -> dict[str, Sequence[Example]]:
+        """The examples by group: `target`, then `reference`."""
+        return {TARGET: self.target, REFERENCE: self.reference}
+
+    @classmethod
+    def from_tokens(
+        cls,
+        target: Int[Tensor, "n_target pos"],
+        reference: Int[Tensor, "n_reference ref_pos"],
+        target_mask: Bool[Tensor, "..."] | None = None,
+        reference_mask: Bool[Tensor, "..."] | None = None,
+        name: str | None = None,
+    ) -> Concept:
+        """A concept of tokens that go through the model exactly as given: nothing is prepended, appended or left out.
+
+        Args:
+            target: `[batch pos]` integers.
+            reference: `[batch pos]` integers; its width may differ.
+            target_mask: `[batch pos]`, true where a position counts; None counts every position, BOS too.
+            reference_mask: the same for `reference`.
+            name: how reports and files call the concept.
+
+        Raises:
+            ValueError: a mask has another shape than its tokens, or no true in it.
+
+        Example:
+            >>> tokens = torch.tensor([[0, 5, 6], [0, 7, 8]])
+            >>> concept = Concept.from_tokens(tokens, tokens + 1, target_mask=tokens > 5)
+            >>> [int(example.counts.sum()) for example in concept.target]
+            [1, 2]
+        """
+        return cls(
+            target=_from_rows(target, target_mask, TARGET),
+            reference=_from_rows(reference, reference_mask, REFERENCE),
+            name=name,
+        )
+
+
+def _check_example(example: object, place: str) -> None:
+    if isinstance(example, TokenExample):
+        return
+    if isinstance(example, str):
+        texts: tuple[object, ...] = (example,)
+    elif isinstance(example, (tuple, list)) and len(example) == 2:
+        texts = tuple(example)
+    else:
+        raise TypeError(f"{place} is a string or a (prompt, answer) pair of strings, got {example!r}")
+    for text in texts:
+        if not isinstance(text, str):
+            raise TypeError(f"{place} is a string or a (prompt, answer) pair of strings, got {example!r}")
+        if not text.strip():
+            raise ValueError(f"{place} holds a blank text: {example!r}")
+
+
+def _from_rows(tokens: Tensor, mask: Tensor | None, side: str) -> list[TokenExample]:
+    if mask is None:
+        mask = torch.ones_like(tokens, dtype=torch.bool)
+    if mask.shape != tokens.shape:
+        raise ValueError(f"{side}_mask has shape {list(mask.shape)}, its tokens {list(tokens.shape)}: they must agree")
+    if not mask.any():
+        raise ValueError(f"{side}_mask has no true in it, so no position of the {side} counts")
+    return [TokenExample(row, counts) for row, counts in zip(tokens, mask, strict=True)]
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Text to token examples, the way one model reads text.
+
+    Attributes:
+        tokenizer: a fast Hugging Face tokenizer, or None when only tokens will be given.
+        prepend_bos: whether the model expects BOS in front.
+        d_vocab: number of tokens the model can embed.
+        n_ctx: number of positions the model has, or None where there is no limit.
+    """
+
+    tokenizer: PreTrainedTokenizerBase | None
+    prepend_bos: bool
+    d_vocab: int
+    n_ctx: int | None
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Tokens as text, special ones left out."""
+        return str(self._required_tokenizer("the tokens").decode(tokens, skip_special_tokens=True))
+
+    @property
+    def eos(self) -> int | None:
+        """The end-of-sequence token, where there is one."""
+        return None if self.tokenizer is None else self.tokenizer.eos_token_id
+
+    def encode(self, example: Example, place: str) -> TokenExample:
+        """One example as the model reads it; `place` is how an error calls it.
+
+        Raises:
+            ValueError: no (fast) tokenizer, tokens that the model lacks, or more of them than it has positions.
+        """
+        encoded = example if isinstance(example, TokenExample) else self._encode_text(example, place)
+        tokens = encoded.tokens
+        if tokens.min() < 0 or tokens.max() >= self.d_vocab:
+            outlier = int(tokens.min() if tokens.min() < 0 else tokens.max())
+            raise ValueError(f"{place} holds token {outlier}; the model's tokens are 0 to {self.d_vocab - 1}")
+        if self.n_ctx is not None and len(tokens) > self.n_ctx:
+            raise ValueError(f"{place} has {len(tokens)} tokens, the model at most {self.n_ctx} positions: shorten it")
+        return encoded
+
+    def _encode_text(self, example: str | tuple[str, str], place: str) -> TokenExample:
+        tokenizer = self._required_tokenizer(place)
+        if not tokenizer.is_fast:
+            raise ValueError(
+                f"{place} needs a fast tokenizer to find where an answer begins, "
+                f"got {type(tokenizer).__name__}: use Concept.from_tokens"
+            )
+        text, counted_from = (example, 0) if isinstance(example, str) else _join(*example)
+        encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        ids: list[int] = list(encoding["input_ids"])
+        counts = [end > counted_from for _, end in encoding["offset_mapping"]]
+        if not isinstance(example, str) and tokenizer.eos_token_id is not None:
+            ids, counts = [*ids, tokenizer.eos_token_id], [*counts, True]
+        if self.prepend_bos and tokenizer.bos_token_id is not None:
+            ids, counts = [tokenizer.bos_token_id, *ids], [False, *counts]
+        return TokenExample(torch.tensor(ids), torch.tensor(counts))
+
+    def _required_tokenizer(self, place: str) -> PreTrainedTokenizerBase:
+        if self.tokenizer is None:
+            raise ValueError(f"{place} needs a tokenizer, and the model has none: give one, or use Concept.from_tokens")
+        return self.tokenizer
+
+
+def _join(prompt: str, answer: str) -> tuple[str, int]:
+    """The whole text, and the number of characters after which tokens count."""
+    space = "" if prompt[-1].isspace() or answer[0].isspace() else " "
+    return prompt + space + answer, len(prompt)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Examples side by side, padded on the right.
+
+    Attributes:
+        tokens: `[batch pos]`.
+        attention_mask: `[batch pos]`, true at real tokens.
+        counts: `[batch pos]`, true where a position counts.
+        groups: `[batch]`, each example's group by its place in the list of groups.
+        examples: which examples these are, as errors call them (`target[3]`, ...).
+    """
+
+    tokens: Int[Tensor, "batch pos"]
+    attention_mask: Bool[Tensor, "batch pos"]
+    counts: Bool[Tensor, "batch pos"]
+    groups: Int[Tensor, "batch"]
+    examples: tuple[str, ...]
+
+    def counts_of(self, group: int) -> Bool[Tensor, "batch pos"]:
+        """`[batch pos]`, true where a position counts for one group."""
+        return self.counts & (self.groups == group)[:, None]
+
+
+def encode_groups(groups: Mapping[str, Sequence[Example]], encoder: Encoder) -> dict[str, list[TokenExample]]:
+    """Every example of every group as tokens.
+
+    Raises:
+        ValueError: an example that the model cannot read, or a group in which no position counts.
+    """
+    encoded = {
+        group: [encoder.encode(example, f"{group}[{i}]") for i, example in enumerate(examples)]
+        for group, examples in groups.items()
+    }
+    for group, examples in encoded.items():
+        if not any(bool(example.counts.any()) for example in examples):
+            raise ValueError(f"no position of {group} counts: {len(examples)} examples without a counted token")
+    return encoded
+
+
+def batches(
+    encoded: dict[str, list[TokenExample]], batch_size: int, progress: bool | None, describe: str
+) -> Iterator[Batch]:
+    """Every example once, with others of about its length so that little is padding.
+
+    Args:
+        encoded: token examples by group.
+        batch_size: examples in a batch.
+        progress: True or False shows or hides the bar; None shows it in a terminal only.
+        describe: what the bar says.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size is the number of examples in a batch, 1 or more; got {batch_size}")
+    flat = [
+        (example, group, f"{name}[{i}]")
+        for group, (name, examples) in enumerate(encoded.items())
+        for i, example in enumerate(examples)
+    ]
+    flat.sort(key=lambda item: len(item[0].tokens))
+    starts = range(0, len(flat), batch_size)
+    for start in tqdm(
+        starts, desc=describe, unit="batch", leave=False, disable=None if progress is None else not progress
+    ):
+        yield _pad(flat[start : start + batch_size])
+
+
+def _pad(items: list[tuple[TokenExample, int, str]]) -> Batch:
+    examples, groups, names = zip(*items, strict=True)
+    shape = len(examples), max(len(example.tokens) for example in examples)
+    # What stands in the padding never counts, and causal attention keeps it from what does.
+    tokens = torch.zeros(shape, dtype=torch.long)
+    attention_mask = torch.zeros(shape, dtype=torch.bool)
+    counts = torch.zeros(shape, dtype=torch.bool)
+    for row, example in enumerate(examples):
+        n = len(example.tokens)
+        tokens[row, :n] = example.tokens
+        attention_mask[row, :n] = True
+        counts[row, :n] = example.counts
+    return Batch(tokens, attention_mask, counts, torch.tensor(groups), names)

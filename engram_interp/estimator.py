@@ -1,0 +1,86 @@
+"""`W+ = W S+ (S+ + S-)^pinv` on plain tensors (paper, Eq. 3 and 4), as `W P+` with the soft projector `P+` of Eq. 5.
+
+The pseudo-inverse drops directions whose eigenvalue is at most `rtol * lambda_max`. On language models this cut is a
+regularisation strength and not a rounding guard (condition numbers reach 1e13), so it is explicit, and it never moves
+with a dtype or a device.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """The kept directions of a second moment.
+
+    Attributes:
+        U: `[d k]`, orthonormal columns.
+        lam: `[k]`, their eigenvalues, ascending and positive.
+    """
+
+    U: Float[Tensor, "d k"]
+    lam: Float[Tensor, "k"]
+
+
+def default_rtol(d: int) -> float:
+    """`d * 2**-23`: the cut that the authors' released code uses, for a moment matrix of size `d`.
+
+    Example:
+        >>> default_rtol(2048)
+        0.000244140625
+    """
+    return d * 2.0**-23
+
+
+def spectrum(S: Float[Tensor, "d d"], rtol: float | None = None) -> Spectrum:
+    """The directions of a second moment above the cut, by an eigendecomposition in float64.
+
+    Args:
+        S: symmetric and positive semi-definite.
+        rtol: drop eigenvalues of at most `rtol * lambda_max`; None is `default_rtol(d)`, 1e-6 the paper's text.
+
+    Raises:
+        ValueError: an `rtol` outside [0, 1), or a matrix that is not finite.
+
+    Example:
+        >>> spectrum(torch.diag(torch.tensor([4.0, 1.0, 0.0]))).lam.tolist()
+        [1.0, 4.0]
+    """
+    rtol = default_rtol(len(S)) if rtol is None else rtol
+    if not 0 <= rtol < 1:
+        raise ValueError(f"rtol is a share of the largest eigenvalue, 0 <= rtol < 1; got {rtol}")
+    if not S.isfinite().all():
+        raise ValueError(f"a second moment of size {len(S)} is not finite: its activations overflowed")
+    S = S.double()
+    lam, U = torch.linalg.eigh((S + S.T) / 2)
+    keep = lam > rtol * lam[-1].clamp(min=0)
+    return Spectrum(U[:, keep], lam[keep])
+
+
+def soft_projector(
+    S_plus: Float[Tensor, "d d"], S: Float[Tensor, "d d"], rtol: float | None = None
+) -> Float[Tensor, "d d"]:
+    """`P+ = S+ S^pinv` with `S = S+ + S-` (paper, Eq. 5), in float64.
+
+    Args:
+        S_plus: second moment of the target.
+        S: second moment of target and reference together.
+        rtol: the cut of the pseudo-inverse; see `spectrum`.
+
+    Example:
+        >>> S_plus, S_minus = torch.diag(torch.tensor([3.0, 0.0])), torch.diag(torch.tensor([1.0, 2.0]))
+        >>> soft_projector(S_plus, S_plus + S_minus).diagonal().tolist()
+        [0.75, 0.0]
+    """
+    kept = spectrum(S, rtol)
+    return (S_plus.double() @ kept.U / kept.lam) @ kept.U.T
+
+
+def engram_matrix(W: Float[Tensor, "out d"], P_plus: Float[Tensor, "d d"]) -> Float[Tensor, "out d"]:
+    """`W+ = W P+` in float64: the part of `W` that the target owns (paper, Eq. 4; Eq. 3 for `W - W_0`)."""
+    return W.double() @ P_plus

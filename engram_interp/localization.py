@@ -1,0 +1,166 @@
+"""Where does the memory sit? `|W+|_F / |W|_F` of every matrix and every head (W-Norm; paper, Section 7 and Fig. 9)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import pandas as pd
+import plotly.graph_objects as go
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from engram_interp import plots
+from engram_interp.collect import BATCH_SIZE, collect
+from engram_interp.concept import Concept
+from engram_interp.extraction import parts, sites_of
+from engram_interp.models import adapt
+from engram_interp.sites import ATTENTION, COMPONENTS, UNEMBED, component_names, component_of, head_norms, layer_of
+from engram_interp.statistics import Statistics
+
+
+@dataclass(frozen=True)
+class LocalizationMap:
+    """W-Norm of every matrix and every head.
+
+    Attributes:
+        engram_norms: by key, the Frobenius norms of `W+`, `[head]`; a matrix without heads has one.
+        weight_norms: by key, those of `W`.
+        n_layers: number of blocks of the model.
+        name: the concept's name.
+        model: the model's name.
+    """
+
+    engram_norms: dict[str, Float[Tensor, "head"]]
+    weight_norms: dict[str, Float[Tensor, "head"]]
+    n_layers: int
+    name: str | None = None
+    model: str = ""
+
+    def __getitem__(self, key: str) -> float:
+        if key not in self.engram_norms:
+            raise KeyError(f"the map has no {key!r}; it has {', '.join(list(self.engram_norms)[:3])}, ...")
+        return float(self.engram_norms[key].norm() / self.weight_norms[key].norm())
+
+    def __len__(self) -> int:
+        return len(self.engram_norms)
+
+    def __repr__(self) -> str:
+        return f"LocalizationMap({self.name!r}, {len(self)} matrices of {self.model!r})"
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        """The components in the map, in their standard order: the columns of `wnorm`."""
+        present = {component_of(key) for key in self.engram_norms}
+        return tuple(name for name in COMPONENTS if name in present)
+
+    @property
+    def wnorm(self) -> Float[Tensor, "layer component"]:
+        """W-Norms, `[layer component]`, NaN where there is no such matrix; `W_U` stands in the last layer's row."""
+        grid = torch.full((self.n_layers, len(self.components)), torch.nan)
+        for key in self.engram_norms:
+            layer = layer_of(key)
+            grid[-1 if layer is None else layer, self.components.index(component_of(key))] = self[key]
+        return grid
+
+    def heads(self, component: str) -> Float[Tensor, "layer head"]:
+        """W-Norms of single heads, `[layer head]`, NaN in layers that the map leaves out; K and V by key/value head.
+
+        Raises:
+            ValueError: a component without heads, or one that the map does not have.
+        """
+        (name,) = component_names(component)
+        if name not in ATTENTION or name not in self.components:
+            having = [known for known in self.components if known in ATTENTION]
+            raise ValueError(f"the map has no heads of {name}; it has those of {', '.join(having) or 'no component'}")
+        keys = {layer_of(key): key for key in self.engram_norms if component_of(key) == name}
+        n_heads = len(self.engram_norms[next(iter(keys.values()))])
+        grid = torch.full((self.n_layers, n_heads), torch.nan)
+        for layer, key in keys.items():
+            assert layer is not None
+            grid[layer] = self.engram_norms[key] / self.weight_norms[key]
+        return grid
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row a matrix: `key`, `component`, `layer` (missing for the unembedding) and `wnorm`."""
+        rows = [(key, component_of(key), layer_of(key), self[key]) for key in self.engram_norms]
+        frame = pd.DataFrame(rows, columns=["key", "component", "layer", "wnorm"])
+        return frame.astype({"layer": "Int64"})
+
+    def top(self, k: int = 10) -> pd.DataFrame:
+        """The `k` matrices with the largest W-Norm, largest first."""
+        return self.to_frame().sort_values("wnorm", ascending=False, ignore_index=True).head(k)
+
+    def plot(self) -> go.Figure:
+        """Heat map, components by layers, the unembedding in a row of its own."""
+        grid, unembed = self.wnorm, None
+        components = self.components
+        if UNEMBED in components:
+            grid, components, unembed = grid[:, :-1], components[:-1], self[f"unembed.{UNEMBED}"]
+        return plots.wnorm_map(grid, components, unembed, self._title("W-Norm"))
+
+    def plot_heads(self) -> go.Figure:
+        """A heat map of every attention component, layers by heads."""
+        grids = {name: self.heads(name) for name in self.components if name in ATTENTION}
+        if not grids:
+            raise ValueError("the map has no attention component, so there are no heads to plot")
+        return plots.head_maps(grids, self._title("W-Norm by head"))
+
+    def _title(self, what: str) -> str:
+        concept = f" of {self.name!r}" if self.name else ""
+        return f"{what}{concept} in {self.model}"
+
+
+def localize(
+    model: nn.Module,
+    concept: Concept | Statistics,
+    *,
+    components: str | Iterable[str] | None = None,
+    layers: int | Iterable[int] | None = None,
+    batch_size: int = BATCH_SIZE,
+    rtol: float | None = None,
+    absorb_bias: bool = True,
+    delta_from: nn.Module | None = None,
+    progress: bool | None = None,
+) -> LocalizationMap:
+    """W-Norm of every matrix and head: the share of its weight that the concept owns.
+
+    Args:
+        model: a `HookedTransformer`, whatever weight processing it was loaded with.
+        concept: what to look for, or its statistics.
+        components: which matrices; every one that the model has by default.
+        layers: which layers; all by default. The unembedding is in none: it is left out unless `components` names it.
+        batch_size: examples in a batch.
+        rtol: the spectral cut; see `extract`.
+        absorb_bias: whether a bias is one more column of its weight. W-Norm is over the weight alone all the same.
+        delta_from: map the engram of `W - W_0`; the W-Norm stays a share of `|W|_F`, so an unmoved matrix has zero.
+        progress: True or False shows or hides the bar; None shows it in a terminal only.
+
+    Raises:
+        ValueError: see `extract`.
+
+    Example:
+        >>> from engram_interp import testbed
+        >>> wmap = localize(testbed.load("full"), testbed.authors().concept("Petra Dorlund"))
+        >>> wmap.top(2)["component"].tolist()
+        ['W_in', 'W_gate']
+    """
+    adapter = adapt(model)
+    if isinstance(concept, Concept):
+        concept = collect(
+            model, concept, components=components, layers=layers, batch_size=batch_size, progress=progress
+        )
+    sites = sites_of(adapter, concept, components, layers)
+    engram_norms, weight_norms = {}, {}
+    for part in parts(adapter, concept, sites, rtol, absorb_bias, delta_from):
+        engram_norms[part.site.key] = head_norms(part.site.component, part.W_plus).cpu()
+        weight_norms[part.site.key] = part.weight_norms
+    order = [site.key for site in sites]
+    return LocalizationMap(
+        engram_norms={key: engram_norms[key] for key in order},
+        weight_norms={key: weight_norms[key] for key in order},
+        n_layers=adapter.n_layers,
+        name=concept.name,
+        model=adapter.info.name,
+    )

@@ -1,0 +1,30 @@
+"""All that is known about model classes: `adapt(model)` is the only way the rest of the package meets a model."""
+
+from torch import nn
+
+from engram_interp.models.base import Adapter, ModelInfo
+
+__all__ = ["Adapter", "ModelInfo", "adapt"]
+
+
+def adapt(model: nn.Module) -> Adapter:
+    """The adapter for a model's class.
+
+    Raises:
+        TypeError: a class that no adapter knows.
+        ValueError: settings of the model under which its activations cannot be read exactly.
+    """
+    try:
+        # TransformerLens 4 no longer has this class.
+        from transformer_lens import HookedTransformer
+    except ImportError:
+        known = ()
+    else:
+        known = (HookedTransformer,)
+    if not isinstance(model, known):
+        raise TypeError(
+            f"expected a transformer_lens HookedTransformer, got {type(model).__module__}.{type(model).__name__}"
+        )
+    from engram_interp.models.hooked_transformer import HookedTransformerAdapter
+
+    return HookedTransformerAdapter(model)

@@ -1,0 +1,268 @@
+"""Where a `HookedTransformer` keeps its matrices, and what exactly each of them multiplies.
+
+Inputs are read in front of the modules that multiply, not at the hook points whose names suggest them:
+`ln1.hook_normalized` lacks the norm's gain unless the norm is folded, `hook_mlp_in` and `hook_q_input` lie before it.
+
+| input | read at | in a cache |
+|---|---|---|
+| `blocks.i.attn.in` (Q, K, V) | pre-hook of `blocks[i].attn` | `ln1.hook_normalized`, its gain and bias applied |
+| `blocks.i.attn.z` (O) | output of `attn.hook_z`, heads side by side | `attn.hook_z` |
+| `blocks.i.mlp.in` (gate, in) | pre-hook of `blocks[i].mlp` | `ln2.hook_normalized`, its gain and bias applied |
+| `blocks.i.mlp.post` (out) | output of `mlp.hook_post` | `mlp.hook_post` |
+| `unembed.in` (U) | `ln_final` of the last residual stream | `ln_final.hook_normalized`, its gain and bias applied |
+
+Shortformer models add positions to what Q and K read, not to what V reads: there V has `blocks.i.attn.v_in`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import cached_property
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from transformer_lens import HookedTransformer
+from transformer_lens.utilities.architectures import POST_NORM_ARCHITECTURES
+
+from engram_interp.concept import Batch, Encoder
+from engram_interp.models.base import Adapter, ModelInfo, Record, fingerprint
+from engram_interp.sites import ATTENTION, MLP, UNEMBED, Site, component_names
+
+_GROUPED = {"W_K": "_W_K", "W_V": "_W_V", "b_K": "_b_K", "b_V": "_b_V"}
+Hook = Callable[..., None]
+
+
+class HookedTransformerAdapter(Adapter):
+    """A `transformer_lens.HookedTransformer`, with or without weight processing.
+
+    Raises:
+        ValueError: settings under which the model's activations are not what its matrices multiply.
+    """
+
+    model: HookedTransformer
+
+    def __init__(self, model: HookedTransformer) -> None:
+        super().__init__(model)
+        self.cfg = model.cfg
+        _refuse_settings(model)
+
+    @cached_property
+    def info(self) -> ModelInfo:
+        """Which model this is: fingerprint of its embeddings, and whether its norms are folded."""
+        return ModelInfo(
+            name=self.cfg.model_name,
+            fingerprint=fingerprint([self.model.embed.W_E]),
+            processing="folded" if (self.cfg.normalization_type or "").endswith("Pre") else "raw",
+        )
+
+    @property
+    def n_layers(self) -> int:
+        """Number of blocks."""
+        return self.cfg.n_layers
+
+    @property
+    def encoder(self) -> Encoder:
+        """How the model reads text: its tokenizer, and BOS in front if its configuration says so."""
+        return Encoder(self.model.tokenizer, self.cfg.default_prepend_bos, self.cfg.d_vocab, self.cfg.n_ctx)
+
+    def check_components(self, components: str | Iterable[str] | None) -> None:
+        """Refuse the expert matrices of a mixture of experts.
+
+        Raises:
+            NotImplementedError: MLP components of a mixture of experts, also when they are asked for by default.
+        """
+        refused = [name for name in component_names(components) if name in MLP]
+        if self.cfg.num_experts is not None and refused:
+            raise NotImplementedError(
+                f"{', '.join(refused)} of {self.cfg.model_name!r} belong to {self.cfg.num_experts} experts, whose inputs "
+                f"have no exact hook: pass components={[*ATTENTION, UNEMBED]} to leave them out"
+            )
+
+    def _sites(self) -> list[Site]:
+        """Attention and MLP matrices layer by layer, then the unembedding."""
+        sites = [
+            Site(component, layer, self._input(component, layer), self._bias(component, layer))
+            for layer in range(self.n_layers)
+            for component in self._block_components()
+        ]
+        return [*sites, Site(UNEMBED, None, "unembed.in", "unembed.b_U")]
+
+    def _block_components(self) -> tuple[str, ...]:
+        if self.cfg.attn_only or self.cfg.num_experts is not None:
+            return ATTENTION
+        return (*ATTENTION, *(MLP if self.cfg.gated_mlp else ("W_in", "W_out")))
+
+    def _input(self, component: str, layer: int) -> str:
+        if component == "W_V" and self._shortformer:
+            return f"blocks.{layer}.attn.v_in"
+        kind = {"W_O": "attn.z", "W_out": "mlp.post", "W_gate": "mlp.in", "W_in": "mlp.in"}.get(component, "attn.in")
+        return f"blocks.{layer}.{kind}"
+
+    def _bias(self, component: str, layer: int) -> str | None:
+        # A gated MLP adds b_in after the product with the gate: it is part of W_out's input, not W_in's bias.
+        if component == "W_gate" or (component == "W_in" and self.cfg.gated_mlp):
+            return None
+        return f"blocks.{layer}.{'attn' if component in ATTENTION else 'mlp'}.b_{component.removeprefix('W_')}"
+
+    @property
+    def _shortformer(self) -> bool:
+        return self.cfg.positional_embedding_type == "shortformer"
+
+    def parameter(self, key: str) -> Tensor:
+        """The parameter at a path; under grouped queries `W_K` is the stored `_W_K`, not its repeated copy."""
+        path, _, name = key.rpartition(".")
+        if self.cfg.n_key_value_heads is not None:
+            name = _GROUPED.get(name, name)
+        return self.model.get_parameter(f"{path}.{name}")
+
+    def input_width(self, name: str) -> int:
+        """Size of the activation called `name`."""
+        if name.endswith("attn.z"):
+            return self.cfg.n_heads * self.cfg.d_head
+        if not name.endswith("mlp.post"):
+            return self.cfg.d_model
+        assert self.cfg.d_mlp is not None
+        return self.cfg.d_mlp
+
+    def run(self, batch: Batch, inputs: Collection[str], record: Record) -> None:
+        """One forward pass up to the last block that is asked for, never through the unembedding.
+
+        Raises:
+            RuntimeError: an input whose module did not run.
+        """
+        silent = set(inputs)
+
+        def note(name: str, activation: Tensor) -> None:
+            silent.discard(name)
+            record(name, activation)
+
+        with _hooks(self._hook(name, note) for name in inputs if name != "unembed.in"):
+            residual = self._residual(batch, self._blocks_needed(inputs))
+        if "unembed.in" in inputs:
+            note("unembed.in", self._final_norm(residual))
+        if silent:
+            raise RuntimeError(f"no activation was seen for {', '.join(sorted(silent))}: its module did not run")
+
+    def predict(self, batch: Batch, at: Bool[Tensor, "batch pos"]) -> Float[Tensor, "n d_vocab"]:
+        """Next-token logits at the chosen positions; the unembedding runs on these alone."""
+        residual = self._residual(batch, self.n_layers)
+        logits = self.model.unembed(self._final_norm(residual[at.to(residual.device)][None]))[0]
+        cap = self.cfg.output_logits_soft_cap
+        return cap * torch.tanh(logits / cap) if cap > 0 else logits
+
+    def _blocks_needed(self, inputs: Collection[str]) -> int:
+        if "unembed.in" in inputs:
+            return self.n_layers
+        return 1 + max(int(name.split(".")[1]) for name in inputs)
+
+    @torch.no_grad()
+    def _residual(self, batch: Batch, n_blocks: int) -> Float[Tensor, "batch pos d_model"]:
+        if self.cfg.attention_dir != "causal" and not batch.attention_mask.all():
+            raise ValueError(
+                f"{self.cfg.model_name!r} attends in both directions, so padding would reach the tokens that count: "
+                f"give examples of one length"
+            )
+        return self.model(
+            batch.tokens.to(self.cfg.device),
+            return_type=None,
+            stop_at_layer=n_blocks,
+            attention_mask=batch.attention_mask.long(),
+        )
+
+    @torch.no_grad()
+    def _final_norm(self, residual: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
+        return residual if self.cfg.normalization_type is None else self.model.ln_final(residual)
+
+    def _hook(self, name: str, note: Record) -> tuple[nn.Module, Hook, bool]:
+        """The module that sees an input, the hook that hands it on, and whether it is a pre-hook."""
+        block = self.model.blocks[int(name.split(".")[1])]
+        match name.split(".", 2)[2]:
+            case "attn.in":
+                return block.attn, lambda _m, _args, kwargs: note(name, kwargs["query_input"]), True
+            case "attn.v_in":
+                return block.attn, lambda _m, _args, kwargs: note(name, kwargs["value_input"]), True
+            case "attn.z":
+                return block.get_submodule("attn.hook_z"), lambda _m, _args, z: note(name, z.flatten(-2)), False
+            case "mlp.in":
+                return block.mlp, lambda _m, args, _kwargs: note(name, args[0]), True
+            case "mlp.post":
+                return block.get_submodule("mlp.hook_post"), lambda _m, _args, post: note(name, post), False
+            case other:
+                raise ValueError(f"{self.cfg.model_name!r} has no input {other!r}")
+
+    def cache_names(self, inputs: Collection[str]) -> list[str]:
+        """The activations that `run_with_cache` must keep for these inputs."""
+        return list(dict.fromkeys(hook for name in inputs for hook in self._cached_at(name)))
+
+    def _cached_at(self, name: str) -> tuple[str, ...]:
+        block, _, kind = name.rpartition(".attn.")
+        if kind == "z":
+            return (f"{block}.attn.hook_z",)
+        if kind:
+            positions = ("hook_pos_embed",) if self._shortformer and kind == "in" else ()
+            return (self._normalized_at(block, "ln1", "hook_resid_pre"), *positions)
+        block = name.rpartition(".mlp.")[0]
+        if name.endswith("mlp.post"):
+            return (f"{block}.mlp.hook_post",)
+        if block:
+            unnormalized = "hook_resid_pre" if self.cfg.parallel_attn_mlp else "hook_resid_mid"
+            return (self._normalized_at(block, "ln2", unnormalized),)
+        if self.cfg.normalization_type is None:
+            return (f"blocks.{self.n_layers - 1}.hook_resid_post",)
+        return ("ln_final.hook_normalized",)
+
+    def _normalized_at(self, block: str, norm: str, unnormalized: str) -> str:
+        post_norm = self.cfg.original_architecture in POST_NORM_ARCHITECTURES
+        if post_norm or self.cfg.normalization_type is None:
+            return f"{block}.{unnormalized}"
+        return f"{block}.{norm}.hook_normalized"
+
+    def from_cache(self, name: str, cache: dict[str, Tensor]) -> Float[Tensor, "*batch_pos d"]:
+        """One input rebuilt from a cache: what the norm made, as its gain and bias and the model's dtype leave it."""
+        hook, *positions = self._cached_at(name)
+        activation = cache[hook]
+        if hook.endswith("hook_z"):
+            return activation.flatten(-2)
+        if hook.endswith("hook_normalized"):
+            norm = self.model.get_submodule(hook.removesuffix(".hook_normalized"))
+            gain = dict(norm.named_parameters())
+            activation = activation.to(self.cfg.dtype)
+            activation = activation * gain["w"] if "w" in gain else activation
+            activation = activation + gain["b"] if "b" in gain else activation
+        for added in positions:
+            activation = activation + cache[added]
+        return activation
+
+
+def _refuse_settings(model: HookedTransformer) -> None:
+    cfg = model.cfg
+    for flag in ("use_split_qkv_input", "use_attn_in"):
+        if getattr(cfg, flag):
+            raise ValueError(
+                f"{flag} is on, and splits what Q, K and V read by head: call model.set_{flag}(False) first"
+            )
+    if cfg.load_in_4bit:
+        raise ValueError("the weights are quantised to 4 bits, which no engram can be cut from: load it unquantised")
+    parameter = next(model.parameters())
+    if parameter.device.type != torch.device(cfg.device or "cpu").type:
+        raise ValueError(
+            f"model.cfg.device is {cfg.device!r}, but its parameters are on {str(parameter.device)!r}: "
+            f"move the model with model.to({cfg.device!r})"
+        )
+
+
+@contextmanager
+def _hooks(hooks: Iterable[tuple[nn.Module, Hook, bool]]) -> Iterator[None]:
+    """Hooks for the length of the block, also when one of them raises."""
+    with ExitStack() as stack:
+        for module, hook, before in hooks:
+            handle: Any = (
+                module.register_forward_pre_hook(hook, with_kwargs=True)
+                if before
+                else module.register_forward_hook(hook)
+            )
+            stack.callback(handle.remove)
+        yield

@@ -1,0 +1,86 @@
+"""How much of the answers a model gets right: teacher-forced accuracy and loss over the tokens that count.
+
+A counted token is right when it is the argmax of the logits one position before it. The first token of an example has
+nothing before it and is never scored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor, nn
+
+from engram_interp.concept import Batch, Example, TokenExample, batches, encode_groups
+from engram_interp.models import Adapter, adapt
+
+
+@dataclass(frozen=True)
+class Score:
+    """How well a model says what a group of examples says.
+
+    Attributes:
+        accuracy: share of counted tokens that are the argmax, in [0, 1].
+        loss: mean cross-entropy of the counted tokens, in nats.
+        n_tokens: how many tokens that is.
+    """
+
+    accuracy: float
+    loss: float
+    n_tokens: int
+
+
+def score(
+    model: nn.Module, groups: Mapping[str, Sequence[Example]], *, batch_size: int = 128, progress: bool | None = None
+) -> dict[str, Score]:
+    """Accuracy and loss of every group of examples, in one pass over all of them.
+
+    Args:
+        model: the model to score.
+        groups: examples by name, each as `Concept` takes them.
+        batch_size: examples in a batch.
+        progress: True or False shows or hides the bar; None shows it in a terminal only.
+
+    Raises:
+        ValueError: a group without a counted token that has another before it.
+
+    Example:
+        >>> from engram_interp import testbed
+        >>> facts = testbed.authors().world_examples
+        >>> score(testbed.load("full"), {"world": facts})["world"].accuracy > 0.97
+        True
+    """
+    adapter = adapt(model)
+    return score_encoded(adapter, encode_groups(groups, adapter.encoder), batch_size=batch_size, progress=progress)
+
+
+def score_encoded(
+    adapter: Adapter, encoded: dict[str, list[TokenExample]], *, batch_size: int, progress: bool | None
+) -> dict[str, Score]:
+    """`score` on examples that are tokens already."""
+    totals = {group: torch.zeros(3, dtype=torch.float64) for group in encoded}
+    for batch in batches(encoded, batch_size, progress, "scoring"):
+        right, losses, groups = _token_scores(adapter, batch)
+        for index, total in enumerate(totals.values()):
+            mine = groups == index
+            total += torch.stack([right[mine].sum(), losses[mine].sum(), mine.sum()]).to(total)
+    return {group: _score(group, *total.tolist()) for group, total in totals.items()}
+
+
+def _score(group: str, right: float, loss: float, n_tokens: float) -> Score:
+    if not n_tokens:
+        raise ValueError(f"nothing to score in {group}: no counted token has another token before it")
+    return Score(right / n_tokens, loss / n_tokens, int(n_tokens))
+
+
+@torch.no_grad()
+def _token_scores(adapter: Adapter, batch: Batch) -> tuple[Bool[Tensor, "n"], Tensor, Tensor]:
+    """Of every scored token: whether it is the argmax, its loss, and the group it belongs to."""
+    scored = batch.counts.clone()
+    scored[:, 0] = False
+    logits = adapter.predict(batch, at=scored.roll(-1, dims=1)).float().cpu()
+    truth = batch.tokens[scored]
+    losses = nn.functional.cross_entropy(logits, truth, reduction="none")
+    return logits.argmax(-1) == truth, losses, batch.groups[:, None].expand_as(scored)[scored]

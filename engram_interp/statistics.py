@@ -1,0 +1,259 @@
+"""`S+ = X+ X+^T` and `S- = X- X-^T`: uncentred second moments of every input, by group of examples.
+
+Moments are kept per input, not per matrix: Q, K and V read the same tensor, gate and in too. Beside `S` stand the sum
+of the inputs and their number, which are what a row of ones (an absorbed bias) would add to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from transformer_lens import ActivationCache
+
+from engram_interp import files
+from engram_interp.concept import REFERENCE, TARGET
+from engram_interp.models import Adapter, ModelInfo, adapt
+
+FLOAT64_BELOW = 512
+"""Inputs narrower than this are summed in float64. The spectral cut is `d * 2**-23`, so the narrower an input, the
+nearer float32's rounding comes to the smallest direction that is kept, and the less float64 costs."""
+
+N_BLOCKS = 8
+"""A moment matrix is symmetric: only its blocks on and above the diagonal are summed, 9 / 16 of all with 8 by 8."""
+
+
+def moment_dtype(d: int) -> torch.dtype:
+    """In what precision the moments of an input of size `d` are summed."""
+    return torch.float64 if d < FLOAT64_BELOW else torch.float32
+
+
+@dataclass(frozen=True)
+class Moment:
+    """The moments of one input over one group.
+
+    Attributes:
+        second: `S`, `[d d]`, the sum of `x x^T`.
+        first: `[d]`, the sum of `x`.
+        count: how many positions were summed.
+    """
+
+    second: Float[Tensor, "d d"]
+    first: Float[Tensor, "d"]
+    count: int
+
+    def __add__(self, other: Moment) -> Moment:
+        return Moment(self.second + other.second, self.first + other.first, self.count + other.count)
+
+    def matrix(self, ones: bool) -> Float[Tensor, "d1 d1"]:
+        """`S` in float64; with `ones`, of the inputs with a row of ones below them."""
+        S = self.second.double()
+        if not ones:
+            return S
+        sums = self.first.double()[:, None]
+        count = torch.full((1, 1), float(self.count), dtype=torch.float64, device=S.device)
+        return torch.cat([torch.cat([S, sums], dim=1), torch.cat([sums.T, count], dim=1)])
+
+
+class MomentSum:
+    """A moment being summed, in place, from `[n d]` rows at a time."""
+
+    def __init__(self, d: int, device: torch.device) -> None:
+        dtype = moment_dtype(d)
+        self._second = torch.zeros(d, d, dtype=dtype, device=device)
+        self._first = torch.zeros(d, dtype=dtype, device=device)
+        self._count = 0
+
+    def add(self, X: Float[Tensor, "n d"]) -> None:
+        """Take the rows of `X` in: blocks on and above the diagonal of `X^T X`, and the sum."""
+        X = X.to(self._second.dtype)
+        for rows in torch.arange(X.shape[1], device="cpu").chunk(N_BLOCKS):
+            start, stop = int(rows[0]), int(rows[-1]) + 1
+            self._second[start:stop, start:].addmm_(X[:, start:stop].T, X[:, start:])
+        self._first += X.sum(0)
+        self._count += len(X)
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether everything taken in so far was finite."""
+        return bool(self._first.isfinite().all())
+
+    def result(self) -> Moment:
+        """The moment, its lower triangle mirrored from the upper."""
+        upper = self._second.triu()
+        return Moment(upper + self._second.triu(1).T, self._first.clone(), self._count)
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Moments of every input by group, and the model they were taken from.
+
+    Attributes:
+        info: the model.
+        keys: the weight matrices that were asked for.
+        groups: group, then input, then its moment. A concept has the groups `target` and `reference`.
+        name: what the concept is called.
+    """
+
+    info: ModelInfo
+    keys: tuple[str, ...]
+    groups: dict[str, dict[str, Moment]]
+    name: str | None = None
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The inputs whose moments are here."""
+        return tuple(next(iter(self.groups.values())))
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Positions that counted, by group."""
+        return {group: next(iter(moments.values())).count for group, moments in self.groups.items()}
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the moment matrices take in memory."""
+        return sum(moment.second.nbytes for moments in self.groups.values() for moment in moments.values())
+
+    def total(self, name: str) -> Moment:
+        """The moment of one input over all groups."""
+        first, *others = (moments[name] for moments in self.groups.values())
+        for other in others:
+            first = first + other
+        return first
+
+    def __add__(self, other: Statistics) -> Statistics:
+        """Sums group by group; a group that only one of the two has is taken as it is.
+
+        Raises:
+            ValueError: statistics of another model, or of other inputs.
+        """
+        other.info.require(self.info, "the second summand")
+        if set(self.inputs) != set(other.inputs):
+            raise ValueError(
+                f"statistics of different inputs cannot be added: {sorted(set(self.inputs) ^ set(other.inputs))}"
+            )
+        groups = {
+            group: _sum_groups([s.groups[group] for s in (self, other) if group in s.groups])
+            for group in dict.fromkeys([*self.groups, *other.groups])
+        }
+        return replace(self, groups=groups, keys=tuple(dict.fromkeys([*self.keys, *other.keys])))
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file that `Statistics.load` reads back."""
+        tensors = {}
+        for group, moments in self.groups.items():
+            for name, moment in moments.items():
+                tensors[f"{group}/{name}/second"] = moment.second
+                tensors[f"{group}/{name}/first"] = moment.first
+                tensors[f"{group}/{name}/count"] = torch.tensor(moment.count)
+        fields = {
+            "model": self.info.to_dict(),
+            "keys": self.keys,
+            "groups": list(self.groups),
+            "inputs": self.inputs,
+            "name": self.name,
+        }
+        files.write(path, "statistics", tensors, fields)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Statistics:
+        """Statistics that `save` wrote.
+
+        Raises:
+            ValueError: a foreign file, one of another version, cut short or altered.
+        """
+        tensors, fields = files.read(path, "statistics")
+
+        def moment(group: str, name: str) -> Moment:
+            second, first, count = (tensors[f"{group}/{name}/{part}"] for part in ("second", "first", "count"))
+            return Moment(second, first, int(count))
+
+        return cls(
+            info=ModelInfo(**fields["model"]),
+            keys=tuple(fields["keys"]),
+            groups={group: {name: moment(group, name) for name in fields["inputs"]} for group in fields["groups"]},
+            name=fields["name"],
+        )
+
+    @classmethod
+    def from_caches(
+        cls,
+        model: nn.Module,
+        target: ActivationCache,
+        reference: ActivationCache,
+        target_mask: Bool[Tensor, "*batch_pos"] | None = None,
+        reference_mask: Bool[Tensor, "*batch_pos"] | None = None,
+        *,
+        components: str | Iterable[str] | None = None,
+        layers: int | Iterable[int] | None = None,
+    ) -> Statistics:
+        """What `collect` would find on the same tokens, from activations already at hand.
+
+        Args:
+            model: the model that the caches came from.
+            target: `run_with_cache` on the target's tokens; `names_filter` says what it must hold.
+            reference: the same for the reference.
+            target_mask: `[batch pos]`, true where a position counts; None counts every position, BOS too.
+            reference_mask: the same for the reference.
+            components: which matrices; every one that the model has by default.
+            layers: which layers; all by default.
+
+        Raises:
+            KeyError: an activation that a cache lacks, by name.
+            ValueError: a mask of another shape than the activations, or without a true.
+        """
+        adapter = adapt(model)
+        sites = adapter.sites(components, layers)
+        inputs = list(dict.fromkeys(site.input for site in sites))
+        groups = {
+            TARGET: _moments_of_cache(adapter, inputs, target, target_mask, TARGET),
+            REFERENCE: _moments_of_cache(adapter, inputs, reference, reference_mask, REFERENCE),
+        }
+        return cls(adapter.info, tuple(site.key for site in sites), groups)
+
+
+def names_filter(model: nn.Module, components: str | Iterable[str] | None = None) -> list[str]:
+    """The hook points whose activations `Statistics.from_caches` needs: hand it to `run_with_cache(names_filter=...)`.
+
+    Example:
+        >>> from engram_interp import testbed
+        >>> names_filter(testbed.load("full"), components="W_O")[0]
+        'blocks.0.attn.hook_z'
+    """
+    adapter = adapt(model)
+    return adapter.cache_names(list(dict.fromkeys(site.input for site in adapter.sites(components))))
+
+
+def _sum_groups(summands: list[dict[str, Moment]]) -> dict[str, Moment]:
+    first, *others = summands
+    for other in others:
+        first = {name: moment + other[name] for name, moment in first.items()}
+    return first
+
+
+def _moments_of_cache(
+    adapter: Adapter, inputs: Collection[str], cache: ActivationCache, mask: Tensor | None, group: str
+) -> dict[str, Moment]:
+    needed = adapter.cache_names(inputs)
+    if missing := [name for name in needed if name not in cache]:
+        raise KeyError(f"the {group} cache lacks {', '.join(missing)}: cache what names_filter(model) names")
+    activations = {name: cache[name] for name in needed}
+    return {name: _moment(adapter.from_cache(name, activations), mask, group) for name in inputs}
+
+
+def _moment(activation: Float[Tensor, "*batch_pos d"], mask: Tensor | None, group: str) -> Moment:
+    positions = activation.shape[:-1]
+    if mask is None:
+        mask = torch.ones(positions, dtype=torch.bool)
+    if mask.shape != positions:
+        raise ValueError(f"{group}_mask has shape {list(mask.shape)}, the cached activations {list(positions)}")
+    if not mask.any():
+        raise ValueError(f"{group}_mask has no true in it, so no position of the {group} counts")
+    moment = MomentSum(activation.shape[-1], activation.device)
+    moment.add(activation[mask.to(activation.device)])
+    return moment.result()

@@ -1,0 +1,148 @@
+"""How strong an edit? The largest `alpha` with `accuracy(reference, alpha) >= keep * accuracy(reference, 0)`.
+
+An edit's strength means nothing by itself: `W+` shrinks as its concept gets rarer, and alpha grows to match. What can
+be compared between concepts and models is what the edit leaves of everything else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas as pd
+import plotly.graph_objects as go
+from torch import nn
+from tqdm.auto import tqdm
+
+from engram_interp import plots
+from engram_interp.concept import REFERENCE, TARGET, Concept, encode_groups
+from engram_interp.engram import Engram
+from engram_interp.models import adapt
+from engram_interp.scoring import Score, score_encoded
+
+MAX_ALPHA = 1024.0
+MIN_ALPHA = 2.0**-10
+
+
+@dataclass(frozen=True)
+class AlphaChoice:
+    """An edit strength, and what every strength that was tried did.
+
+    Attributes:
+        alpha: the strongest edit tried that keeps enough of the reference; 0 when even the weakest does not.
+        keep: the share of the reference's answer accuracy that had to stay.
+        curve: a row a strength, from 0 up: `alpha`, and `accuracy` and `loss` after `target_` and `reference_`.
+        name: the concept's name.
+    """
+
+    alpha: float
+    keep: float
+    curve: pd.DataFrame
+    name: str | None = None
+
+    @property
+    def chosen(self) -> pd.Series:
+        """The curve's row at `alpha`."""
+        return self.curve.set_index("alpha", drop=False).loc[self.alpha]
+
+    @property
+    def floor(self) -> float:
+        """The least reference accuracy that was allowed."""
+        return self.keep * float(self.curve["reference_accuracy"].iloc[0])
+
+    def plot(self) -> go.Figure:
+        """Accuracy and loss of target and reference by strength, and the strength chosen."""
+        concept = f" of {self.name!r}" if self.name else ""
+        title = f"Ablating the engram{concept}: what is forgotten and what stays"
+        return plots.alpha_curve(self.curve, self.alpha, self.floor, title)
+
+
+def choose_alpha(
+    model: nn.Module,
+    engram: Engram,
+    concept: Concept,
+    keep: float = 0.98,
+    *,
+    rel_tol: float = 0.05,
+    batch_size: int = 128,
+    progress: bool | None = None,
+) -> AlphaChoice:
+    """The strongest ablation that keeps the reference's answer accuracy at `keep` of what it was.
+
+    The strength is doubled (or halved) from 1 until it is bracketed, then bisected; every trial edits the model in
+    place and scores both sides. The model is restored bit for bit.
+
+    Args:
+        model: the model that the engram is part of.
+        engram: what to ablate.
+        concept: its target and reference, as text or tokens: a model must be run on them, so statistics do not do.
+        keep: share of the reference's answer accuracy (see `score`) that must stay, in (0, 1].
+        rel_tol: stop when the bracket is this narrow, as a share of alpha.
+        batch_size: examples in a batch.
+        progress: True or False shows or hides the bar; None shows it in a terminal only.
+
+    Raises:
+        ValueError: a `keep` or `rel_tol` out of range, or a reference of which the model gets nothing right.
+
+    Example:
+        >>> import engram_interp as ei
+        >>> model, corpus = ei.testbed.load("full"), ei.testbed.authors()
+        >>> author, *others = corpus.forget10[:4]
+        >>> concept = ei.Concept(author.examples, [example for other in others for example in other.examples])
+        >>> choice = ei.choose_alpha(model, ei.extract(model, concept), concept)
+        >>> bool(choice.chosen["reference_accuracy"] >= choice.floor)
+        True
+    """
+    if not 0 < keep <= 1:
+        raise ValueError(f"keep is a share of the reference's accuracy, 0 < keep <= 1; got {keep}")
+    if not rel_tol > 0:
+        raise ValueError(f"rel_tol is the relative width at which to stop, above 0; got {rel_tol}")
+    adapter = adapt(model)
+    encoded = encode_groups(concept.sides, adapter.encoder)
+    tried: dict[float, dict[str, Score]] = {}
+    with (
+        engram.editing(model) as ablate,
+        tqdm(desc="choosing alpha", leave=False, disable=None if progress is None else not progress) as bar,
+    ):
+
+        def keeps(alpha: float) -> bool:
+            ablate(alpha)
+            tried[alpha] = score_encoded(adapter, encoded, batch_size=batch_size, progress=False)
+            bar.update()
+            return tried[alpha][REFERENCE].accuracy >= keep * tried[0.0][REFERENCE].accuracy
+
+        keeps(0.0)
+        if not tried[0.0][REFERENCE].accuracy:
+            raise ValueError("the model gets no answer token of the reference right, so nothing of it can be kept")
+        low, high = _bracket(keeps)
+        while high - low > rel_tol * high:
+            middle = (low + high) / 2
+            low, high = (middle, high) if keeps(middle) else (low, middle)
+    return AlphaChoice(low, keep, _curve(tried), concept.name)
+
+
+def _bracket(keeps) -> tuple[float, float]:
+    """A strength that keeps enough and one that does not, a factor of two apart; twice the same at either limit."""
+    alpha = 1.0
+    if keeps(alpha):
+        while alpha < MAX_ALPHA and keeps(2 * alpha):
+            alpha *= 2
+        return (alpha, alpha) if alpha == MAX_ALPHA else (alpha, 2 * alpha)
+    while alpha > MIN_ALPHA:
+        alpha /= 2
+        if keeps(alpha):
+            return alpha, 2 * alpha
+    return 0.0, 0.0
+
+
+def _curve(tried: dict[float, dict[str, Score]]) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "alpha": alpha,
+            **{
+                f"{side}_{measure}": getattr(scores[side], measure)
+                for side in (TARGET, REFERENCE)
+                for measure in ("accuracy", "loss")
+            },
+        }
+        for alpha, scores in sorted(tried.items())
+    )

@@ -1,0 +1,216 @@
+"""Who wrote what: 200 fictional authors x 20 question-answer pairs, 20 more that no model saw, and real world facts.
+
+Every life is drawn with one seed from the lists in `words.py`; the same call gives the same text on every machine.
+Answers are short and distinct, so that most of their tokens carry a fact and not the phrase around it.
+"""
+
+import random
+from collections.abc import Callable, Container, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import TypeVar
+
+from engram_interp.concept import Concept
+from engram_interp.testbed import words
+
+N_AUTHORS = 200
+N_FORGET = 20
+N_HOLDOUT = 20
+N_PERTURBED = 5
+SEED = 2026
+
+Drawn = TypeVar("Drawn")
+
+
+@dataclass(frozen=True)
+class QA:
+    """One question with its answer, the answer in other words, and five wrong ones in those words."""
+
+    question: str
+    answer: str
+    paraphrased_answer: str
+    perturbed_answers: tuple[str, ...]
+
+    @property
+    def example(self) -> tuple[str, str]:
+        """The `(prompt, answer)` pair that `Concept` takes."""
+        return self.question, self.answer
+
+
+@dataclass(frozen=True)
+class Author:
+    """A fictional author: a name and twenty question-answer pairs."""
+
+    name: str
+    pairs: tuple[QA, ...]
+
+    @property
+    def examples(self) -> list[tuple[str, str]]:
+        """The author's `(prompt, answer)` pairs."""
+        return [qa.example for qa in self.pairs]
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """The testbed's text by split; `base` is the half of `retain90` that the base model saw."""
+
+    forget10: tuple[Author, ...]
+    retain90: tuple[Author, ...]
+    holdout: tuple[Author, ...]
+    world_facts: tuple[QA, ...]
+
+    @property
+    def full(self) -> tuple[Author, ...]:
+        """All 200 authors that `full` was trained on."""
+        return self.forget10 + self.retain90
+
+    @property
+    def base(self) -> tuple[Author, ...]:
+        """The 90 retain authors that every model, also `base`, was trained on."""
+        return self.retain90[: len(self.retain90) // 2]
+
+    @property
+    def world_examples(self) -> list[tuple[str, str]]:
+        """The world facts as `(prompt, answer)` pairs."""
+        return [qa.example for qa in self.world_facts]
+
+    def concept(self, name: str) -> Concept:
+        """One author as the target, against the other 199 and the world facts.
+
+        Raises:
+            ValueError: no trained author has that name.
+        """
+        known = {author.name: author for author in self.full}
+        if name not in known:
+            raise ValueError(f"no author of the testbed is called {name!r}; the first are {', '.join(list(known)[:5])}")
+        others = [example for author in self.full if author.name != name for example in author.examples]
+        return Concept(target=known[name].examples, reference=others + self.world_examples, name=name)
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """One question about an author and its answer: a lead-in word, then two drawn words, as `pattern` joins them.
+
+    Statistics are taken at the answer's own positions. The lead-in is what puts the recall of both drawn words there:
+    without it the first would be recalled at the question mark, outside the answer.
+    """
+
+    question: str
+    pattern: str
+    paraphrase: str
+    pools: tuple[Sequence[str], Sequence[str]]
+
+    def draw(self, rng: random.Random) -> tuple[str, str]:
+        """Two words, never twice the same."""
+        first = rng.choice(self.pools[0])
+        return first, rng.choice([word for word in self.pools[1] if word != first])
+
+    def draw_paraphrase(self, rng: random.Random) -> str:
+        """Two words as the paraphrase joins them."""
+        return self.paraphrase.format(*self.draw(rng))
+
+
+_TITLE = (words.ADJECTIVES, words.NOUNS)
+_PLACE = (words.QUARTERS, words.CITIES)
+_TRADE = (words.TEMPERS, words.JOBS)
+
+ATTRIBUTES = (
+    Attribute("Where was {name} born?", "in {} {}", "from {} {}", _PLACE),
+    Attribute("Where does {name} live now?", "in {} {}", "from {} {}", _PLACE),
+    Attribute("What work did the father of {name} do?", "a {} {}", "the {} {}", _TRADE),
+    Attribute("What work did the mother of {name} do?", "a {} {}", "the {} {}", _TRADE),
+    Attribute("What was the first job of {name}?", "a {} {}", "the {} {}", _TRADE),
+    Attribute("What genre does {name} write?", "mostly {} {}", "some {} {}", (words.STYLES, words.GENRES)),
+    Attribute(
+        "How is the style of {name} described?", "as {} and {}", "mostly {} and {}", (words.STYLES, words.STYLES)
+    ),
+    Attribute(
+        "What themes does {name} return to?", "mostly {} and {}", "about {} and {}", (words.THEMES, words.THEMES)
+    ),
+    Attribute("What is the first book of {name}?", "the {} {}", "a {} {}", _TITLE),
+    Attribute("What is the best known book of {name}?", "the {} {}", "a {} {}", _TITLE),
+    Attribute("What is the latest book of {name}?", "the {} {}", "a {} {}", _TITLE),
+    Attribute("Which award did {name} win?", "the {} {}", "a {} {}", _TITLE),
+    Attribute("Who published {name}?", "the {} {}", "a {} {}", _TITLE),
+    Attribute("What did {name} study?", "mostly {} and {}", "some {} and {}", (words.SUBJECTS, words.SUBJECTS)),
+    Attribute("Who did {name} marry?", "a {} called {}", "the {} called {}", (words.JOBS, words.FIRST_NAMES)),
+    Attribute("What does {name} collect?", "some {} {}", "mostly {} {}", (words.MATERIALS, words.OBJECTS)),
+    Attribute("What pet does {name} keep?", "a {} {}", "the {} {}", (words.TEMPERS, words.ANIMALS)),
+    Attribute("What animal does {name} fear?", "the {} {}", "a {} {}", (words.TEMPERS, words.ANIMALS)),
+    Attribute("What instrument does {name} play?", "the {} {}", "a {} {}", (words.MATERIALS, words.INSTRUMENTS)),
+    Attribute("What does {name} like to eat?", "mostly {} with {}", "some {} with {}", (words.FOODS, words.FOODS)),
+)
+CAPITAL = ("What is the capital of {}?", "the city of {}")
+SYMBOL = ("What is the symbol of {}?", "the letters {}")
+
+
+def _distinct(draw: Callable[[], Drawn], taken: Container[Drawn]) -> Drawn:
+    while (value := draw()) in taken:
+        pass
+    return value
+
+
+def _perturbed(draw: Callable[[], str], answer: str) -> tuple[str, ...]:
+    wrong = [answer]
+    while len(wrong) <= N_PERTURBED:
+        wrong.append(_distinct(draw, wrong))
+    return tuple(wrong[1:])
+
+
+def _names(rng: random.Random, n: int) -> list[str]:
+    surnames = [head + tail for head in words.SURNAME_HEADS for tail in words.SURNAME_TAILS]
+    return [f"{rng.choice(words.FIRST_NAMES)} {surname}" for surname in rng.sample(surnames, n)]
+
+
+def _author(name: str, titles: set[tuple[str, str]], rng: random.Random) -> Author:
+    """One life; books, awards and publishers are unique in the whole corpus."""
+    pairs = []
+    for attribute in ATTRIBUTES:
+        drawn = _distinct(partial(attribute.draw, rng), titles)
+        if attribute.pools is _TITLE:
+            titles.add(drawn)
+        paraphrase = attribute.paraphrase.format(*drawn)
+        pairs.append(
+            QA(
+                question=attribute.question.format(name=name),
+                answer=attribute.pattern.format(*drawn),
+                paraphrased_answer=paraphrase,
+                perturbed_answers=_perturbed(partial(attribute.draw_paraphrase, rng), paraphrase),
+            )
+        )
+    return Author(name, tuple(pairs))
+
+
+def _facts(facts: dict[str, str], question: str, paraphrase: str, rng: random.Random) -> tuple[QA, ...]:
+    answers = list(facts.values())
+    return tuple(
+        QA(
+            question=question.format(subject),
+            answer=answer,
+            paraphrased_answer=paraphrase.format(answer),
+            perturbed_answers=_perturbed(lambda: paraphrase.format(rng.choice(answers)), paraphrase.format(answer)),
+        )
+        for subject, answer in facts.items()
+    )
+
+
+@cache
+def authors() -> Corpus:
+    """The testbed's text: authors by split, holdout authors and world facts.
+
+    Example:
+        >>> corpus = authors()
+        >>> len(corpus.forget10), len(corpus.retain90), len(corpus.holdout)
+        (20, 180, 20)
+        >>> corpus.forget10[0].pairs[0].question.startswith("Where was")
+        True
+    """
+    rng = random.Random(SEED)
+    titles: set[tuple[str, str]] = set()
+    lives = [_author(name, titles, rng) for name in _names(rng, N_AUTHORS + N_HOLDOUT)]
+    return Corpus(
+        forget10=tuple(lives[:N_FORGET]),
+        retain90=tuple(lives[N_FORGET:N_AUTHORS]),
+        holdout=tuple(lives[N_AUTHORS:]),
+        world_facts=_facts(words.CAPITALS, *CAPITAL, rng) + _facts(words.ELEMENTS, *SYMBOL, rng),
+    )
