@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import torch
 from jaxtyping import Bool, Int
@@ -149,14 +149,14 @@ class Encoder:
     d_vocab: int
     n_ctx: int | None
 
-    def decode(self, tokens: Sequence[int]) -> str:
+    def decode(self, tokens: list[int]) -> str:
         """Tokens as text, special ones left out."""
         return str(self._required_tokenizer("the tokens").decode(tokens, skip_special_tokens=True))
 
     @property
     def eos(self) -> int | None:
         """The end-of-sequence token, where there is one."""
-        return None if self.tokenizer is None else self.tokenizer.eos_token_id
+        return None if self.tokenizer is None else cast("int | None", self.tokenizer.eos_token_id)
 
     def encode(self, example: Example, place: str) -> TokenExample:
         """One example as the model reads it; `place` is how an error calls it.
@@ -184,8 +184,8 @@ class Encoder:
         encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         ids: list[int] = list(encoding["input_ids"])
         counts = [end > counted_from for _, end in encoding["offset_mapping"]]
-        if not isinstance(example, str) and tokenizer.eos_token_id is not None:
-            ids, counts = [*ids, tokenizer.eos_token_id], [*counts, True]
+        if not isinstance(example, str) and self.eos is not None:
+            ids, counts = [*ids, self.eos], [*counts, True]
         if self.prepend_bos and tokenizer.bos_token_id is not None:
             ids, counts = [tokenizer.bos_token_id, *ids], [False, *counts]
         return TokenExample(torch.tensor(ids), torch.tensor(counts))

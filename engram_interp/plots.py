@@ -116,8 +116,7 @@ def alpha_curve(points: pd.DataFrame, alpha: float, floor: float, title: str) ->
             line={"color": REFERENCE_COLOUR, "dash": "dot"},
         ), 1, 1,
     )  # fmt: skip
-    for column in (1, 2):
-        top = 1.0 if column == 1 else float(points[["target_loss", "reference_loss"]].max().max())
+    for column, top in ((1, 1.0), (2, float(points[["target_loss", "reference_loss"]].to_numpy().max()))):
         figure.add_trace(
             go.Scatter(
                 x=[alpha, alpha], y=[0, top], name=f"chosen: alpha = {alpha:.3g}", legendgroup="chosen", mode="lines",

@@ -1,4 +1,4 @@
-"""One self-contained page about one memory: where it sits, how strong an edit takes it out, what is said before and after."""
+"""One self-contained page about one memory: where it sits, what edit takes it out, what is said before and after."""
 
 from __future__ import annotations
 
@@ -160,6 +160,6 @@ def _lead(findings: Findings) -> str:
     strongest = findings.wmap.top(1).iloc[0]
     return (
         f"The memory is strongest in {strongest['key']}: {strongest['wnorm']:.1%} of that matrix by norm. Ablated at "
-        f"alpha = {findings.choice.alpha:.3g}, the model gets {after:.1%} of the target's answer tokens right instead of "
-        f"{before:.1%}{gold_text}, and {kept_after:.1%} of everything else instead of {kept_before:.1%}."
+        f"alpha = {findings.choice.alpha:.3g}, the model gets {after:.1%} of the target's answer tokens right instead "
+        f"of {before:.1%}{gold_text}, and {kept_after:.1%} of everything else instead of {kept_before:.1%}."
     )

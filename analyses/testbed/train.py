@@ -21,7 +21,7 @@ from safetensors.torch import save
 from tokenizer import build_tokenizer
 from torch import nn
 from tqdm.auto import tqdm
-from transformer_lens.hook_points import HookedRootModule
+from transformer_lens import HookedRootModule
 
 from engram_interp.concept import Batch, TokenExample, batches, encode_groups
 from engram_interp.models import adapt

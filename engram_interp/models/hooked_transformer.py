@@ -77,8 +77,8 @@ class HookedTransformerAdapter(Adapter):
         refused = [name for name in component_names(components) if name in MLP]
         if self.cfg.num_experts is not None and refused:
             raise NotImplementedError(
-                f"{', '.join(refused)} of {self.cfg.model_name!r} belong to {self.cfg.num_experts} experts, whose inputs "
-                f"have no exact hook: pass components={[*ATTENTION, UNEMBED]} to leave them out"
+                f"{', '.join(refused)} of {self.cfg.model_name!r} belong to {self.cfg.num_experts} experts, whose "
+                f"inputs have no exact hook: pass components={[*ATTENTION, UNEMBED]} to leave them out"
             )
 
     def _sites(self) -> list[Site]:
@@ -112,11 +112,18 @@ class HookedTransformerAdapter(Adapter):
         return self.cfg.positional_embedding_type == "shortformer"
 
     def parameter(self, key: str) -> Tensor:
-        """The parameter at a path; under grouped queries `W_K` is the stored `_W_K`, not its repeated copy."""
+        """The parameter at a path; under grouped queries `W_K` is the stored `_W_K`, not its repeated copy.
+
+        Raises:
+            ValueError: the model has no such parameter.
+        """
         path, _, name = key.rpartition(".")
         if self.cfg.n_key_value_heads is not None:
             name = _GROUPED.get(name, name)
-        return self.model.get_parameter(f"{path}.{name}")
+        try:
+            return self.model.get_parameter(f"{path}.{name}")
+        except AttributeError as error:
+            raise ValueError(f"{self.cfg.model_name!r} has no parameter {key}") from error
 
     def input_width(self, name: str) -> int:
         """Size of the activation called `name`."""
@@ -178,16 +185,17 @@ class HookedTransformerAdapter(Adapter):
 
     def _hook(self, name: str, note: Record) -> tuple[nn.Module, Hook, bool]:
         """The module that sees an input, the hook that hands it on, and whether it is a pre-hook."""
-        block = self.model.blocks[int(name.split(".")[1])]
-        match name.split(".", 2)[2]:
+        path, kind = _split_input(name)
+        block = self.model.get_submodule(path)
+        match kind:
             case "attn.in":
-                return block.attn, lambda _m, _args, kwargs: note(name, kwargs["query_input"]), True
+                return block.get_submodule("attn"), lambda _m, _args, kwargs: note(name, kwargs["query_input"]), True
             case "attn.v_in":
-                return block.attn, lambda _m, _args, kwargs: note(name, kwargs["value_input"]), True
+                return block.get_submodule("attn"), lambda _m, _args, kwargs: note(name, kwargs["value_input"]), True
             case "attn.z":
                 return block.get_submodule("attn.hook_z"), lambda _m, _args, z: note(name, z.flatten(-2)), False
             case "mlp.in":
-                return block.mlp, lambda _m, args, _kwargs: note(name, args[0]), True
+                return block.get_submodule("mlp"), lambda _m, args, _kwargs: note(name, args[0]), True
             case "mlp.post":
                 return block.get_submodule("mlp.hook_post"), lambda _m, _args, post: note(name, post), False
             case other:
@@ -198,21 +206,21 @@ class HookedTransformerAdapter(Adapter):
         return list(dict.fromkeys(hook for name in inputs for hook in self._cached_at(name)))
 
     def _cached_at(self, name: str) -> tuple[str, ...]:
-        block, _, kind = name.rpartition(".attn.")
-        if kind == "z":
-            return (f"{block}.attn.hook_z",)
-        if kind:
-            positions = ("hook_pos_embed",) if self._shortformer and kind == "in" else ()
-            return (self._normalized_at(block, "ln1", "hook_resid_pre"), *positions)
-        block = name.rpartition(".mlp.")[0]
-        if name.endswith("mlp.post"):
-            return (f"{block}.mlp.hook_post",)
-        if block:
-            unnormalized = "hook_resid_pre" if self.cfg.parallel_attn_mlp else "hook_resid_mid"
-            return (self._normalized_at(block, "ln2", unnormalized),)
-        if self.cfg.normalization_type is None:
-            return (f"blocks.{self.n_layers - 1}.hook_resid_post",)
-        return ("ln_final.hook_normalized",)
+        """The hook point that an input is rebuilt from, then those that are added to it."""
+        if name == "unembed.in":
+            unnormalized = f"blocks.{self.n_layers - 1}.hook_resid_post"
+            return (unnormalized if self.cfg.normalization_type is None else "ln_final.hook_normalized",)
+        block, kind = _split_input(name)
+        match kind:
+            case "attn.z":
+                return (f"{block}.attn.hook_z",)
+            case "mlp.post":
+                return (f"{block}.mlp.hook_post",)
+            case "mlp.in":
+                unnormalized = "hook_resid_pre" if self.cfg.parallel_attn_mlp else "hook_resid_mid"
+                return (self._normalized_at(block, "ln2", unnormalized),)
+        positions = ("hook_pos_embed",) if self._shortformer and kind == "attn.in" else ()
+        return (self._normalized_at(block, "ln1", "hook_resid_pre"), *positions)
 
     def _normalized_at(self, block: str, norm: str, unnormalized: str) -> str:
         post_norm = self.cfg.original_architecture in POST_NORM_ARCHITECTURES
@@ -235,6 +243,12 @@ class HookedTransformerAdapter(Adapter):
         for added in positions:
             activation = activation + cache[added]
         return activation
+
+
+def _split_input(name: str) -> tuple[str, str]:
+    """`blocks.3.attn.in` as `blocks.3` and `attn.in`."""
+    blocks, layer, kind = name.split(".", 2)
+    return f"{blocks}.{layer}", kind
 
 
 def _refuse_settings(model: HookedTransformer) -> None:

@@ -14,7 +14,7 @@ from typing import Literal, get_args
 
 import torch
 from safetensors.torch import load as load_safetensors
-from transformer_lens.hook_points import HookedRootModule
+from transformer_lens import HookedRootModule
 
 Checkpoint = Literal["base", "full", "retain"]
 

@@ -1,0 +1,136 @@
+import pytest
+import torch
+from transformers import PreTrainedTokenizer
+
+from engram_interp import Concept, testbed
+from engram_interp.concept import Encoder, TokenExample, _check_example, batches, encode_groups
+from tests.conftest import tokens
+
+
+@pytest.fixture(scope="module")
+def encoder() -> Encoder:
+    model = testbed.load("full")
+    return Encoder(model.tokenizer, prepend_bos=True, d_vocab=model.cfg.d_vocab, n_ctx=model.cfg.n_ctx)
+
+
+def spelled(encoder: Encoder, example: TokenExample) -> list[tuple[str, bool]]:
+    pieces = encoder.tokenizer.convert_ids_to_tokens(example.tokens.tolist())
+    return [(piece.replace("▁", " "), bool(counts)) for piece, counts in zip(pieces, example.counts, strict=True)]
+
+
+def test_a_string_counts_all_but_bos(encoder):
+    assert spelled(encoder, encoder.encode("the city of Oslo", "target[0]")) == [
+        ("<bos>", False), (" the", True), (" city", True), (" of", True), (" Oslo", True),
+    ]  # fmt: skip
+
+
+def test_a_pair_counts_its_answer_and_end_of_sequence(encoder):
+    example = encoder.encode(("What is the capital of Norway?", "Oslo"), "target[0]")
+    assert spelled(encoder, example)[-4:] == [(" Norway", False), ("?", False), (" Oslo", True), ("<eos>", True)]
+    assert int(example.counts.sum()) == 2
+
+
+@pytest.mark.parametrize("pair", [("Where?", "in Oslo"), ("Where? ", "in Oslo"), ("Where?", " in Oslo")])
+def test_prompt_and_answer_are_joined_by_one_space(encoder, pair):
+    assert torch.equal(encoder.encode(pair, "x").tokens, encoder.encode(("Where?", "in Oslo"), "x").tokens)
+
+
+def test_an_answer_that_merges_with_its_prompt_counts_from_its_first_character(encoder):
+    # " Dor" + "lund" is one surname: the token that begins before the answer does not end before it.
+    example = encoder.encode(("Petra Dor", "lund\n"), "x")
+    assert [piece for piece, counts in spelled(encoder, example) if counts][-1] == "<eos>"
+    assert (" Petra", False) in spelled(encoder, example)
+
+
+def test_no_bos_for_a_model_that_wants_none(encoder):
+    bare = Encoder(encoder.tokenizer, prepend_bos=False, d_vocab=encoder.d_vocab, n_ctx=None)
+    assert spelled(bare, bare.encode("the city", "x")) == [(" the", True), (" city", True)]
+
+
+def test_tokens_are_taken_as_given():
+    given = tokens(3, 5)
+    concept = Concept.from_tokens(given, given[:1], target_mask=given > 10)
+    assert all(torch.equal(example.tokens, row) for example, row in zip(concept.target, given, strict=True))
+    assert concept.reference[0].counts.all()
+
+
+@pytest.mark.parametrize(
+    ("target", "reference", "says"),
+    [
+        ([], ["a"], "the target of a concept is a list of one or more examples"),
+        (["a"], [], "the reference of a concept"),
+        ("a text", ["a"], "the target of a concept is a list"),
+        (["a"], ["b", "  "], r"reference\[1\] holds a blank text"),
+    ],
+)
+def test_what_is_no_concept_is_refused(target, reference, says):
+    with pytest.raises(ValueError, match=says):
+        Concept(target, reference)
+
+
+@pytest.mark.parametrize("example", [3, ("q", "a", "b"), ("q", None)])
+def test_what_is_no_example_is_refused(example):
+    with pytest.raises(TypeError, match=r"target\[1\] is a string or a \(prompt, answer\) pair of strings, got"):
+        _check_example(example, "target[1]")
+
+
+def test_masks_must_fit_and_have_a_true():
+    given = tokens(2, 4)
+    with pytest.raises(ValueError, match=r"target_mask has shape \[2, 3\], its tokens \[2, 4\]"):
+        Concept.from_tokens(given, given, target_mask=torch.ones(2, 3, dtype=torch.bool))
+    with pytest.raises(ValueError, match="reference_mask has no true"):
+        Concept.from_tokens(given, given, reference_mask=torch.zeros(2, 4, dtype=torch.bool))
+
+
+def test_what_the_model_cannot_read_is_refused(encoder):
+    with pytest.raises(ValueError, match=r"target\[0\] holds token 4000; the model's tokens are 0 to 937"):
+        encoder.encode(Concept.from_tokens(torch.tensor([[3, 4000]]), tokens()).target[0], "target[0]")
+    with pytest.raises(ValueError, match="holds token -2"):
+        encoder.encode(Concept.from_tokens(torch.tensor([[3, -2]]), tokens()).target[0], "x")
+    with pytest.raises(ValueError, match="has 65 tokens, the model at most 64 positions"):
+        encoder.encode(Concept.from_tokens(torch.zeros(1, 65, dtype=torch.long), tokens()).target[0], "x")
+    with pytest.raises(ValueError, match="the model has none"):
+        Encoder(None, True, 50, None).encode("text", "target[0]")
+
+
+def test_a_slow_tokenizer_is_refused(encoder):
+    class Slow(PreTrainedTokenizer):
+        vocab_size = 0
+
+        def get_vocab(self):
+            return {}
+
+    with pytest.raises(ValueError, match="needs a fast tokenizer to find where an answer begins, got Slow"):
+        Encoder(Slow(), True, 9, None).encode("text", "target[0]")
+
+
+def test_batches_hold_every_example_once_in_its_group():
+    encoder = Encoder(None, False, 50, None)
+    groups = {
+        name: [TokenExample(row[:length], row[:length] > 5) for row, length in zip(tokens(7, 9, seed=seed), lengths)]
+        for seed, (name, lengths) in enumerate({"a": [9, 2, 5, 7, 3, 8, 4], "b": [6, 6, 9, 2]}.items())
+    }
+    encoded = encode_groups(groups, encoder)
+    seen = []
+    for batch in batches(encoded, 4, progress=False, describe=""):
+        for row, name in enumerate(batch.examples):
+            group, index = name.rstrip("]").split("[")
+            example = groups[group][int(index)]
+            real = batch.attention_mask[row]
+            assert torch.equal(batch.tokens[row][real], example.tokens)
+            assert torch.equal(batch.counts[row][real], example.counts)
+            assert not batch.counts[row][~real].any()
+            assert batch.groups[row] == list(groups).index(group)
+            seen.append(name)
+    assert sorted(seen) == sorted(f"{name}[{i}]" for name, examples in groups.items() for i in range(len(examples)))
+
+
+def test_a_group_in_which_nothing_counts_is_refused():
+    silent = TokenExample(torch.tensor([1, 2]), torch.tensor([False, False]))
+    with pytest.raises(ValueError, match="no position of b counts: 1 examples"):
+        encode_groups({"b": [silent]}, Encoder(None, False, 9, None))
+
+
+def test_a_batch_holds_at_least_one_example():
+    with pytest.raises(ValueError, match="batch_size is the number of examples in a batch, 1 or more; got 0"):
+        next(batches({}, 0, False, ""))
