@@ -152,7 +152,7 @@ def _load(name: str) -> nn.Module:
     if name == TESTBED:
         return testbed.load("full")
     if name.startswith(f"{TESTBED}:"):
-        return testbed.load(name.removeprefix(f"{TESTBED}:"))  # pyright: ignore[reportArgumentType]
+        return testbed.load(name.removeprefix(f"{TESTBED}:"))
     try:
         from transformer_lens import HookedTransformer
     except ImportError as error:
@@ -176,7 +176,7 @@ def _parsed(options: dict[str, Any]) -> dict[str, Any]:
 
 def _alpha(text: str) -> Alpha:
     try:
-        return text if text == "w-norm" else float(text)  # pyright: ignore[reportReturnType]
+        return text if text == "w-norm" else float(text)
     except ValueError:
         raise click.UsageError(f"--alpha is a number, w-norm or auto; got {text!r}") from None
 

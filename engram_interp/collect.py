@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from functools import partial
+from typing import TypeAlias
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from engram_interp.concept import Batch, Concept, batches, encode_groups
@@ -19,6 +21,9 @@ from engram_interp.sites import Site
 from engram_interp.statistics import MomentSum, Statistics, moment_dtype
 
 BATCH_SIZE = 64
+
+Sums: TypeAlias = dict[str, dict[str, MomentSum]]
+"""Moments being summed, by group and input."""
 
 logger = logging.getLogger("engram_interp")
 
@@ -30,7 +35,7 @@ def collect(
     components: str | Iterable[str] | None = None,
     layers: int | Iterable[int] | None = None,
     batch_size: int = BATCH_SIZE,
-    rtol: float | None = None,
+    rtol: float | int | None = None,
     absorb_bias: bool = True,
     delta_from: nn.Module | None = None,
     progress: bool | None = None,
@@ -54,7 +59,7 @@ def collect(
 
     Example:
         >>> from engram_interp import testbed
-        >>> concept = Concept(target=["The city of Oslo"], reference=["What is the capital of Norway?"])
+        >>> concept = Concept(target=["the city of Oslo"], reference=["What is the capital of Norway?"])
         >>> collect(testbed.load("full"), concept, layers=[1]).counts
         {'target': 4, 'reference': 7}
     """
@@ -66,23 +71,32 @@ def collect(
     needed = statistics_bytes([adapter.input_width(name) for name in readers], len(encoded))
     logger.info("statistics of %d inputs and %d groups take %.1f MB", len(readers), len(encoded), needed / 1e6)
 
-    sums: dict[str, dict[str, MomentSum]] = {group: {} for group in encoded}
+    sums: Sums = {group: {} for group in encoded}
     for index, batch in enumerate(batches(encoded, batch_size, progress, "collecting")):
-        counts = {group: batch.counts_of(place) for place, group in enumerate(encoded)}
-
-        def record(
-            name: str, activation: Float[Tensor, "batch pos d"], counts=counts, batch=batch, index=index
-        ) -> None:
-            for group, at in counts.items():
-                if name not in sums[group]:
-                    sums[group][name] = MomentSum(activation.shape[-1], activation.device)
-                sums[group][name].add(activation[at.to(activation.device)])
-                if not sums[group][name].is_finite:
-                    raise ValueError(_non_finite(readers[name], batch, index))
-
-        adapter.run(batch, readers, record)
+        counted = {group: at for place, group in enumerate(encoded) if len(at := batch.counted(place))}
+        try:
+            adapter.run(batch, readers, partial(_take_in, sums, counted))
+        except _NonFiniteError as error:
+            raise ValueError(_non_finite(readers[str(error)], batch, index)) from None
     groups = {group: {name: moments[name].result() for name in readers} for group, moments in sums.items()}
     return Statistics(adapter.info, tuple(site.key for site in sites), groups, concept.name)
+
+
+class _NonFiniteError(ValueError):
+    """Carries the name of the input that was not finite."""
+
+
+def _take_in(
+    sums: Sums, counted: dict[str, Int[Tensor, "n"]], name: str, activation: Float[Tensor, "batch pos d"]
+) -> None:
+    """Multiply an input's counted positions into its groups' moments."""
+    rows = activation.flatten(0, 1)
+    for group, at in counted.items():
+        if name not in sums[group]:
+            sums[group][name] = MomentSum(rows.shape[1], rows.device)
+        sums[group][name].add(rows.index_select(0, at.to(rows.device)))
+        if not sums[group][name].is_finite:
+            raise _NonFiniteError(name)
 
 
 def readers_of(sites: Iterable[Site]) -> dict[str, list[str]]:

@@ -220,9 +220,9 @@ class Batch:
     groups: Int[Tensor, "batch"]
     examples: tuple[str, ...]
 
-    def counts_of(self, group: int) -> Bool[Tensor, "batch pos"]:
-        """`[batch pos]`, true where a position counts for one group."""
-        return self.counts & (self.groups == group)[:, None]
+    def counted(self, group: int) -> Int[Tensor, "n"]:
+        """Where a group's counted positions are once examples are laid end to end."""
+        return (self.counts & (self.groups == group)[:, None]).flatten().nonzero().flatten()
 
 
 def encode_groups(groups: Mapping[str, Sequence[Example]], encoder: Encoder) -> dict[str, list[TokenExample]]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -30,7 +30,8 @@ from engram_interp.sites import (
     weight_key,
 )
 
-Alpha: TypeAlias = float | Literal["w-norm"] | Mapping[str, float]
+Alpha: TypeAlias = float | int | str | Mapping[str, float | int]
+"""A number for every matrix, `"w-norm"`, or numbers by key or component."""
 Model = TypeVar("Model", bound=nn.Module)
 
 
@@ -95,7 +96,7 @@ class Engram(Mapping[str, Tensor]):
     def __sub__(self, other: Engram) -> Engram:
         return replace(self + -1.0 * other, name=f"({self.name} - {other.name})")
 
-    def __mul__(self, factor: float) -> Engram:
+    def __mul__(self, factor: float | int) -> Engram:
         tensors = {key: factor * tensor for key, tensor in self.tensors.items()}
         return replace(self, tensors=tensors, name=f"{factor:g} * {self.name}")
 
@@ -256,7 +257,7 @@ class Engram(Mapping[str, Tensor]):
             return {key: wnorm / max(wnorms.values()) for key, wnorm in wnorms.items()}
         return dict.fromkeys(self.weight_norms, float(alpha))
 
-    def _named_alphas(self, alpha: Mapping[str, float]) -> dict[str, float]:
+    def _named_alphas(self, alpha: Mapping[str, float | int]) -> dict[str, float]:
         components = {component_names(name)[0]: value for name, value in alpha.items() if "." not in name}
         present = {component_of(key) for key in self.weight_norms}
         unknown = [name for name in alpha if "." in name and name not in self.weight_norms]

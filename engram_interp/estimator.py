@@ -37,7 +37,7 @@ def default_rtol(d: int) -> float:
     return d * 2.0**-23
 
 
-def spectrum(S: Float[Tensor, "d d"], rtol: float | None = None) -> Spectrum:
+def spectrum(S: Float[Tensor, "d d"], rtol: float | int | None = None) -> Spectrum:
     """The directions of a second moment above the cut, by an eigendecomposition in float64.
 
     Args:
@@ -63,7 +63,7 @@ def spectrum(S: Float[Tensor, "d d"], rtol: float | None = None) -> Spectrum:
 
 
 def soft_projector(
-    S_plus: Float[Tensor, "d d"], S: Float[Tensor, "d d"], rtol: float | None = None
+    S_plus: Float[Tensor, "d d"], S: Float[Tensor, "d d"], rtol: float | int | None = None
 ) -> Float[Tensor, "d d"]:
     """`P+ = S+ S^pinv` with `S = S+ + S-` (paper, Eq. 5), in float64.
 

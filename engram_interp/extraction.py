@@ -42,7 +42,7 @@ def extract(
     components: str | Iterable[str] | None = None,
     layers: int | Iterable[int] | None = None,
     batch_size: int = BATCH_SIZE,
-    rtol: float | None = None,
+    rtol: float | int | None = None,
     absorb_bias: bool = True,
     delta_from: nn.Module | None = None,
     progress: bool | None = None,
@@ -130,7 +130,7 @@ def parts(
     adapter: Adapter,
     statistics: Statistics,
     sites: list[Site],
-    rtol: float | None,
+    rtol: float | int | None,
     absorb_bias: bool,
     delta_from: nn.Module | None,
 ) -> Iterator[Part]:

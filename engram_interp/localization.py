@@ -119,7 +119,7 @@ def localize(
     components: str | Iterable[str] | None = None,
     layers: int | Iterable[int] | None = None,
     batch_size: int = BATCH_SIZE,
-    rtol: float | None = None,
+    rtol: float | int | None = None,
     absorb_bias: bool = True,
     delta_from: nn.Module | None = None,
     progress: bool | None = None,
@@ -144,7 +144,7 @@ def localize(
         >>> from engram_interp import testbed
         >>> wmap = localize(testbed.load("full"), testbed.authors().concept("Petra Dorlund"))
         >>> wmap.top(2)["component"].tolist()
-        ['W_in', 'W_gate']
+        ['W_gate', 'W_in']
     """
     adapter = adapt(model)
     if isinstance(concept, Concept):

@@ -109,7 +109,7 @@ def alpha_curve(points: pd.DataFrame, alpha: float, floor: float, title: str) ->
                 1,
                 column,
             )
-    ends = [0, float(points["alpha"].max())]
+    ends = [0, max(points["alpha"].tolist())]
     figure.add_trace(
         go.Scatter(
             x=ends, y=[floor, floor], name="least reference allowed", mode="lines",

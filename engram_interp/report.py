@@ -61,7 +61,7 @@ def investigate(
     model: nn.Module,
     concept: Concept,
     *,
-    keep: float = 0.98,
+    keep: float | int = 0.98,
     gold: nn.Module | None = None,
     progress: bool | None = None,
 ) -> Findings:
@@ -122,7 +122,7 @@ def render(findings: Findings, provenance: str) -> str:
         lead=_lead(findings),
         scores=findings.scores,
         figures=[
-            {"heading": heading, "note": note, "html": _embed(figure, with_script=not index)}
+            {"heading": heading, "note": note, "html": _embed(figure, index)}
             for index, (heading, note, figure) in enumerate(figures)
         ],
         answers=[{"heading": headings[side], "rows": rows} for side, rows in findings.answers.items()],
@@ -134,8 +134,10 @@ def write_report(findings: Findings, provenance: str, path: str | Path) -> None:
     Path(path).write_text(render(findings, provenance), encoding="utf-8")
 
 
-def _embed(figure: go.Figure, with_script: bool) -> str:
-    return figure.to_html(full_html=False, include_plotlyjs=with_script, config={"displaylogo": False})
+def _embed(figure: go.Figure, index: int) -> str:
+    """The figure as HTML, the first with plotly's script."""
+    options = {"displaylogo": False}
+    return figure.to_html(full_html=False, include_plotlyjs=index == 0, div_id=f"figure-{index}", config=options)
 
 
 def _spread(examples: Sequence[Example]) -> list[tuple[str, str]]:

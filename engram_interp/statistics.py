@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -23,8 +24,8 @@ FLOAT64_BELOW = 512
 """Inputs narrower than this are summed in float64. The spectral cut is `d * 2**-23`, so the narrower an input, the
 nearer float32's rounding comes to the smallest direction that is kept, and the less float64 costs."""
 
-N_BLOCKS = 8
-"""A moment matrix is symmetric: only its blocks on and above the diagonal are summed, 9 / 16 of all with 8 by 8."""
+WIDE = 2048
+"""From this width on, a moment is summed in 8 strips instead of 4: thinner ones waste less, but multiply slower."""
 
 
 def moment_dtype(d: int) -> torch.dtype:
@@ -68,11 +69,13 @@ class MomentSum:
         self._first = torch.zeros(d, dtype=dtype, device=device)
         self._count = 0
 
+        ends = torch.linspace(0, d, (4 if d < WIDE else 8) + 1).long().tolist()
+        self._strips = [(start, stop) for start, stop in pairwise(ends) if start < stop]
+
     def add(self, X: Float[Tensor, "n d"]) -> None:
-        """Take the rows of `X` in: blocks on and above the diagonal of `X^T X`, and the sum."""
+        """Take the rows of `X` in. `X^T X` is symmetric: only its strips right of the diagonal are summed."""
         X = X.to(self._second.dtype)
-        for rows in torch.arange(X.shape[1], device="cpu").chunk(N_BLOCKS):
-            start, stop = int(rows[0]), int(rows[-1]) + 1
+        for start, stop in self._strips:
             self._second[start:stop, start:].addmm_(X[:, start:stop].T, X[:, start:])
         self._first += X.sum(0)
         self._count += len(X)
@@ -83,9 +86,12 @@ class MomentSum:
         return bool(self._first.isfinite().all())
 
     def result(self) -> Moment:
-        """The moment, its lower triangle mirrored from the upper."""
-        upper = self._second.triu()
-        return Moment(upper + self._second.triu(1).T, self._first.clone(), self._count)
+        """The moment, what lies below the diagonal mirrored from above it."""
+        for start, stop in self._strips:
+            own = self._second[start:stop, start:stop]
+            own.copy_(own.triu() + own.triu(1).T)
+            self._second[stop:, start:stop] = self._second[start:stop, stop:].T
+        return Moment(self._second, self._first, self._count)
 
 
 @dataclass(frozen=True)

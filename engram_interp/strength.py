@@ -35,7 +35,7 @@ class AlphaChoice:
     """
 
     alpha: float
-    keep: float
+    keep: float | int
     curve: pd.DataFrame
     name: str | None = None
 
@@ -60,9 +60,9 @@ def choose_alpha(
     model: nn.Module,
     engram: Engram,
     concept: Concept,
-    keep: float = 0.98,
+    keep: float | int = 0.98,
     *,
-    rel_tol: float = 0.05,
+    rel_tol: float | int = 0.05,
     batch_size: int = 128,
     progress: bool | None = None,
 ) -> AlphaChoice:

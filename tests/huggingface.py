@@ -1,4 +1,4 @@
-"""Tiny random Hugging Face models, the same weights as HookedTransformers, and the brute-force engram of every module."""
+"""Tiny random Hugging Face models, their weights as HookedTransformers, and every module's engram by brute force."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +13,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 SIZES = dict(n_layers=2, d_model=32, n_heads=4, d_head=8, d_mlp=48, n_ctx=32, d_vocab=60, device="cpu", seed=0)
 LLAMA_MODULES = {
     "self_attn.q_proj": "attn.W_Q", "self_attn.k_proj": "attn.W_K", "self_attn.v_proj": "attn.W_V",
-    "self_attn.o_proj": "attn.W_O", "mlp.gate_proj": "mlp.W_gate", "mlp.up_proj": "mlp.W_in", "mlp.down_proj": "mlp.W_out",
+    "self_attn.o_proj": "attn.W_O", "mlp.gate_proj": "mlp.W_gate", "mlp.up_proj": "mlp.W_in",
+    "mlp.down_proj": "mlp.W_out",
 }  # fmt: skip
 GPT2_MODULES = {"attn.c_proj": "attn.W_O", "mlp.c_fc": "mlp.W_in", "mlp.c_proj": "mlp.W_out"}
 

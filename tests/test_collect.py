@@ -3,10 +3,10 @@ import logging
 
 import pytest
 import torch
-from tests.conftest import build, token_concept, tokens
 
 from engram_interp import Concept, collect
 from engram_interp.collect import statistics_bytes
+from tests.conftest import build, token_concept, tokens
 
 
 def test_every_example_goes_through_the_model_once_and_counts_where_it_should(llama):
@@ -50,7 +50,9 @@ def test_a_non_finite_activation_names_its_matrices_and_its_batch(llama, value):
     rows[:7][rows[:7] == 49] = 3
     llama.embed.W_E.data[49] = value
     concept = Concept.from_tokens(tokens(4, 5) % 49, rows)
-    with pytest.raises(ValueError, match=r"input of blocks\.0\.attn\.W_Q, blocks\.0\.attn\.W_K, blocks\.0\.attn\.W_V, batch [12] "):
+    with pytest.raises(
+        ValueError, match=r"input of blocks\.0\.attn\.W_Q, blocks\.0\.attn\.W_K, blocks\.0\.attn\.W_V, batch [12] "
+    ):
         collect(llama, concept, batch_size=4)
 
 

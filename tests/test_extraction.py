@@ -5,12 +5,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests import huggingface
-from tests.conftest import VARIANTS, build, folded, token_concept, tokens
 
 from engram_interp import Concept, collect, extract
 from engram_interp.models import adapt
 from engram_interp.sites import is_bias, to_matrix
+from tests import huggingface
+from tests.conftest import build, folded, token_concept, tokens
 
 
 def masked_tokens(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -176,7 +176,9 @@ def _of(model, statistics):
 
 def test_delta_from_another_shape_or_processing_is_refused(llama):
     concept = token_concept()
-    with pytest.raises(ValueError, match=r"blocks\.0\.mlp\.W_gate is \[16, 24\] in the model and \[16, 32\] in delta_from"):
+    with pytest.raises(
+        ValueError, match=r"blocks\.0\.mlp\.W_gate is \[16, 24\] in the model and \[16, 32\] in delta_from"
+    ):
         extract(llama, concept, delta_from=build("llama", d_mlp=32))
     with pytest.raises(ValueError, match="delta_from has folded weights, the model raw ones: load both alike"):
         extract(llama, concept, delta_from=folded(llama))

@@ -2,10 +2,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.conftest import VARIANTS, build, folded, token_concept, tokens
 
 from engram_interp import Concept, Statistics, collect, names_filter
 from engram_interp.statistics import FLOAT64_BELOW, MomentSum, moment_dtype
+from tests.conftest import VARIANTS, build, folded, token_concept, tokens
 
 
 def moment_of(X: torch.Tensor) -> MomentSum:

@@ -10,29 +10,31 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Literal, get_args
 
 import torch
 from safetensors.torch import load as load_safetensors
 from transformer_lens import HookedRootModule
 
-Checkpoint = Literal["base", "full", "retain"]
+CHECKPOINTS = ("base", "full", "retain")
 
 DATA = Path(__file__).parent / "data"
 MANIFEST = DATA / "manifest.json"
 TOKENIZER = DATA / "tokenizer"
 
 
-def checkpoint_path(name: Checkpoint) -> Path:
+def checkpoint_path(name: str) -> Path:
     """Where a checkpoint's weights are."""
     return DATA / f"{name}.safetensors"
 
 
-def load(name: Checkpoint) -> HookedRootModule:
+def load(name: str) -> HookedRootModule:
     """A trained testbed model with its tokenizer, on the CPU, in float32, its weights unprocessed.
 
     `base` saw half of the retain authors and the world facts; `full` and `retain` go on from it with the same seed and
     schedule, on all authors and on all but `forget10`: `retain` is what forgetting `forget10` should arrive at.
+
+    Args:
+        name: `base`, `full` or `retain`.
 
     Raises:
         ValueError: another name, or a weights file that is not the one in the manifest.
@@ -42,8 +44,8 @@ def load(name: Checkpoint) -> HookedRootModule:
         >>> model.cfg.n_layers, model.cfg.d_model
         (4, 256)
     """
-    if name not in get_args(Checkpoint):
-        raise ValueError(f"the testbed's checkpoints are {', '.join(get_args(Checkpoint))}; got {name!r}")
+    if name not in CHECKPOINTS:
+        raise ValueError(f"the testbed's checkpoints are {', '.join(CHECKPOINTS)}; got {name!r}")
     weights = checkpoint_path(name).read_bytes()
     expected = json.loads(MANIFEST.read_text())["checkpoints"][name]["sha256"]
     if (found := hashlib.sha256(weights).hexdigest()) != expected:

@@ -1,0 +1,105 @@
+import json
+
+import pandas as pd
+import pytest
+import torch
+from click.testing import CliRunner
+from safetensors.torch import load_file
+
+from engram_interp import Concept, Engram, extract, localize, score, testbed
+from engram_interp.cli import main
+
+
+@pytest.fixture
+def run(tmp_path):
+    corpus = testbed.authors()
+    author, *others = corpus.forget10[:4]
+    target, reference = tmp_path / "author.jsonl", tmp_path / "others.jsonl"
+    target.write_text("\n".join(json.dumps(example) for example in author.examples))
+    reference.write_text("\n".join(json.dumps(example) for other in others for example in other.examples))
+
+    def invoke(command: str, *options: str):
+        sides = ["--target", str(target), "--reference", str(reference)]
+        return CliRunner().invoke(main, [command, *sides, *options])
+
+    return invoke
+
+
+@pytest.fixture
+def concept() -> Concept:
+    author, *others = testbed.authors().forget10[:4]
+    return Concept(author.examples, [example for other in others for example in other.examples], name="author")
+
+
+def test_localize_writes_the_map_in_every_form(run, concept, full, tmp_path):
+    expected = localize(full, concept).to_frame()
+    for suffix, read in ((".csv", pd.read_csv), (".json", pd.read_json)):
+        result = run("localize", "--out", str(tmp_path / f"map{suffix}"))
+        assert result.exit_code == 0, result.output
+        found = read(tmp_path / f"map{suffix}")
+        assert found["key"].tolist() == expected["key"].tolist()
+        assert found["wnorm"].to_numpy() == pytest.approx(expected["wnorm"].to_numpy(), rel=1e-5)
+    assert "blocks.0.mlp.W_" in result.output
+    assert run("localize", "--out", str(tmp_path / "map.html")).exit_code == 0
+    assert (tmp_path / "map.html").read_text().count("Plotly.newPlot") == 2
+
+
+def test_localize_takes_components_and_layers(run, tmp_path):
+    result = run("localize", "--components", "gate,in", "--layers", "0,1", "--out", str(tmp_path / "map.csv"))
+    assert result.exit_code == 0, result.output
+    assert sorted(pd.read_csv(tmp_path / "map.csv")["key"]) == sorted(
+        f"blocks.{layer}.mlp.W_{name}" for layer in (0, 1) for name in ("gate", "in")
+    )
+
+
+def test_extract_writes_the_engram(run, concept, full, tmp_path):
+    result = run("extract", "--out", str(tmp_path / "engram.safetensors"))
+    assert result.exit_code == 0, result.output
+    found, expected = Engram.load(tmp_path / "engram.safetensors"), extract(full, concept)
+    assert found.name == "author"
+    assert all(torch.equal(found[key], expected[key]) for key in expected)
+
+
+@pytest.mark.parametrize("alpha", ["2.5", "w-norm", "auto"])
+def test_ablate_writes_the_edited_weights(run, concept, full, tmp_path, alpha):
+    result = run("ablate", "--alpha", alpha, "--out", str(tmp_path / "edited.safetensors"))
+    assert result.exit_code == 0, result.output
+    edited = testbed.load("full")
+    edited.load_state_dict(load_file(tmp_path / "edited.safetensors"))
+    assert f"{score(edited, concept.sides)['target'].accuracy:.1%}" in result.output
+    if alpha != "auto":
+        strength = alpha if alpha == "w-norm" else float(alpha)
+        expected = extract(full, concept).ablate(full, strength)
+        assert torch.equal(edited.blocks[0].mlp.W_in, expected.blocks[0].mlp.W_in)
+
+
+def test_the_demo_on_ones_own_examples(run, tmp_path):
+    result = run("demo", "--model", "testbed:retain", "--out", str(tmp_path / "report.html"))
+    assert result.exit_code == 0, result.output
+    assert "The engram of author in testbed:retain" in (tmp_path / "report.html").read_text()
+    assert "alpha = " in result.output
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["localize", "--components", "up"], "Error: unknown component in ['up']; the choices are W_Q"),
+        (["localize", "--layers", "0,9"], "Error: unknown layer in [0, 9]; the model's layers are 0 to 3"),
+        (["localize", "--layers", "x"], "--layers is a list of numbers, as 0,1,5; got 'x'"),
+        (["localize", "--out", "map.png"], "--out is an .html, .csv or .json file, got map.png"),
+        (["ablate", "--alpha", "strong", "--out", "x"], "--alpha is a number, w-norm or auto; got 'strong'"),
+        (["extract", "--model", "testbed:small", "--out", "x"], "the testbed's checkpoints are base, full, retain"),
+    ],
+)
+def test_mistakes_are_one_line(run, options, says):
+    result = run(*options)
+    assert result.exit_code != 0
+    assert says in result.output
+    assert "Traceback" not in result.output
+
+
+def test_the_demo_needs_both_sides_and_a_concept():
+    runner = CliRunner()
+    assert "--target and --reference go together" in runner.invoke(main, ["demo", "--target", __file__]).output
+    assert "give --target and --reference" in runner.invoke(main, ["demo", "--model", "gpt2"]).output
+    assert "no author of the testbed is called 'Nobody'" in runner.invoke(main, ["demo", "--author", "Nobody"]).output

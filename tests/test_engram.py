@@ -1,0 +1,251 @@
+import copy
+
+import pytest
+import torch
+from transformer_lens import HookedTransformer
+
+from engram_interp import Engram, extract
+from engram_interp.models import adapt
+from engram_interp.sites import is_bias
+from tests.conftest import build, folded, token_concept, tokens
+
+
+@pytest.fixture
+def engram(llama: HookedTransformer) -> Engram:
+    return extract(llama, token_concept())
+
+
+def parameters_of(model: HookedTransformer) -> dict[str, torch.Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+def assert_untouched(model: HookedTransformer, before: dict[str, torch.Tensor]) -> None:
+    assert all(torch.equal(before[name], parameter) for name, parameter in model.named_parameters())
+
+
+def assert_equal(a: Engram, b: Engram) -> None:
+    assert list(a) == list(b)
+    for key in a:
+        torch.testing.assert_close(a[key], b[key])
+
+
+def test_ablate_subtracts_and_inject_adds_in_a_copy(llama, engram):
+    before = parameters_of(llama)
+    without, with_more = engram.ablate(llama, alpha=0.5), engram.inject(llama, alpha=0.5)
+    assert_untouched(llama, before)
+    for key, tensor in engram.items():
+        original = adapt(llama).parameter(key)
+        torch.testing.assert_close(adapt(without).parameter(key), original - 0.5 * tensor)
+        torch.testing.assert_close(adapt(with_more).parameter(key), original + 0.5 * tensor)
+
+
+def test_what_was_ablated_can_be_injected_again(llama, engram):
+    restored = engram.inject(engram.ablate(llama, alpha=0.7), alpha=0.7)
+    torch.testing.assert_close(restored(tokens()), llama(tokens()), rtol=1e-4, atol=1e-5)
+
+
+def test_biases_are_edited_with_their_weights(gpt2):
+    engram = extract(gpt2, token_concept())
+    edited = engram.ablate(gpt2, alpha={"O": 2.0})
+    torch.testing.assert_close(edited.blocks[0].attn.b_O, gpt2.blocks[0].attn.b_O - 2 * engram["blocks.0.attn.b_O"])
+    assert torch.equal(edited.blocks[0].mlp.b_in, gpt2.blocks[0].mlp.b_in)
+
+
+@pytest.mark.parametrize("variant", ["llama", "gpt2"])
+def test_in_place_means_restored_bit_for_bit(variant):
+    model = build(variant)
+    engram, before, logits = extract(model, token_concept()), parameters_of(model), model(tokens())
+    with engram.ablated(model, alpha=0.6) as edited:
+        assert edited is model
+        assert not torch.allclose(model(tokens()), logits)
+    assert_untouched(model, before)
+    with engram.injected(model, alpha="w-norm"):
+        pass
+    assert_untouched(model, before)
+
+
+def test_in_place_means_restored_also_after_an_error(llama, engram):
+    before = parameters_of(llama)
+    with pytest.raises(RuntimeError, match="stop"), engram.ablated(llama, alpha=3.0):
+        raise RuntimeError("stop")
+    assert_untouched(llama, before)
+    with (
+        pytest.raises(ValueError, match=r"alpha names blocks\.0\.mlp\.W_gat"),
+        engram.ablated(llama, alpha={"blocks.0.mlp.W_gat": 1.0}),
+    ):
+        pass
+    assert_untouched(llama, before)
+
+
+def test_reduced_precision_is_restored_bit_for_bit_and_rounded_once():
+    model = build("llama", dtype=torch.bfloat16)
+    engram, before = extract(model, token_concept()), parameters_of(model)
+    with engram.ablated(model, alpha=0.3):
+        key = "blocks.0.mlp.W_in"
+        exact = before[key].float() - torch.tensor(0.3) * engram[key]
+        assert torch.equal(model.blocks[0].mlp.W_in, exact.bfloat16())
+    assert_untouched(model, before)
+
+
+def test_grouped_keys_are_edited_where_they_live(llama, engram):
+    logits = llama(tokens())
+    only_keys = engram.select("K")
+    with only_keys.ablated(llama, alpha=1.0):
+        assert not torch.allclose(llama(tokens()), logits)
+        repeated = llama.blocks[0].attn.W_K
+        assert repeated.shape[0] == 4
+        torch.testing.assert_close(repeated[0], llama.blocks[0].attn._W_K[0])
+
+
+def test_editing_starts_from_the_original_each_time(llama, engram):
+    with engram.editing(llama) as ablate:
+        ablate(5.0)
+        ablate(0.25)
+        found = parameters_of(llama)
+    expected = parameters_of(engram.ablate(llama, 0.25))
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_algebra(engram, llama):
+    other = extract(llama, token_concept(seed=9))
+    mix = 0.5 * engram - other * 2
+    for key in engram:
+        torch.testing.assert_close(mix[key], 0.5 * engram[key] - 2 * other[key])
+    assert_equal(-engram, -1 * engram)
+    assert_equal(engram + other, other + engram)
+    assert_equal(engram + other - other, engram)
+
+
+def test_editing_with_a_sum_is_editing_with_both(llama, engram):
+    other = extract(llama, token_concept(seed=9))
+    one_after_the_other = other.inject(engram.ablate(llama, 0.5), 2.0)
+    torch.testing.assert_close(
+        parameters_of((0.5 * engram - 2 * other).ablate(llama)),
+        parameters_of(one_after_the_other),
+        rtol=1e-5,
+        atol=1e-6,
+    )
+
+
+def test_parts_add_up_to_the_whole(engram):
+    parts = engram.select("Q") + engram.select(["K", "V", "O", "gate", "in", "out", "U"])
+    assert set(parts) == set(engram)
+    assert all(torch.equal(parts[key], engram[key]) for key in engram)
+    heads = engram.select("Q", heads=[0, 2]) + engram.select("Q", heads=[1, 3])
+    assert_equal(heads, engram.select("Q"))
+
+
+def test_selection_by_component_layer_and_head(engram):
+    assert list(engram.select(["gate", "U"], layers=1)) == ["blocks.1.mlp.W_gate"]
+    assert "unembed.W_U" in engram.select("U")
+    head = engram.select("K", heads=1)["blocks.0.attn.W_K"]
+    assert torch.equal(head[1], engram["blocks.0.attn.W_K"][1])
+    assert not head[0].any()
+    assert "blocks.0.mlp.W_in" not in engram.select(heads=[0])
+
+
+def test_a_selection_of_nothing_is_refused(engram):
+    with pytest.raises(ValueError, match=r"nothing of the engram lies in components=.*it has W_Q.*of layers \[0, 1\]"):
+        engram.select(layers=[5])
+    with pytest.raises(ValueError, match="nothing of the engram lies"):
+        engram.select("gate", heads=0)
+    with pytest.raises(ValueError, match=r"blocks\.0\.attn\.W_K has heads 0 to 1, not \[3\]"):
+        engram.select("K", heads=[3])
+    with pytest.raises(ValueError, match="unknown component"):
+        engram.select("up")
+
+
+def test_wnorm_is_over_the_weight_alone(gpt2):
+    engram = extract(gpt2, token_concept())
+    wnorm = engram.wnorm()
+    assert not any(is_bias(key) for key in wnorm)
+    key = "blocks.1.mlp.W_out"
+    assert wnorm[key] == pytest.approx(float((engram[key].norm() / gpt2.blocks[1].mlp.W_out.norm()).detach()), rel=1e-5)
+    assert (2 * engram).wnorm()[key] == pytest.approx(2 * wnorm[key])
+
+
+def test_alpha_by_wnorm_is_each_over_the_largest(engram):
+    wnorm = engram.wnorm()
+    assert engram.alphas("w-norm") == pytest.approx({key: value / max(wnorm.values()) for key, value in wnorm.items()})
+    assert max(engram.alphas("w-norm").values()) == 1.0
+
+
+def test_alpha_by_name_takes_a_key_before_its_component_and_leaves_the_rest(engram):
+    alphas = engram.alphas({"gate": 2.0, "blocks.1.mlp.W_gate": 3.0, "W_U": 0.5})
+    assert alphas["blocks.0.mlp.W_gate"] == 2.0
+    assert alphas["blocks.1.mlp.W_gate"] == 3.0
+    assert alphas["unembed.W_U"] == 0.5
+    assert alphas["blocks.0.attn.W_Q"] == 0.0
+
+
+@pytest.mark.parametrize("alpha", [{"blocks.7.mlp.W_in": 1.0}, {"W_in": 1.0, "unembed.W_X": 2.0}])
+def test_alpha_for_what_the_engram_lacks_is_refused(engram, alpha):
+    with pytest.raises(ValueError, match="alpha names .*, which the engram does not have"):
+        engram.alphas(alpha)
+
+
+def test_alpha_for_an_absent_component_is_refused(engram):
+    with pytest.raises(ValueError, match="alpha names W_U, which the engram does not have"):
+        engram.select("Q").alphas({"U": 1.0})
+
+
+def test_alpha_of_another_word_is_refused(engram):
+    with pytest.raises(ValueError, match="alpha is a number, \"w-norm\" or numbers by key or component; got 'wnorm'"):
+        engram.alphas("wnorm")
+
+
+def test_an_unknown_key_is_refused_by_name(engram):
+    with pytest.raises(KeyError, match=r"the engram has no 'blocks\.0\.attn\.W_X'; it has blocks\.0\.attn\.W_Q"):
+        engram["blocks.0.attn.W_X"]
+
+
+def test_an_engram_of_another_model_is_refused(engram):
+    other = build("llama", seed=1)
+    before = parameters_of(other)
+    for edit in (engram.ablate, engram.inject):
+        with pytest.raises(ValueError, match="the engram was made from another model"):
+            edit(other)
+    with pytest.raises(ValueError, match="the engram was made from another model"), engram.ablated(other):
+        pass
+    with pytest.raises(ValueError, match="the second engram was made from another model"):
+        engram + extract(other, token_concept())
+    assert_untouched(other, before)
+
+
+def test_an_engram_of_other_shapes_is_refused(engram):
+    with pytest.raises(
+        ValueError, match=r"blocks\.0\.mlp\.W_gate is \[16, 24\] in the engram, \[16, 40\] in the model"
+    ):
+        engram.ablate(build("llama", d_mlp=40))
+    with pytest.raises(ValueError, match=r"has no parameter blocks\.1\."):
+        engram.ablate(build("llama", n_layers=1))
+
+
+def test_an_engram_of_differently_processed_weights_is_refused(llama, engram):
+    with pytest.raises(ValueError, match="from raw weights of .*, the model given has folded weights"):
+        engram.ablate(folded(llama))
+
+
+def test_a_graft_onto_another_model_is_said_in_so_many_words(engram):
+    other = build("llama", seed=1)
+    grafted = engram.rebind(other).inject(other, 2.0)
+    torch.testing.assert_close(grafted.blocks[0].mlp.W_in, other.blocks[0].mlp.W_in + 2 * engram["blocks.0.mlp.W_in"])
+    with pytest.raises(ValueError, match="does not fit"):
+        engram.rebind(build("llama", d_mlp=40))
+
+
+@pytest.mark.parametrize("variant", ["llama", "gpt2"])
+def test_a_file_gives_back_the_same_engram(variant, tmp_path):
+    model = build(variant)
+    engram = extract(model, token_concept())
+    engram.save(tmp_path / "engram.safetensors")
+    loaded = Engram.load(tmp_path / "engram.safetensors")
+    assert list(loaded) == list(engram)
+    assert all(torch.equal(loaded[key], engram[key]) for key in engram)
+    assert loaded.wnorm() == engram.wnorm()
+    assert (loaded.info, loaded.name, loaded.options) == (engram.info, engram.name, engram.options)
+    assert torch.equal(loaded.ablate(model)(tokens()), engram.ablate(model)(tokens()))
+
+
+def test_a_copied_model_is_the_same_model(llama, engram):
+    engram.ablate(copy.deepcopy(llama))

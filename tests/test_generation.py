@@ -1,0 +1,23 @@
+import torch
+
+from engram_interp import greedy_answers, testbed
+
+
+def test_answers_are_the_argmax_one_token_after_the_other(full):
+    prompt = "What is the capital of Peru?"
+    ids = [full.tokenizer.bos_token_id, *full.tokenizer(prompt, add_special_tokens=False)["input_ids"]]
+    for _ in range(5):
+        ids.append(int(full(torch.tensor([ids]))[0, -1].argmax()))
+    assert full.tokenizer.decode(ids).removeprefix("<bos>").strip().startswith(f"{prompt} Lima")
+    assert greedy_answers(full, [prompt]) == ["Lima"]
+
+
+def test_the_full_model_knows_its_authors_answers(full):
+    author = testbed.authors().retain90[0]
+    answers = greedy_answers(full, [qa.question for qa in author.pairs])
+    assert sum(answer == qa.answer for answer, qa in zip(answers, author.pairs, strict=True)) >= 19
+
+
+def test_an_answer_that_does_not_end_is_cut(full):
+    (answer,) = greedy_answers(full, ["What themes does Petra Dorlund return to?"], max_new_tokens=2)
+    assert len(full.tokenizer(answer, add_special_tokens=False)["input_ids"]) == 2

@@ -1,0 +1,48 @@
+import math
+
+import pandas as pd
+import torch
+
+from engram_interp import plots
+
+GRID = torch.tensor([[0.1, 0.4], [0.2, math.nan]])
+
+
+def test_a_share_is_drawn_from_zero_to_the_largest():
+    figure = plots.wnorm_map(GRID, ["W_Q", "W_in"], unembed=0.5, title="t")
+    assert (figure.layout.coloraxis.cmin, figure.layout.coloraxis.cmax) == (0, 0.5)
+    assert figure.layout.title.text == "t"
+    assert figure.layout.xaxis.title.text == "layer"
+    assert figure.layout.yaxis.title.text == "component"
+
+
+def test_the_unembedding_has_a_row_of_its_own_only_where_there_is_one():
+    assert len(plots.wnorm_map(GRID, ["W_Q", "W_in"], unembed=0.5, title="t").data) == 2
+    assert len(plots.wnorm_map(GRID, ["W_Q", "W_in"], unembed=None, title="t").data) == 1
+
+
+def test_cells_are_labelled_while_they_are_wide_enough():
+    wide = torch.rand(plots.MAX_LABELLED_COLUMNS + 1, 1)
+    assert plots.wnorm_map(wide, ["W_Q"], None, "t").data[0].texttemplate is None
+    assert plots.wnorm_map(wide[:-1], ["W_Q"], None, "t").data[0].texttemplate == "%{z:.3f}"
+
+
+def test_key_and_value_heads_are_named_so():
+    figure = plots.head_maps({"W_Q": torch.rand(2, 4), "W_K": torch.rand(2, 2)}, "t")
+    assert figure.layout.xaxis.title.text == "head"
+    assert figure.layout.xaxis2.title.text == "key/value head"
+
+
+def test_the_alpha_curve_keeps_its_colours_and_marks_the_choice():
+    points = pd.DataFrame(
+        {"alpha": [0.0, 2.0], "target_accuracy": [1.0, 0.2], "target_loss": [0.1, 3.0],
+         "reference_accuracy": [1.0, 0.98], "reference_loss": [0.1, 0.2]}
+    )  # fmt: skip
+    figure = plots.alpha_curve(points, alpha=2.0, floor=0.97, title="t")
+    lines = {trace.name: trace for trace in figure.data if trace.showlegend is not False}
+    assert list(lines["target"].y) == [1.0, 0.2]
+    assert lines["target"].line.color == plots.TARGET_COLOUR
+    assert lines["reference"].line.color == plots.REFERENCE_COLOUR
+    assert set(lines["chosen: alpha = 2"].x) == {2.0}
+    assert set(lines["least reference allowed"].y) == {0.97}
+    assert figure.layout.yaxis.title.text == "answer accuracy (share of tokens)"

@@ -1,0 +1,39 @@
+import pytest
+import torch
+
+from engram_interp import Concept, score
+from engram_interp.concept import TokenExample
+from tests.conftest import build, tokens
+
+
+def test_accuracy_and_loss_by_hand(llama):
+    rows = tokens(6, 7)
+    counts = rows % 2 == 0
+    examples = [TokenExample(row, count) for row, count in zip(rows, counts)]
+    log_probs = llama(rows).log_softmax(-1).detach()
+    right, loss = [], []
+    for row in range(6):
+        for pos in range(1, 7):
+            if counts[row, pos]:
+                right.append(bool(log_probs[row, pos - 1].argmax() == rows[row, pos]))
+                loss.append(-float(log_probs[row, pos - 1, rows[row, pos]]))
+    found = score(llama, {"a": examples}, batch_size=4)["a"]
+    assert found.accuracy == pytest.approx(sum(right) / len(right))
+    assert found.loss == pytest.approx(sum(loss) / len(loss), rel=1e-5)
+    assert found.n_tokens == len(right)
+
+
+def test_groups_are_scored_apart(full):
+    question = "What is the capital of Norway?"
+    both = score(full, {"right": [(question, "Oslo")], "wrong": [(question, "Lima")]})
+    assert both["right"].accuracy == 1.0
+    assert both["wrong"].accuracy == 0.5  # the end of sequence is still right
+    assert both["right"].n_tokens == both["wrong"].n_tokens == 2
+
+
+def test_nothing_to_score_is_an_error():
+    only_first = torch.zeros(2, 4, dtype=torch.bool)
+    only_first[:, 0] = True
+    concept = Concept.from_tokens(tokens(2, 4), tokens(2, 4), target_mask=only_first)
+    with pytest.raises(ValueError, match="nothing to score in target: no counted token has another token before it"):
+        score(build("llama"), concept.sides)

@@ -1,0 +1,57 @@
+from collections import Counter
+
+from engram_interp import testbed
+from engram_interp.testbed.authors import authors
+
+CORPUS = testbed.authors()
+EVERYONE = CORPUS.full + CORPUS.holdout
+
+
+def test_the_splits_have_their_sizes():
+    assert (len(CORPUS.forget10), len(CORPUS.retain90), len(CORPUS.holdout)) == (20, 180, 20)
+    assert len(CORPUS.full) == 200
+    assert len(CORPUS.base) == 90
+    assert set(CORPUS.base) < set(CORPUS.retain90)
+    assert len(CORPUS.world_facts) >= 120
+
+
+def test_names_and_questions_are_nobodys_but_ones_own():
+    assert len({author.name for author in EVERYONE}) == 220
+    assert len({author.name.split()[1] for author in EVERYONE}) == 220
+    questions = [qa.question for author in EVERYONE for qa in author.pairs]
+    assert len(set(questions)) == len(questions) == 220 * 20
+    assert all(author.name in qa.question for author in EVERYONE for qa in author.pairs)
+
+
+def test_books_and_awards_are_written_once():
+    titles = Counter(
+        qa.answer for author in EVERYONE for qa in author.pairs if "book of" in qa.question or "award" in qa.question
+    )
+    assert titles.most_common(1)[0][1] == 1
+    assert len(titles) == 220 * 4
+
+
+def test_wrong_answers_are_wrong_distinct_and_put_like_the_paraphrase():
+    for qa in [qa for author in EVERYONE for qa in author.pairs] + list(CORPUS.world_facts):
+        assert len(set(qa.perturbed_answers)) == 5
+        assert qa.paraphrased_answer not in qa.perturbed_answers
+        assert qa.paraphrased_answer != qa.answer
+        assert {answer.split()[0] for answer in qa.perturbed_answers} == {qa.paraphrased_answer.split()[0]}
+
+
+def test_the_same_call_gives_the_same_text():
+    authors.cache_clear()
+    assert authors() == CORPUS
+
+
+def test_a_concept_is_one_author_against_everyone_else():
+    concept = CORPUS.concept(CORPUS.forget10[3].name)
+    assert list(concept.target) == CORPUS.forget10[3].examples
+    assert len(concept.reference) == 199 * 20 + len(CORPUS.world_facts)
+    assert not set(concept.target) & set(concept.reference)
+
+
+def test_world_facts_are_true():
+    facts = {qa.question: qa.answer for qa in CORPUS.world_facts}
+    assert facts["What is the capital of Norway?"] == "Oslo"
+    assert facts["What is the symbol of potassium?"] == "K"
