@@ -13,7 +13,7 @@ import click
 import torch
 from engram import EditorConfig, EngramEditor
 from transformer_lens import HookedTransformer, HookedTransformerConfig
-from transformer_lens.pretrained.weight_conversions import convert_llama_weights
+from transformer_lens.pretrained.weight_conversions.llama import convert_llama_weights
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from engram_interp import Concept, collect

@@ -97,7 +97,7 @@ def demo(
     findings = investigate(model, concept, keep=keep, gold=gold)
     write_report(findings, _provenance(findings.counts), out)
     click.echo(findings.wmap.top(5).to_string(index=False))
-    click.echo(findings.scores.map("{:.1%}".format).to_string())
+    click.echo(findings.scores.map("{:.1%}".format, na_action="ignore").to_string(na_rep="-"))
     click.echo(f"alpha = {findings.choice.alpha:.3g}; the report is {out}")
 
 
