@@ -15,8 +15,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from engram_interp import testbed
-from engram_interp.collect import BATCH_SIZE
-from engram_interp.concept import Concept
+from engram_interp.concept import BATCH_SIZE, Concept
 from engram_interp.engram import Alpha
 from engram_interp.examples import read_examples
 from engram_interp.extraction import extract

@@ -15,12 +15,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from engram_interp.concept import Batch, Concept, batches, encode_groups
+from engram_interp.concept import BATCH_SIZE, Batch, Concept, batches, encode_groups
 from engram_interp.models import adapt
 from engram_interp.sites import Site
 from engram_interp.statistics import MomentSum, Statistics, moment_dtype
-
-BATCH_SIZE = 64
 
 Sums: TypeAlias = dict[str, dict[str, MomentSum]]
 """Moments being summed, by group and input."""

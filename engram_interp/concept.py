@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 TARGET, REFERENCE = "target", "reference"
+BATCH_SIZE = 64
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,7 @@ class Encoder:
     @property
     def eos(self) -> int | None:
         """The end-of-sequence token, where there is one."""
-        return None if self.tokenizer is None else cast("int | None", self.tokenizer.eos_token_id)
+        return None if self.tokenizer is None else _id_of(self.tokenizer, self.tokenizer.eos_token)
 
     def encode(self, example: Example, place: str) -> TokenExample:
         """One example as the model reads it; `place` is how an error calls it.
@@ -186,14 +187,21 @@ class Encoder:
         counts = [end > counted_from for _, end in encoding["offset_mapping"]]
         if not isinstance(example, str) and self.eos is not None:
             ids, counts = [*ids, self.eos], [*counts, True]
-        if self.prepend_bos and tokenizer.bos_token_id is not None:
-            ids, counts = [tokenizer.bos_token_id, *ids], [False, *counts]
+        bos = _id_of(tokenizer, tokenizer.bos_token) if self.prepend_bos else None
+        if bos is not None:
+            ids, counts = [bos, *ids], [False, *counts]
         return TokenExample(torch.tensor(ids), torch.tensor(counts))
 
     def _required_tokenizer(self, place: str) -> PreTrainedTokenizerBase:
         if self.tokenizer is None:
             raise ValueError(f"{place} needs a tokenizer, and the model has none: give one, or use Concept.from_tokens")
         return self.tokenizer
+
+
+def _id_of(tokenizer: PreTrainedTokenizerBase, token: str | None) -> int | None:
+    """The id of a special token; None where the vocabulary lacks it and TransformerLens only gave it a name."""
+    found = None if token is None else cast("int | None", tokenizer.convert_tokens_to_ids(token))
+    return None if found == tokenizer.unk_token_id and token != tokenizer.unk_token else found
 
 
 def _join(prompt: str, answer: str) -> tuple[str, int]:

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from engram_interp.collect import BATCH_SIZE, collect
-from engram_interp.concept import TARGET, Concept
+from engram_interp.collect import collect
+from engram_interp.concept import BATCH_SIZE, TARGET, Concept
 from engram_interp.engram import Engram
 from engram_interp.estimator import engram_matrix, soft_projector
 from engram_interp.models import Adapter, adapt

@@ -42,4 +42,4 @@ def _next_token(adapter: Adapter, tokens: list[int]) -> int:
     last = torch.zeros(1, len(tokens), dtype=torch.bool)
     last[0, -1] = True
     (batch,) = batches({"prompt": [TokenExample(torch.tensor(tokens), last[0])]}, 1, False, "")
-    return int(adapter.predict(batch, at=last).argmax())
+    return int(adapter.unembed(adapter.final(batch, at=last)).argmax())

@@ -12,8 +12,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from engram_interp import plots
-from engram_interp.collect import BATCH_SIZE, collect
-from engram_interp.concept import Concept
+from engram_interp.collect import collect
+from engram_interp.concept import BATCH_SIZE, Concept
 from engram_interp.extraction import parts, sites_of
 from engram_interp.models import adapt
 from engram_interp.sites import ATTENTION, COMPONENTS, UNEMBED, component_names, component_of, head_norms, layer_of

@@ -13,8 +13,11 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
-from engram_interp.concept import Batch, Example, TokenExample, batches, encode_groups
+from engram_interp.concept import BATCH_SIZE, Batch, Example, TokenExample, batches, encode_groups
 from engram_interp.models import Adapter, adapt
+
+ROWS = 512
+"""Logits are made for this many positions at a time: a vocabulary is wide, and a batch may hold many answers."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,11 @@ class Score:
 
 
 def score(
-    model: nn.Module, groups: Mapping[str, Sequence[Example]], *, batch_size: int = 128, progress: bool | None = None
+    model: nn.Module,
+    groups: Mapping[str, Sequence[Example]],
+    *,
+    batch_size: int = BATCH_SIZE,
+    progress: bool | None = None,
 ) -> dict[str, Score]:
     """Accuracy and loss of every group of examples, in one pass over all of them.
 
@@ -80,7 +87,10 @@ def _token_scores(adapter: Adapter, batch: Batch) -> tuple[Bool[Tensor, "n"], Te
     """Of every scored token: whether it is the argmax, its loss, and the group it belongs to."""
     scored = batch.counts.clone()
     scored[:, 0] = False
-    logits = adapter.predict(batch, at=scored.roll(-1, dims=1)).float().cpu()
-    truth = batch.tokens[scored]
-    losses = nn.functional.cross_entropy(logits, truth, reduction="none")
-    return logits.argmax(-1) == truth, losses, batch.groups[:, None].expand_as(scored)[scored]
+    final, truth = adapter.final(batch, at=scored.roll(-1, dims=1)), batch.tokens[scored]
+    right, losses = [], []
+    for rows, tokens in zip(final.split(ROWS), truth.split(ROWS), strict=True):
+        logits = adapter.unembed(rows).float().cpu()
+        right.append(logits.argmax(-1) == tokens)
+        losses.append(nn.functional.cross_entropy(logits, tokens, reduction="none"))
+    return torch.cat(right), torch.cat(losses), batch.groups[:, None].expand_as(scored)[scored]

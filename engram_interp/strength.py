@@ -14,7 +14,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from engram_interp import plots
-from engram_interp.concept import REFERENCE, TARGET, Concept, encode_groups
+from engram_interp.concept import BATCH_SIZE, REFERENCE, TARGET, Concept, encode_groups
 from engram_interp.engram import Engram
 from engram_interp.models import adapt
 from engram_interp.scoring import Score, score_encoded
@@ -63,7 +63,7 @@ def choose_alpha(
     keep: float | int = 0.98,
     *,
     rel_tol: float | int = 0.05,
-    batch_size: int = 128,
+    batch_size: int = BATCH_SIZE,
     progress: bool | None = None,
 ) -> AlphaChoice:
     """The strongest ablation that keeps the reference's answer accuracy at `keep` of what it was.

@@ -1,6 +1,9 @@
 import pytest
 import torch
-from transformers import PreTrainedTokenizer
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from transformers import PreTrainedTokenizer, PreTrainedTokenizerFast
 
 from engram_interp import Concept, testbed
 from engram_interp.concept import Encoder, TokenExample, _check_example, batches, encode_groups
@@ -45,6 +48,17 @@ def test_an_answer_that_merges_with_its_prompt_counts_from_its_first_character(e
 def test_no_bos_for_a_model_that_wants_none(encoder):
     bare = Encoder(encoder.tokenizer, prepend_bos=False, d_vocab=encoder.d_vocab, n_ctx=None)
     assert spelled(bare, bare.encode("the city", "x")) == [(" the", True), (" city", True)]
+
+
+def test_a_special_token_that_is_not_in_the_vocabulary_is_left_out():
+    # TransformerLens names "<|endoftext|>" as the end of sequence of a tokenizer that has none.
+    words = Tokenizer(WordLevel({"<unk>": 0, "Where": 1, "here": 2}, unk_token="<unk>"))
+    words.pre_tokenizer = Whitespace()
+    bare = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>")
+    bare.eos_token = bare.bos_token = "<|endoftext|>"
+    example = Encoder(bare, True, 3, None).encode(("Where", "here"), "x")
+    assert example.tokens.tolist() == [1, 2]
+    assert example.counts.tolist() == [False, True]
 
 
 def test_tokens_are_taken_as_given():

@@ -23,6 +23,15 @@ def test_accuracy_and_loss_by_hand(llama):
     assert found.n_tokens == len(right)
 
 
+def test_positions_are_scored_a_few_at_a_time_with_the_same_result(llama, monkeypatch):
+    sides = Concept.from_tokens(tokens(6, 7), tokens(9, 5)).sides
+    whole = score(llama, sides)
+    monkeypatch.setattr("engram_interp.scoring.ROWS", 5)
+    for side, result in score(llama, sides).items():
+        assert result.accuracy == whole[side].accuracy
+        assert result.loss == pytest.approx(whole[side].loss)
+
+
 def test_groups_are_scored_apart(full):
     question = "What is the capital of Norway?"
     both = score(full, {"right": [(question, "Oslo")], "wrong": [(question, "Lima")]})

@@ -114,8 +114,12 @@ class Adapter(ABC):
         """One forward pass as far as it is needed; `record` gets every input's activation, `[batch pos d]`."""
 
     @abstractmethod
-    def predict(self, batch: Batch, at: Bool[Tensor, "batch pos"]) -> Float[Tensor, "n d_vocab"]:
-        """Next-token logits at the chosen positions, row by row."""
+    def final(self, batch: Batch, at: Bool[Tensor, "batch pos"]) -> Float[Tensor, "n d_model"]:
+        """What the unembedding reads at the chosen positions, row by row."""
+
+    @abstractmethod
+    def unembed(self, rows: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_vocab"]:
+        """Next-token logits from rows of `final`."""
 
     @abstractmethod
     def cache_names(self, inputs: Collection[str]) -> list[str]:

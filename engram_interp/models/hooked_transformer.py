@@ -153,10 +153,15 @@ class HookedTransformerAdapter(Adapter):
         if silent:
             raise RuntimeError(f"no activation was seen for {', '.join(sorted(silent))}: its module did not run")
 
-    def predict(self, batch: Batch, at: Bool[Tensor, "batch pos"]) -> Float[Tensor, "n d_vocab"]:
-        """Next-token logits at the chosen positions; the unembedding runs on these alone."""
+    def final(self, batch: Batch, at: Bool[Tensor, "batch pos"]) -> Float[Tensor, "n d_model"]:
+        """The last residual stream behind its norm, at the chosen positions."""
         residual = self._residual(batch, self.n_layers)
-        logits = self.model.unembed(self._final_norm(residual[at.to(residual.device)][None]))[0]
+        return self._final_norm(residual[at.to(residual.device)][None])[0]
+
+    @torch.no_grad()
+    def unembed(self, rows: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_vocab"]:
+        """Next-token logits from rows of `final`, soft-capped where the model caps them."""
+        logits = self.model.unembed(rows[None])[0]
         cap = self.cfg.output_logits_soft_cap
         return cap * torch.tanh(logits / cap) if cap > 0 else logits
 
