@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import logging
 from collections.abc import Callable
 from importlib.metadata import version
@@ -11,10 +12,11 @@ from typing import Any, TypeVar
 import click
 import pandas as pd
 import plotly.graph_objects as go
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
-from engram_interp import testbed
+from engram_interp import plots, testbed
 from engram_interp.concept import BATCH_SIZE, Concept
 from engram_interp.engram import Alpha
 from engram_interp.examples import read_examples
@@ -29,7 +31,20 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 TESTBED = "testbed"
 DEMO_REPORT = Path("engram_report.html")
 Existing = click.Path(exists=True, dir_okay=False, path_type=Path)
-Writable = click.Path(dir_okay=False, writable=True, path_type=Path)
+
+
+class Writable(click.Path):
+    """A file in a folder that exists, checked before any work is done."""
+
+    def __init__(self) -> None:
+        super().__init__(dir_okay=False, writable=True, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """The path, if its folder is there."""
+        path = Path(str(super().convert(value, param, ctx)))
+        if not path.parent.is_dir():
+            self.fail(f"there is no folder {path.parent} to write {path.name} into", param, ctx)
+        return path
 
 
 class Group(click.Group):
@@ -39,7 +54,7 @@ class Group(click.Group):
         """Run the command; an error that the library raises on purpose ends it with its message."""
         try:
             return super().invoke(ctx)
-        except (ValueError, TypeError, NotImplementedError, FileNotFoundError) as error:
+        except (ValueError, NotImplementedError, OSError, SafetensorError) as error:
             raise click.ClickException(str(error)) from error
 
 
@@ -74,13 +89,15 @@ def _model_options(command: Command) -> Command:
 @click.option("--reference", type=Existing, help="Reference examples; goes with --target.")
 @click.option("--author", help="Which of the testbed's authors to look for; the first to forget by default.")
 @click.option("--keep", type=float, default=0.98, show_default=True, help="Share of the reference accuracy to keep.")
-@click.option("--out", type=Writable, default=DEMO_REPORT, show_default=True, help="The report.")
+@click.option("--out", type=Writable(), default=DEMO_REPORT, show_default=True, help="The report.")
 def demo(
     model_name: str, target: Path | None, reference: Path | None, author: str | None, keep: float, out: Path
 ) -> None:
     """See where a model keeps a memory, and that memory alone forgotten: one HTML report."""
     if (target is None) != (reference is None):
         raise click.UsageError("--target and --reference go together")
+    if target is not None and author is not None:
+        raise click.UsageError("--author is one of the testbed's, and --target names another concept")
     if target is None and not model_name.startswith(TESTBED):
         raise click.UsageError(
             "the default concept is the testbed's: give --target and --reference with another --model"
@@ -102,7 +119,7 @@ def demo(
 
 @main.command("localize")
 @_model_options
-@click.option("--out", type=Writable, help="Where to write the map: .html (figures), .csv or .json.")
+@click.option("--out", type=Writable(), help="Where to write the map: .html (figures), .csv or .json.")
 def localize_command(model_name: str, target: Path, reference: Path, out: Path | None, **options: Any) -> None:
     """Where the target's memory sits: W-Norm of every matrix."""
     if out is not None and out.suffix not in (".html", ".csv", ".json"):
@@ -115,7 +132,7 @@ def localize_command(model_name: str, target: Path, reference: Path, out: Path |
 
 @main.command("extract")
 @_model_options
-@click.option("--out", type=Writable, required=True, help="Where to write the engram: .safetensors.")
+@click.option("--out", type=Writable(), required=True, help="Where to write the engram: .safetensors.")
 def extract_command(model_name: str, target: Path, reference: Path, out: Path, **options: Any) -> None:
     """The target's engram, as a file that Engram.load reads."""
     engram = extract(_load(model_name), _concept(target, reference), **_parsed(options))
@@ -131,7 +148,7 @@ def extract_command(model_name: str, target: Path, reference: Path, out: Path, *
 @click.option(
     "--keep", type=float, default=0.98, show_default=True, help="For auto: share of the reference accuracy to keep."
 )
-@click.option("--out", type=Writable, required=True, help="Where to write the edited weights: .safetensors.")
+@click.option("--out", type=Writable(), required=True, help="Where to write the edited weights: .safetensors.")
 def ablate_command(
     model_name: str, target: Path, reference: Path, alpha: str, keep: float, out: Path, **options: Any
 ) -> None:
@@ -139,8 +156,11 @@ def ablate_command(
     model, concept = _load(model_name), _concept(target, reference)
     engram = extract(model, concept, **_parsed(options))
     strength: Alpha = choose_alpha(model, engram, concept, keep).alpha if alpha == "auto" else _alpha(alpha)
+    if strength == 0:
+        raise click.ClickException(f"no edit keeps {keep:.1%} of the reference's answers, so there is none to write")
     edited = engram.ablate(model, strength)
-    save_file({name: tensor.contiguous() for name, tensor in edited.state_dict().items()}, out)
+    made_by = {"model": model_name, "concept": str(concept.name), "alpha": str(strength)}
+    save_file({name: tensor.contiguous() for name, tensor in edited.state_dict().items()}, out, made_by)
     before, after = (score(one, concept.sides) for one in (model, edited))
     frame = pd.DataFrame({"before": before, "after": after}).map(lambda result: f"{result.accuracy:.1%}")
     click.echo(frame.rename_axis("answer accuracy").to_string())
@@ -170,7 +190,8 @@ def _parsed(options: dict[str, Any]) -> dict[str, Any]:
         numbers = None if layers is None else [int(layer) for layer in layers.split(",")]
     except ValueError:
         raise click.UsageError(f"--layers is a list of numbers, as 0,1,5; got {layers!r}") from None
-    return {**options, "components": None if components is None else components.split(","), "layers": numbers}
+    names = None if components is None else [name.strip() for name in components.split(",")]
+    return {**options, "components": names, "layers": numbers}
 
 
 def _alpha(text: str) -> Alpha:
@@ -189,10 +210,9 @@ def _write_map(wmap: LocalizationMap, out: Path) -> None:
         figures: list[go.Figure] = [wmap.plot()]
         if any(name in wmap.components for name in ("W_Q", "W_K", "W_V", "W_O")):
             figures.append(wmap.plot_heads())
-        parts = [figure.to_html(full_html=False, include_plotlyjs=index == 0) for index, figure in enumerate(figures)]
-        out.write_text(
-            f"<!doctype html><meta charset='utf-8'><title>{out.stem}</title>{''.join(parts)}", encoding="utf-8"
-        )
+        parts = [plots.to_html(figure, index) for index, figure in enumerate(figures)]
+        title = html.escape(out.stem)
+        out.write_text(f"<!doctype html><meta charset='utf-8'><title>{title}</title>{''.join(parts)}", encoding="utf-8")
 
 
 def _provenance(counts: dict[str, int]) -> str:

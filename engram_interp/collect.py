@@ -7,7 +7,7 @@ group's moments on the spot; no activation is kept, so the extra memory is the m
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from functools import partial
 from typing import TypeAlias
 
@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from engram_interp.concept import BATCH_SIZE, Batch, Concept, batches, encode_groups
+from engram_interp.concept import BATCH_SIZE, Batch, Concept, batches, encode_groups, require_concept
 from engram_interp.models import adapt
 from engram_interp.sites import Site
 from engram_interp.statistics import MomentSum, Statistics, moment_dtype
@@ -30,8 +30,8 @@ def collect(
     model: nn.Module,
     concept: Concept,
     *,
-    components: str | Iterable[str] | None = None,
-    layers: int | Iterable[int] | None = None,
+    components: str | Collection[str] | None = None,
+    layers: int | Collection[int] | None = None,
     batch_size: int = BATCH_SIZE,
     rtol: float | int | None = None,
     absorb_bias: bool = True,
@@ -62,6 +62,7 @@ def collect(
         {'target': 4, 'reference': 7}
     """
     del rtol, absorb_bias, delta_from
+    require_concept(concept)
     adapter = adapt(model)
     sites = adapter.sites(components, layers)
     readers = readers_of(sites)
@@ -77,6 +78,10 @@ def collect(
         except _NonFiniteError as error:
             raise ValueError(_non_finite(readers[str(error)], batch, index)) from None
     groups = {group: {name: moments[name].result() for name in readers} for group, moments in sums.items()}
+    for group, moments in groups.items():
+        for name, moment in moments.items():
+            if not moment.second.isfinite().all():
+                raise ValueError(f"the second moment of {', '.join(readers[name])} over the {group} overflowed")
     return Statistics(adapter.info, tuple(site.key for site in sites), groups, concept.name)
 
 
@@ -91,7 +96,7 @@ def _take_in(
     rows = activation.flatten(0, 1)
     for group, at in counted.items():
         if name not in sums[group]:
-            sums[group][name] = MomentSum(rows.shape[1], rows.device)
+            sums[group][name] = MomentSum(rows)
         sums[group][name].add(rows.index_select(0, at.to(rows.device)))
         if not sums[group][name].is_finite:
             raise _NonFiniteError(name)
@@ -106,7 +111,7 @@ def readers_of(sites: Iterable[Site]) -> dict[str, list[str]]:
 
 
 def statistics_bytes(widths: Iterable[int], n_groups: int) -> int:
-    """Bytes that the moments of inputs of these widths take.
+    """Bytes that the second moments of inputs of these widths take in a model of float32 or less.
 
     Example:
         >>> statistics_bytes([1024, 4096], n_groups=2) == 2 * 4 * (1024**2 + 4096**2)

@@ -64,10 +64,7 @@ class Concept:
 
     def __post_init__(self) -> None:
         for side, examples in self.sides.items():
-            if isinstance(examples, str) or not len(examples):
-                raise ValueError(f"the {side} of a concept is a list of one or more examples, got {examples!r}")
-            for i, example in enumerate(examples):
-                _check_example(example, f"{side}[{i}]")
+            _check_examples(examples, side)
 
     @property
     def sides(self) -> dict[str, Sequence[Example]]:
@@ -108,6 +105,25 @@ class Concept:
         )
 
 
+def require_concept(concept: object) -> None:
+    """Raise where something else stands in a concept's place.
+
+    Raises:
+        TypeError: says what was given.
+    """
+    if not isinstance(concept, Concept):
+        raise TypeError(f"expected a Concept(target=[...], reference=[...]), got {type(concept).__name__}")
+
+
+def _check_examples(examples: Sequence[Example], group: str) -> None:
+    if isinstance(examples, str) or not len(examples):
+        raise ValueError(f"{group} is a list of one or more examples, got {examples!r}")
+    if isinstance(examples, tuple) and len(examples) == 2 and all(isinstance(one, str) for one in examples):
+        raise ValueError(f"{group} is a list of examples, got {examples!r}: a single pair goes in a list")
+    for i, example in enumerate(examples):
+        _check_example(example, f"{group}[{i}]")
+
+
 def _check_example(example: object, place: str) -> None:
     if isinstance(example, TokenExample):
         return
@@ -125,8 +141,12 @@ def _check_example(example: object, place: str) -> None:
 
 
 def _from_rows(tokens: Tensor, mask: Tensor | None, side: str) -> list[TokenExample]:
+    if tokens.dim() != 2 or tokens.is_floating_point() or not tokens.numel():
+        raise ValueError(f"{side} tokens are integers [batch pos], got {tokens.dtype} of shape {list(tokens.shape)}")
     if mask is None:
         mask = torch.ones_like(tokens, dtype=torch.bool)
+    if mask.dtype != torch.bool:
+        raise ValueError(f"{side}_mask is a tensor of booleans, got {mask.dtype}: pass mask.bool()")
     if mask.shape != tokens.shape:
         raise ValueError(f"{side}_mask has shape {list(mask.shape)}, its tokens {list(tokens.shape)}: they must agree")
     if not mask.any():
@@ -185,11 +205,13 @@ class Encoder:
         encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         ids: list[int] = list(encoding["input_ids"])
         counts = [end > counted_from for _, end in encoding["offset_mapping"]]
-        if not isinstance(example, str) and self.eos is not None:
+        if not isinstance(example, str) and self.eos is not None and ids[-1] != self.eos:
             ids, counts = [*ids, self.eos], [*counts, True]
-        bos = _id_of(tokenizer, tokenizer.bos_token) if self.prepend_bos else None
-        if bos is not None:
+        bos = _id_of(tokenizer, tokenizer.bos_token)
+        if self.prepend_bos and bos is not None and ids[0] != bos:
             ids, counts = [bos, *ids], [False, *counts]
+        if ids[0] == bos:
+            counts[0] = False
         return TokenExample(torch.tensor(ids), torch.tensor(counts))
 
     def _required_tokenizer(self, place: str) -> PreTrainedTokenizerBase:
@@ -198,16 +220,19 @@ class Encoder:
         return self.tokenizer
 
 
-def _id_of(tokenizer: PreTrainedTokenizerBase, token: str | None) -> int | None:
+def _id_of(tokenizer: PreTrainedTokenizerBase, token: object) -> int | None:
     """The id of a special token; None where the vocabulary lacks it and TransformerLens only gave it a name."""
-    found = None if token is None else cast("int | None", tokenizer.convert_tokens_to_ids(token))
+    if not isinstance(token, str):
+        return None
+    found = cast("int | None", tokenizer.convert_tokens_to_ids(token))
     return None if found == tokenizer.unk_token_id and token != tokenizer.unk_token else found
 
 
 def _join(prompt: str, answer: str) -> tuple[str, int]:
-    """The whole text, and the number of characters after which tokens count."""
+    """The whole text, and the place of the answer's first letter: tokens that reach past it count."""
     space = "" if prompt[-1].isspace() or answer[0].isspace() else " "
-    return prompt + space + answer, len(prompt)
+    text = prompt + space + answer
+    return text, len(text) - len(answer.lstrip())
 
 
 @dataclass(frozen=True)
@@ -238,7 +263,10 @@ def encode_groups(groups: Mapping[str, Sequence[Example]], encoder: Encoder) -> 
 
     Raises:
         ValueError: an example that the model cannot read, or a group in which no position counts.
+        TypeError: an example that is none.
     """
+    for group, examples in groups.items():
+        _check_examples(examples, group)
     encoded = {
         group: [encoder.encode(example, f"{group}[{i}]") for i, example in enumerate(examples)]
         for group, examples in groups.items()

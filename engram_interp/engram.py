@@ -7,7 +7,8 @@ the length of a `with` block and then restore every parameter bit for bit.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,12 +22,14 @@ from engram_interp import files
 from engram_interp.models import Adapter, ModelInfo, adapt
 from engram_interp.sites import (
     ATTENTION,
-    COMPONENTS,
+    Site,
     component_names,
     component_of,
     head_norms,
     is_bias,
     layer_of,
+    select_sites,
+    share,
     weight_key,
 )
 
@@ -57,6 +60,9 @@ class Engram(Mapping[str, Tensor]):
         ...     pass  # the model without it
     """
 
+    # NumPy's scalars leave multiplication to the engram.
+    __array_ufunc__ = None
+
     tensors: dict[str, Float[Tensor, "..."]]
     weight_norms: dict[str, Float[Tensor, "head"]]
     info: ModelInfo
@@ -67,6 +73,12 @@ class Engram(Mapping[str, Tensor]):
         if key not in self.tensors:
             raise KeyError(f"the engram has no {key!r}; it has {', '.join(list(self.tensors)[:3])}, ... ({len(self)})")
         return self.tensors[key]
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __hash__(self) -> int:
+        return id(self)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.tensors)
@@ -102,54 +114,42 @@ class Engram(Mapping[str, Tensor]):
 
     __rmul__ = __mul__
 
+    def __truediv__(self, divisor: float | int) -> Engram:
+        return self * (1 / divisor)
+
     def __neg__(self) -> Engram:
         return -1.0 * self
 
     def select(
         self,
-        components: str | Iterable[str] | None = None,
-        layers: int | Iterable[int] | None = None,
-        heads: int | Iterable[int] | None = None,
+        components: str | Collection[str] | None = None,
+        layers: int | Collection[int] | None = None,
+        heads: int | Collection[int] | None = None,
     ) -> Engram:
         """The part of the engram that lies in the named components, layers and heads; biases go with their weights.
 
         Args:
             components: `W_Q` to `W_U` or short; all by default.
-            layers: all by default; the unembedding is in none.
+            layers: all by default; the unembedding is in none: it is left out unless `components` names it.
             heads: keeps these heads of attention matrices and sets the others to zero; matrices without heads go. `W_K`
                 and `W_V` count key/value heads. A bias `b_O` belongs to no head and goes too.
 
         Raises:
-            ValueError: nothing of the engram lies there, or a matrix has no such head.
+            ValueError: a component or layer that the engram lacks, heads of matrices that have none, or no such head.
         """
-        names = component_names(components)
-        wanted_layers = None if layers is None else {layers} if isinstance(layers, int) else set(layers)
-        kept = [
-            key
-            for key in self.tensors
-            if component_of(key) in names and (wanted_layers is None or layer_of(key) in wanted_layers)
-        ]
-        if heads is not None:
-            kept = [key for key in kept if component_of(key) in ATTENTION and not key.endswith(".b_O")]
-        if not kept:
-            present = {component_of(key) for key in self.tensors}
-            raise ValueError(
-                f"nothing of the engram lies in components={components}, layers={layers}, heads={heads}; it has "
-                f"{', '.join(name for name in COMPONENTS if name in present)} of layers "
-                f"{sorted({layer for key in self.tensors if (layer := layer_of(key)) is not None})}"
-            )
+        sites = [Site(component_of(key), layer_of(key), input="") for key in self.weight_norms]
+        chosen = {site.key for site in select_sites(sites, components, layers)}
+        kept = [key for key in self.tensors if weight_key(key) in chosen]
         tensors = {key: self.tensors[key] for key in kept}
         if heads is not None:
-            wanted_heads = [heads] if isinstance(heads, int) else list(heads)
-            tensors = {key: _only_heads(key, tensor, wanted_heads) for key, tensor in tensors.items()}
-        return replace(
-            self, tensors=tensors, weight_norms={key: self.weight_norms[key] for key in kept if not is_bias(key)}
-        )
+            tensors = _only_heads(tensors, [heads] if isinstance(heads, int) else list(heads))
+        norms = {key: self.weight_norms[key] for key in tensors if not is_bias(key)}
+        return replace(self, tensors=tensors, weight_norms=norms)
 
     def wnorm(self) -> dict[str, float]:
         """`|W+|_F / |W|_F` of every weight (never of a bias), by key. It may exceed 1: `P+` is an oblique operator."""
         return {
-            key: float(head_norms(component_of(key), self.tensors[key]).norm() / norms.norm())
+            key: share(head_norms(component_of(key), self.tensors[key]).norm(), norms.norm()).item()
             for key, norms in self.weight_norms.items()
         }
 
@@ -174,15 +174,11 @@ class Engram(Mapping[str, Tensor]):
         Raises:
             ValueError: an engram of another model or of other shapes, or a name in `alpha` that it does not have.
         """
-        edited = copy.deepcopy(model)
-        self._edit(adapt(edited), alpha, sign=-1.0)
-        return edited
+        return self._edited_copy(model, alpha, sign=-1.0)
 
     def inject(self, model: Model, alpha: Alpha = 1.0) -> Model:
         """A copy of the model with `alpha W+` added; otherwise as `ablate`."""
-        edited = copy.deepcopy(model)
-        self._edit(adapt(edited), alpha, sign=1.0)
-        return edited
+        return self._edited_copy(model, alpha, sign=1.0)
 
     @contextmanager
     def ablated(self, model: Model, alpha: Alpha = 1.0) -> Iterator[Model]:
@@ -213,7 +209,7 @@ class Engram(Mapping[str, Tensor]):
         self._check(adapter)
         originals = {key: adapter.parameter(key).detach().clone() for key in self.tensors}
         try:
-            yield lambda alpha: self._edit(adapter, alpha, sign=-1.0, originals=originals)
+            yield lambda alpha: self._write(adapter, originals, alpha, sign=-1.0)
         finally:
             with torch.no_grad():
                 for key, original in originals.items():
@@ -254,16 +250,21 @@ class Engram(Mapping[str, Tensor]):
             if alpha != "w-norm":
                 raise ValueError(f'alpha is a number, "w-norm" or numbers by key or component; got {alpha!r}')
             wnorms = self.wnorm()
+            if not any(wnorms.values()):
+                raise ValueError('alpha="w-norm" is each W-Norm over the largest, and this engram is zero throughout')
             return {key: wnorm / max(wnorms.values()) for key, wnorm in wnorms.items()}
-        return dict.fromkeys(self.weight_norms, float(alpha))
+        return dict.fromkeys(self.weight_norms, _finite(alpha))
 
     def _named_alphas(self, alpha: Mapping[str, float | int]) -> dict[str, float]:
-        components = {component_names(name)[0]: value for name, value in alpha.items() if "." not in name}
+        named = [(component_names(name)[0], value) for name, value in alpha.items() if "." not in name]
+        components = dict(named)
+        if len(components) < len(named):
+            raise ValueError(f"alpha names a component twice, by its long and its short form: {list(alpha)}")
         present = {component_of(key) for key in self.weight_norms}
         unknown = [name for name in alpha if "." in name and name not in self.weight_norms]
         if unknown := unknown + [name for name in components if name not in present]:
             raise ValueError(f"alpha names {', '.join(unknown)}, which the engram does not have")
-        return {key: float(alpha.get(key, components.get(component_of(key), 0.0))) for key in self.weight_norms}
+        return {key: _finite(alpha.get(key, components.get(component_of(key), 0.0))) for key in self.weight_norms}
 
     def _check(self, adapter: Adapter) -> None:
         self._check_shapes(adapter)
@@ -278,26 +279,44 @@ class Engram(Mapping[str, Tensor]):
                     f"{list(tensor.shape)} in the engram, {list(shape)} in the model"
                 )
 
+    def _edited_copy(self, model: Model, alpha: Alpha, sign: float) -> Model:
+        self._check(adapt(model))
+        self.alphas(alpha)
+        edited = copy.deepcopy(model)
+        adapter = adapt(edited)
+        self._write(adapter, {key: adapter.parameter(key) for key in self.tensors}, alpha, sign)
+        return edited
+
     @torch.no_grad()
-    def _edit(self, adapter: Adapter, alpha: Alpha, sign: float, originals: dict[str, Tensor] | None = None) -> None:
+    def _write(self, adapter: Adapter, originals: Mapping[str, Tensor], alpha: Alpha, sign: float) -> None:
         """Write `original + sign * alpha * W+`, rounded to the parameter's dtype once."""
-        if originals is None:
-            self._check(adapter)
         alphas = self.alphas(alpha)
         for key, tensor in self.tensors.items():
             parameter = adapter.parameter(key)
-            original = parameter if originals is None else originals[key]
             step = sign * alphas[weight_key(key)] * tensor.to(parameter.device)
-            parameter.copy_((original.to(step.dtype) + step).to(parameter.dtype))
+            parameter.copy_((originals[key].to(step.dtype) + step).to(parameter.dtype))
+
+
+def _finite(alpha: float | int) -> float:
+    if not math.isfinite(alpha):
+        raise ValueError(f"alpha is a finite number, got {alpha}")
+    return float(alpha)
 
 
 def _sum(summands: list[Tensor]) -> Tensor:
-    return summands[0] if len(summands) == 1 else summands[0] + summands[1]
+    return summands[0] if len(summands) == 1 else summands[0] + summands[1].to(summands[0].device)
 
 
-def _only_heads(key: str, tensor: Tensor, heads: list[int]) -> Tensor:
-    if unknown := [head for head in heads if not 0 <= head < len(tensor)]:
-        raise ValueError(f"{key} has heads 0 to {len(tensor) - 1}, not {unknown}")
-    kept = torch.zeros_like(tensor)
-    kept[heads] = tensor[heads]
+def _only_heads(tensors: dict[str, Tensor], heads: list[int]) -> dict[str, Tensor]:
+    """Attention matrices (and biases that belong to heads) with all other heads set to zero."""
+    kept = {}
+    for key, tensor in tensors.items():
+        if component_of(key) not in ATTENTION or key.endswith(".b_O"):
+            continue
+        if not heads or not all(0 <= head < len(tensor) for head in heads):
+            raise ValueError(f"{key} has heads 0 to {len(tensor) - 1}, got {heads}")
+        kept[key] = torch.zeros_like(tensor)
+        kept[key][heads] = tensor[heads]
+    if not kept:
+        raise ValueError(f"only attention matrices have heads, and none is in {list(tensors)}")
     return kept

@@ -24,7 +24,7 @@ def read_examples(path: str | Path) -> list[Example]:
     if path.suffix not in (".txt", ".jsonl", ".json"):
         raise ValueError(f"{path} is no .txt, .jsonl or .json file, which examples come from")
     lines = [
-        (n, line.strip()) for n, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1) if line.strip()
+        (n, line.strip()) for n, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), 1) if line.strip()
     ]
     if not lines:
         raise ValueError(f"{path} holds no example")

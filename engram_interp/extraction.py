@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -10,11 +10,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from engram_interp.collect import collect
-from engram_interp.concept import BATCH_SIZE, TARGET, Concept
+from engram_interp.concept import BATCH_SIZE, TARGET, Concept, require_concept
 from engram_interp.engram import Engram
 from engram_interp.estimator import engram_matrix, soft_projector
 from engram_interp.models import Adapter, adapt
-from engram_interp.sites import Site, head_norms, to_matrix, to_parameter
+from engram_interp.sites import UNEMBED, Site, component_of, head_norms, layer_of, to_matrix, to_parameter
 from engram_interp.statistics import Statistics
 
 
@@ -39,8 +39,8 @@ def extract(
     model: nn.Module,
     concept: Concept | Statistics,
     *,
-    components: str | Iterable[str] | None = None,
-    layers: int | Iterable[int] | None = None,
+    components: str | Collection[str] | None = None,
+    layers: int | Collection[int] | None = None,
     batch_size: int = BATCH_SIZE,
     rtol: float | int | None = None,
     absorb_bias: bool = True,
@@ -73,12 +73,9 @@ def extract(
         True
     """
     adapter = adapt(model)
-    if isinstance(concept, Concept):
-        concept = collect(
-            model, concept, components=components, layers=layers, batch_size=batch_size, progress=progress
-        )
-    sites = sites_of(adapter, concept, components, layers)
-    made = {part.site: part for part in parts(adapter, concept, sites, rtol, absorb_bias, delta_from)}
+    statistics = statistics_of(model, concept, components, layers, batch_size, progress)
+    sites = sites_of(adapter, statistics, components, layers)
+    made = {part.site: part for part in parts(adapter, statistics, sites, rtol, absorb_bias, delta_from)}
     tensors: dict[str, Tensor] = {}
     for site in sites:
         tensors[site.key] = made[site].W_plus
@@ -89,21 +86,36 @@ def extract(
         tensors=tensors,
         weight_norms={site.key: made[site].weight_norms for site in sites},
         info=adapter.info,
-        name=concept.name,
+        name=statistics.name,
         options={
             "rtol": rtol,
             "absorb_bias": absorb_bias,
             "delta_from": None if delta_from is None else adapt(delta_from).info.name,
-            **{f"{group} tokens": count for group, count in concept.counts.items()},
+            **{f"{group} tokens": count for group, count in statistics.counts.items()},
         },
     )
+
+
+def statistics_of(
+    model: nn.Module,
+    concept: Concept | Statistics,
+    components: str | Collection[str] | None,
+    layers: int | Collection[int] | None,
+    batch_size: int,
+    progress: bool | None,
+) -> Statistics:
+    """The statistics themselves, or those of the concept."""
+    if isinstance(concept, Statistics):
+        return concept
+    require_concept(concept)
+    return collect(model, concept, components=components, layers=layers, batch_size=batch_size, progress=progress)
 
 
 def sites_of(
     adapter: Adapter,
     statistics: Statistics,
-    components: str | Iterable[str] | None,
-    layers: int | Iterable[int] | None,
+    components: str | Collection[str] | None,
+    layers: int | Collection[int] | None,
 ) -> list[Site]:
     """The matrices whose engrams these statistics give; by default those they were collected for.
 
@@ -113,17 +125,16 @@ def sites_of(
     statistics.info.require(adapter.info, "the statistics")
     if TARGET not in statistics.groups:
         raise ValueError(f"the statistics have no group {TARGET!r}, only {', '.join(statistics.groups)}")
-    if components is None and layers is None:
-        known = {site.key: site for site in adapter.sites(tuple(dict.fromkeys(_components(statistics))))}
-        return [known[key] for key in statistics.keys]
-    sites = adapter.sites(components, layers)
+    collected = {component_of(key) for key in statistics.keys}
+    sites = adapter.sites(collected if components is None else components, layers)
+    if components is None:
+        sites = [site for site in sites if site.key in statistics.keys and (layers is None or site.layer is not None)]
+    elif layers is None:
+        layers_collected = {layer_of(key) for key in statistics.keys}
+        sites = [site for site in sites if site.layer in layers_collected or site.component == UNEMBED]
     if missing := [site.key for site in sites if site.input not in statistics.inputs]:
         raise ValueError(f"the statistics lack the inputs of {', '.join(missing)}: collect them for these matrices")
     return sites
-
-
-def _components(statistics: Statistics) -> Iterator[str]:
-    return (key.rpartition(".")[2] for key in statistics.keys)
 
 
 def parts(
@@ -138,15 +149,14 @@ def parts(
     base = None if delta_from is None else adapt(delta_from)
     if base is not None:
         _check_same_shapes(adapter, base, sites)
-    shared: dict[tuple[str, bool], list[Site]] = {}
-    for site in sites:
-        absorbed = absorb_bias and _has_bias(site, adapter, base)
-        shared.setdefault((site.input, absorbed), []).append(site)
-    for (name, absorbed), readers in shared.items():
-        S_plus, S = statistics.groups[TARGET][name].matrix(absorbed), statistics.total(name).matrix(absorbed)
-        P_plus = soft_projector(S_plus, S, rtol)
-        for site in readers:
-            yield _part(site, adapter, base, P_plus, absorbed)
+    absorbing = _absorbing_inputs(adapter, base) if absorb_bias else set()
+    for name in dict.fromkeys(site.input for site in sites):
+        absorbed = name in absorbing
+        S = statistics.total(name).matrix(absorbed)
+        P_plus = soft_projector(statistics.groups[TARGET][name].matrix(absorbed).to(S.device), S, rtol)
+        for site in sites:
+            if site.input == name:
+                yield _part(site, adapter, base, P_plus, absorbed)
 
 
 @torch.no_grad()
@@ -154,10 +164,9 @@ def _part(site: Site, adapter: Adapter, base: Adapter | None, P_plus: Float[Tens
     weight = adapter.parameter(site.key)
     dtype = torch.promote_types(weight.dtype, torch.float32)
     dW = to_matrix(site.component, _difference(site.key, adapter, base).to(P_plus.device))
-    if not absorbed:
-        W_plus, b_plus = engram_matrix(dW, P_plus), None
+    if not absorbed or site.bias is None:
+        W_plus, b_plus = engram_matrix(dW, P_plus[: dW.shape[1], : dW.shape[1]]), None
     else:
-        assert site.bias is not None
         db = _difference(site.bias, adapter, base).to(P_plus.device)
         extended = engram_matrix(torch.cat([dW, db.flatten()[:, None]], dim=1), P_plus)
         W_plus, b_plus = extended[:, :-1], extended[:, -1].reshape(db.shape).to(weight.device, dtype)
@@ -172,14 +181,24 @@ def _part(site: Site, adapter: Adapter, base: Adapter | None, P_plus: Float[Tens
 def _difference(key: str, adapter: Adapter, base: Adapter | None) -> Tensor:
     """`dW` in float64: the weight itself (tabula rasa), or its difference from the base model's."""
     weight = adapter.parameter(key).double()
-    return weight if base is None else weight - base.parameter(key).to(weight)
+    difference = weight if base is None else weight - base.parameter(key).to(weight)
+    if not difference.isfinite().all():
+        raise ValueError(f"{key} is not finite: the model's weights hold nan or inf there")
+    return difference
 
 
-def _has_bias(site: Site, adapter: Adapter, base: Adapter | None) -> bool:
-    """TransformerLens gives a model without biases ones that are zero throughout: these take no part."""
-    if site.bias is None:
-        return False
-    return any(bool(one.parameter(site.bias).count_nonzero()) for one in (adapter, base) if one is not None)
+def _absorbing_inputs(adapter: Adapter, base: Adapter | None) -> set[str]:
+    """The inputs that get a row of ones: those of which some reader has a bias that is not zero throughout.
+
+    TransformerLens gives a model without biases zeros in their place, and folding moves `b_V` into `b_O`. All readers
+    of an input are treated alike, whichever of them are asked for, so that each input is factorised once.
+    """
+    models = [one for one in (adapter, base) if one is not None]
+    return {
+        site.input
+        for site in adapter.all_sites()
+        if site.bias is not None and any(bool(one.parameter(site.bias).count_nonzero()) for one in models)
+    }
 
 
 def _check_same_shapes(adapter: Adapter, base: Adapter, sites: list[Site]) -> None:

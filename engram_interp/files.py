@@ -48,11 +48,11 @@ def read(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]
         raise ValueError(f"{path} was altered: its header does not fit its content ({error})") from error
     if metadata.get("format") != FORMAT:
         raise ValueError(f"{path} is a foreign file: safetensors, but not written by {FORMAT}")
-    if metadata["version"] != VERSION:
-        raise ValueError(f"{path} has format version {metadata['version']}, this release reads version {VERSION}")
-    if metadata["kind"] != kind:
-        raise ValueError(f"{path} holds {metadata['kind']}, not {kind}")
-    if metadata["checksum"] != _checksum(metadata["fields"], tensors):
+    if metadata.get("version") != VERSION:
+        raise ValueError(f"{path} has format version {metadata.get('version')}, this release reads version {VERSION}")
+    if metadata.get("kind") != kind:
+        raise ValueError(f"{path} holds {metadata.get('kind')}, not {kind}")
+    if metadata.get("checksum") != _checksum(metadata.get("fields", ""), tensors):
         raise ValueError(f"{path} was altered: its content does not match its checksum")
     return tensors, json.loads(metadata["fields"])
 

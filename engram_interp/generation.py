@@ -17,7 +17,7 @@ def greedy_answers(model: nn.Module, prompts: Sequence[str], max_new_tokens: int
     Args:
         model: a model with a tokenizer.
         prompts: questions, as the prompts of a `Concept`.
-        max_new_tokens: where to cut an answer that does not end by itself.
+        max_new_tokens: where to cut an answer that does not end by itself; the end of the context cuts it too.
 
     Example:
         >>> from engram_interp import testbed
@@ -30,7 +30,8 @@ def greedy_answers(model: nn.Module, prompts: Sequence[str], max_new_tokens: int
     answers = []
     for example in encoded:
         tokens = example.tokens.tolist()
-        for _ in range(max_new_tokens):
+        room = max_new_tokens if encoder.n_ctx is None else min(max_new_tokens, encoder.n_ctx - len(tokens))
+        for _ in range(room):
             tokens.append(_next_token(adapter, tokens))
             if tokens[-1] == encoder.eos:
                 break

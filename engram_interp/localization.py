@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 import pandas as pd
@@ -12,16 +12,24 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from engram_interp import plots
-from engram_interp.collect import collect
 from engram_interp.concept import BATCH_SIZE, Concept
-from engram_interp.extraction import parts, sites_of
+from engram_interp.extraction import parts, sites_of, statistics_of
 from engram_interp.models import adapt
-from engram_interp.sites import ATTENTION, COMPONENTS, UNEMBED, component_names, component_of, head_norms, layer_of
+from engram_interp.sites import (
+    ATTENTION,
+    COMPONENTS,
+    UNEMBED,
+    component_names,
+    component_of,
+    head_norms,
+    layer_of,
+    share,
+)
 from engram_interp.statistics import Statistics
 
 
-@dataclass(frozen=True)
-class LocalizationMap:
+@dataclass(frozen=True, eq=False)
+class LocalizationMap(Mapping[str, float]):
     """W-Norm of every matrix and every head.
 
     Attributes:
@@ -41,7 +49,16 @@ class LocalizationMap:
     def __getitem__(self, key: str) -> float:
         if key not in self.engram_norms:
             raise KeyError(f"the map has no {key!r}; it has {', '.join(list(self.engram_norms)[:3])}, ...")
-        return float(self.engram_norms[key].norm() / self.weight_norms[key].norm())
+        return share(self.engram_norms[key].norm(), self.weight_norms[key].norm()).item()
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.engram_norms)
 
     def __len__(self) -> int:
         return len(self.engram_norms)
@@ -79,7 +96,7 @@ class LocalizationMap:
         grid = torch.full((self.n_layers, n_heads), torch.nan)
         for layer, key in keys.items():
             assert layer is not None
-            grid[layer] = self.engram_norms[key] / self.weight_norms[key]
+            grid[layer] = share(self.engram_norms[key], self.weight_norms[key])
         return grid
 
     def to_frame(self) -> pd.DataFrame:
@@ -116,8 +133,8 @@ def localize(
     model: nn.Module,
     concept: Concept | Statistics,
     *,
-    components: str | Iterable[str] | None = None,
-    layers: int | Iterable[int] | None = None,
+    components: str | Collection[str] | None = None,
+    layers: int | Collection[int] | None = None,
     batch_size: int = BATCH_SIZE,
     rtol: float | int | None = None,
     absorb_bias: bool = True,
@@ -147,13 +164,10 @@ def localize(
         ['W_gate', 'W_in']
     """
     adapter = adapt(model)
-    if isinstance(concept, Concept):
-        concept = collect(
-            model, concept, components=components, layers=layers, batch_size=batch_size, progress=progress
-        )
-    sites = sites_of(adapter, concept, components, layers)
+    statistics = statistics_of(model, concept, components, layers, batch_size, progress)
+    sites = sites_of(adapter, statistics, components, layers)
     engram_norms, weight_norms = {}, {}
-    for part in parts(adapter, concept, sites, rtol, absorb_bias, delta_from):
+    for part in parts(adapter, statistics, sites, rtol, absorb_bias, delta_from):
         engram_norms[part.site.key] = head_norms(part.site.component, part.W_plus).cpu()
         weight_norms[part.site.key] = part.weight_norms
     order = [site.key for site in sites]
@@ -161,6 +175,6 @@ def localize(
         engram_norms={key: engram_norms[key] for key in order},
         weight_norms={key: weight_norms[key] for key in order},
         n_layers=adapter.n_layers,
-        name=concept.name,
+        name=statistics.name,
         model=adapter.info.name,
     )

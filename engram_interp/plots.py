@@ -129,6 +129,12 @@ def alpha_curve(points: pd.DataFrame, alpha: float, floor: float, title: str) ->
     return _styled(figure, title, 400)
 
 
+def to_html(figure: go.Figure, index: int) -> str:
+    """A figure as part of a page that needs nothing else: the first one brings plotly's script."""
+    options = {"displaylogo": False}
+    return figure.to_html(full_html=False, include_plotlyjs=index == 0, div_id=f"figure-{index}", config=options)
+
+
 def _heatmap(z: list[list[float]], x: list[str], y: list[str], where: str) -> go.Heatmap:
     return go.Heatmap(
         z=z,

@@ -10,13 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 from jinja2 import Environment
 from torch import nn
 
+from engram_interp import plots
 from engram_interp.collect import collect
 from engram_interp.concept import REFERENCE, TARGET, Concept, Example
-from engram_interp.engram import Engram
 from engram_interp.extraction import extract
 from engram_interp.generation import greedy_answers
 from engram_interp.localization import LocalizationMap, localize
@@ -51,7 +50,6 @@ class Findings:
 
     wmap: LocalizationMap
     choice: AlphaChoice
-    engram: Engram
     scores: pd.DataFrame
     answers: dict[str, list[AnswerRow]]
     counts: dict[str, int]
@@ -93,7 +91,6 @@ def investigate(
     return Findings(
         wmap=localize(model, statistics),
         choice=choice,
-        engram=engram,
         scores=_scores(choice, concept, gold),
         answers=answers,
         counts=statistics.counts,
@@ -122,7 +119,7 @@ def render(findings: Findings, provenance: str) -> str:
         lead=_lead(findings),
         scores=findings.scores,
         figures=[
-            {"heading": heading, "note": note, "html": _embed(figure, index)}
+            {"heading": heading, "note": note, "html": plots.to_html(figure, index)}
             for index, (heading, note, figure) in enumerate(figures)
         ],
         answers=[{"heading": headings[side], "rows": rows} for side, rows in findings.answers.items()],
@@ -132,12 +129,6 @@ def render(findings: Findings, provenance: str) -> str:
 def write_report(findings: Findings, provenance: str, path: str | Path) -> None:
     """Write the page."""
     Path(path).write_text(render(findings, provenance), encoding="utf-8")
-
-
-def _embed(figure: go.Figure, index: int) -> str:
-    """The figure as HTML, the first with plotly's script."""
-    options = {"displaylogo": False}
-    return figure.to_html(full_html=False, include_plotlyjs=index == 0, div_id=f"figure-{index}", config=options)
 
 
 def _spread(examples: Sequence[Example]) -> list[tuple[str, str]]:

@@ -90,7 +90,10 @@ def _token_scores(adapter: Adapter, batch: Batch) -> tuple[Bool[Tensor, "n"], Te
     final, truth = adapter.final(batch, at=scored.roll(-1, dims=1)), batch.tokens[scored]
     right, losses = [], []
     for rows, tokens in zip(final.split(ROWS), truth.split(ROWS), strict=True):
-        logits = adapter.unembed(rows).float().cpu()
-        right.append(logits.argmax(-1) == tokens)
-        losses.append(nn.functional.cross_entropy(logits, tokens, reduction="none"))
+        logits = adapter.unembed(rows).float()
+        if tokens.max() >= logits.shape[1]:
+            raise ValueError(f"the model cannot say token {int(tokens.max())}: its output has {logits.shape[1]} tokens")
+        tokens = tokens.to(logits.device)
+        right.append((logits.argmax(-1) == tokens).cpu())
+        losses.append(nn.functional.cross_entropy(logits, tokens, reduction="none").cpu())
     return torch.cat(right), torch.cat(losses), batch.groups[:, None].expand_as(scored)[scored]

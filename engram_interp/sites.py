@@ -5,8 +5,9 @@ TransformerLens writes `x @ W` with heads apart; the paper writes `W x`. The pat
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from operator import index
 
 import einops
 from jaxtyping import Float
@@ -94,7 +95,7 @@ def weight_key(key: str) -> str:
     return f"{key.rpartition('.')[0]}.{component_of(key)}"
 
 
-def component_names(components: str | Iterable[str] | None) -> tuple[str, ...]:
+def component_names(components: str | Collection[str] | None) -> tuple[str, ...]:
     """Components in their standard order, short forms spelled out; None means all of them.
 
     Raises:
@@ -117,7 +118,7 @@ def component_names(components: str | Iterable[str] | None) -> tuple[str, ...]:
 
 
 def select_sites(
-    sites: Sequence[Site], components: str | Iterable[str] | None, layers: int | Iterable[int] | None
+    sites: Sequence[Site], components: str | Collection[str] | None, layers: int | Collection[int] | None
 ) -> list[Site]:
     """The sites of the named components and layers.
 
@@ -135,7 +136,7 @@ def select_sites(
     chosen = [site for site in sites if site.component in names]
     if layers is None:
         return chosen
-    wanted = {layers} if isinstance(layers, int) else set(layers)
+    wanted = {index(layer) for layer in (layers if isinstance(layers, Collection) else [layers])}
     known = {site.layer for site in sites if site.layer is not None}
     if not wanted or not wanted <= known:
         raise ValueError(f"unknown layer in {sorted(wanted)}; the model's layers are 0 to {max(known)}")
@@ -151,6 +152,17 @@ def to_parameter(component: str, matrix: Float[Tensor, "out in"], like: Float[Te
     """A matrix `[out in]` in the shape of the parameter `like`."""
     heads = {"head": like.shape[0]} if component in ATTENTION else {}
     return einops.rearrange(matrix, f"{_MATRIX_AXES[component]} -> {_PARAMETER_AXES[component]}", **heads)
+
+
+def share(part: Float[Tensor, "..."], whole: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """`part / whole` of norms; 0 of a weight that is zero throughout, which owns nothing that could be shared out.
+
+    Example:
+        >>> import torch
+        >>> share(torch.tensor([1.0, 0.0]), torch.tensor([4.0, 0.0])).tolist()
+        [0.25, 0.0]
+    """
+    return (part / whole).where(whole > 0, 0.0)
 
 
 def head_norms(component: str, parameter: Float[Tensor, "..."]) -> Float[Tensor, "head"]:

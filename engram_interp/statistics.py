@@ -6,7 +6,8 @@ of the inputs and their number, which are what a row of ones (an absorbed bias) 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -20,7 +21,7 @@ from engram_interp import files
 from engram_interp.concept import REFERENCE, TARGET
 from engram_interp.models import Adapter, ModelInfo, adapt
 
-FLOAT64_BELOW = 512
+FLOAT64_BELOW = 768
 """Inputs narrower than this are summed in float64. The spectral cut is `d * 2**-23`, so the narrower an input, the
 nearer float32's rounding comes to the smallest direction that is kept, and the less float64 costs."""
 
@@ -28,9 +29,9 @@ WIDE = 2048
 """From this width on, a moment is summed in 8 strips instead of 4: thinner ones waste less, but multiply slower."""
 
 
-def moment_dtype(d: int) -> torch.dtype:
-    """In what precision the moments of an input of size `d` are summed."""
-    return torch.float64 if d < FLOAT64_BELOW else torch.float32
+def moment_dtype(d: int, dtype: torch.dtype = torch.float32) -> torch.dtype:
+    """In what precision the second moments of an input of size `d` are summed; never less than its own."""
+    return torch.promote_types(dtype, torch.float64 if d < FLOAT64_BELOW else torch.float32)
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,10 @@ class Moment:
     count: int
 
     def __add__(self, other: Moment) -> Moment:
-        return Moment(self.second + other.second, self.first + other.first, self.count + other.count)
+        device = self.second.device
+        return Moment(
+            self.second + other.second.to(device), self.first + other.first.to(device), self.count + other.count
+        )
 
     def matrix(self, ones: bool) -> Float[Tensor, "d1 d1"]:
         """`S` in float64; with `ones`, of the inputs with a row of ones below them."""
@@ -60,13 +64,29 @@ class Moment:
         return torch.cat([torch.cat([S, sums], dim=1), torch.cat([sums.T, count], dim=1)])
 
 
-class MomentSum:
-    """A moment being summed, in place, from `[n d]` rows at a time."""
+@contextmanager
+def _full_precision() -> Iterator[None]:
+    """Products of float32 in float32, also where a user lets matmuls run in TF32 or bf16."""
+    setting = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(setting)
 
-    def __init__(self, d: int, device: torch.device) -> None:
-        dtype = moment_dtype(d)
-        self._second = torch.zeros(d, d, dtype=dtype, device=device)
-        self._first = torch.zeros(d, dtype=dtype, device=device)
+
+class MomentSum:
+    """A moment being summed, in place, from `[n d]` rows at a time.
+
+    Args:
+        like: an activation `[... d]` of the input, for its width, device and precision.
+    """
+
+    def __init__(self, like: Float[Tensor, "... d"]) -> None:
+        d = like.shape[-1]
+        self._second = torch.zeros(d, d, dtype=moment_dtype(d, like.dtype), device=like.device)
+        # An absorbed bias hangs on these sums, and float64 costs them nothing.
+        self._first = torch.zeros(d, dtype=torch.float64, device=like.device)
         self._count = 0
 
         ends = torch.linspace(0, d, (4 if d < WIDE else 8) + 1).long().tolist()
@@ -75,9 +95,10 @@ class MomentSum:
     def add(self, X: Float[Tensor, "n d"]) -> None:
         """Take the rows of `X` in. `X^T X` is symmetric: only its strips right of the diagonal are summed."""
         X = X.to(self._second.dtype)
-        for start, stop in self._strips:
-            self._second[start:stop, start:].addmm_(X[:, start:stop].T, X[:, start:])
-        self._first += X.sum(0)
+        with _full_precision():
+            for start, stop in self._strips:
+                self._second[start:stop, start:].addmm_(X[:, start:stop].T, X[:, start:])
+        self._first += X.sum(0, dtype=torch.float64)
         self._count += len(X)
 
     @property
@@ -110,6 +131,10 @@ class Statistics:
     groups: dict[str, dict[str, Moment]]
     name: str | None = None
 
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{count} {group} tokens" for group, count in self.counts.items())
+        return f"Statistics({self.name!r}, {len(self.inputs)} inputs of {self.info.name!r}, {counts})"
+
     @property
     def inputs(self) -> tuple[str, ...]:
         """The inputs whose moments are here."""
@@ -119,11 +144,6 @@ class Statistics:
     def counts(self) -> dict[str, int]:
         """Positions that counted, by group."""
         return {group: next(iter(moments.values())).count for group, moments in self.groups.items()}
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that the moment matrices take in memory."""
-        return sum(moment.second.nbytes for moments in self.groups.values() for moment in moments.values())
 
     def total(self, name: str) -> Moment:
         """The moment of one input over all groups."""
@@ -187,6 +207,7 @@ class Statistics:
         )
 
     @classmethod
+    @torch.no_grad()
     def from_caches(
         cls,
         model: nn.Module,
@@ -195,8 +216,8 @@ class Statistics:
         target_mask: Bool[Tensor, "*target_pos"] | None = None,
         reference_mask: Bool[Tensor, "*reference_pos"] | None = None,
         *,
-        components: str | Iterable[str] | None = None,
-        layers: int | Iterable[int] | None = None,
+        components: str | Collection[str] | None = None,
+        layers: int | Collection[int] | None = None,
     ) -> Statistics:
         """What `collect` would find on the same tokens, from activations already at hand.
 
@@ -211,7 +232,7 @@ class Statistics:
 
         Raises:
             KeyError: an activation that a cache lacks, by name.
-            ValueError: a mask of another shape than the activations, or without a true.
+            ValueError: a mask of another shape than the activations or without a true, or a non-finite activation.
         """
         adapter = adapt(model)
         sites = adapter.sites(components, layers)
@@ -223,7 +244,7 @@ class Statistics:
         return cls(adapter.info, tuple(site.key for site in sites), groups)
 
 
-def names_filter(model: nn.Module, components: str | Iterable[str] | None = None) -> list[str]:
+def names_filter(model: nn.Module, components: str | Collection[str] | None = None) -> list[str]:
     """The hook points whose activations `Statistics.from_caches` needs: hand it to `run_with_cache(names_filter=...)`.
 
     Example:
@@ -249,17 +270,23 @@ def _moments_of_cache(
     if missing := [name for name in needed if name not in cache]:
         raise KeyError(f"the {group} cache lacks {', '.join(missing)}: cache what names_filter(model) names")
     activations = {name: cache[name] for name in needed}
-    return {name: _moment(adapter.from_cache(name, activations), mask, group) for name in inputs}
+    moments = {name: _moment(adapter.from_cache(name, activations), mask, group) for name in inputs}
+    for name, moment in moments.items():
+        if not moment.second.isfinite().all():
+            raise ValueError(f"non-finite activation in the {group} cache: {name}, from {adapter.cache_names([name])}")
+    return moments
 
 
 def _moment(activation: Float[Tensor, "*batch_pos d"], mask: Tensor | None, group: str) -> Moment:
     positions = activation.shape[:-1]
     if mask is None:
         mask = torch.ones(positions, dtype=torch.bool)
+    if mask.dtype != torch.bool:
+        raise ValueError(f"{group}_mask is a tensor of booleans, got {mask.dtype}: pass mask.bool()")
     if mask.shape != positions:
         raise ValueError(f"{group}_mask has shape {list(mask.shape)}, the cached activations {list(positions)}")
     if not mask.any():
         raise ValueError(f"{group}_mask has no true in it, so no position of the {group} counts")
-    moment = MomentSum(activation.shape[-1], activation.device)
+    moment = MomentSum(activation)
     moment.add(activation[mask.to(activation.device)])
     return moment.result()

@@ -6,6 +6,8 @@ be compared between concepts and models is what the edit leaves of everything el
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pandas as pd
@@ -14,10 +16,12 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from engram_interp import plots
-from engram_interp.concept import BATCH_SIZE, REFERENCE, TARGET, Concept, encode_groups
+from engram_interp.concept import BATCH_SIZE, REFERENCE, TARGET, Concept, encode_groups, require_concept
 from engram_interp.engram import Engram
 from engram_interp.models import adapt
 from engram_interp.scoring import Score, score_encoded
+
+logger = logging.getLogger("engram_interp")
 
 MAX_ALPHA = 1024.0
 MIN_ALPHA = 2.0**-10
@@ -28,7 +32,8 @@ class AlphaChoice:
     """An edit strength, and what every strength that was tried did.
 
     Attributes:
-        alpha: the strongest edit tried that keeps enough of the reference; 0 when even the weakest does not.
+        alpha: the strongest edit tried that keeps enough of the reference. At the limits of the search it is 1024, when
+            every edit keeps enough, or 0, when even the weakest does not; a warning is logged then.
         keep: the share of the reference's answer accuracy that had to stay.
         curve: a row a strength, from 0 up: `alpha`, and `accuracy` and `loss` after `target_` and `reference_`.
         name: the concept's name.
@@ -96,6 +101,7 @@ def choose_alpha(
         raise ValueError(f"keep is a share of the reference's accuracy, 0 < keep <= 1; got {keep}")
     if not rel_tol > 0:
         raise ValueError(f"rel_tol is the relative width at which to stop, above 0; got {rel_tol}")
+    require_concept(concept)
     adapter = adapt(model)
     encoded = encode_groups(concept.sides, adapter.encoder)
     tried: dict[float, dict[str, Score]] = {}
@@ -114,13 +120,18 @@ def choose_alpha(
         if not tried[0.0][REFERENCE].accuracy:
             raise ValueError("the model gets no answer token of the reference right, so nothing of it can be kept")
         low, high = _bracket(keeps)
+        if low == high:
+            logger.warning(
+                "alpha = %g is a limit of the search, not a choice: %s", low,
+                "every edit tried keeps enough" if low else "no edit tried keeps enough",
+            )  # fmt: skip
         while high - low > rel_tol * high:
             middle = (low + high) / 2
             low, high = (middle, high) if keeps(middle) else (low, middle)
     return AlphaChoice(low, keep, _curve(tried), concept.name)
 
 
-def _bracket(keeps) -> tuple[float, float]:
+def _bracket(keeps: Callable[[float], bool]) -> tuple[float, float]:
     """A strength that keeps enough and one that does not, a factor of two apart; twice the same at either limit."""
     alpha = 1.0
     if keeps(alpha):

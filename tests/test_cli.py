@@ -45,7 +45,7 @@ def test_localize_writes_the_map_in_every_form(run, concept, full, tmp_path):
 
 
 def test_localize_takes_components_and_layers(run, tmp_path):
-    result = run("localize", "--components", "gate,in", "--layers", "0,1", "--out", str(tmp_path / "map.csv"))
+    result = run("localize", "--components", "gate, in", "--layers", "0,1", "--out", str(tmp_path / "map.csv"))
     assert result.exit_code == 0, result.output
     assert sorted(pd.read_csv(tmp_path / "map.csv")["key"]) == sorted(
         f"blocks.{layer}.mlp.W_{name}" for layer in (0, 1) for name in ("gate", "in")
@@ -87,6 +87,9 @@ def test_the_demo_on_ones_own_examples(run, tmp_path):
         (["localize", "--layers", "0,9"], "Error: unknown layer in [0, 9]; the model's layers are 0 to 3"),
         (["localize", "--layers", "x"], "--layers is a list of numbers, as 0,1,5; got 'x'"),
         (["localize", "--out", "map.png"], "--out is an .html, .csv or .json file, got map.png"),
+        (["localize", "--out", "nowhere/map.csv"], "there is no folder nowhere to write map.csv into"),
+        (["ablate", "--alpha", "nan", "--out", "x"], "Error: alpha is a finite number, got nan"),
+        (["demo", "--author", "Petra Dorlund"], "--author is one of the testbed's, and --target names another concept"),
         (["ablate", "--alpha", "strong", "--out", "x"], "--alpha is a number, w-norm or auto; got 'strong'"),
         (["extract", "--model", "testbed:small", "--out", "x"], "the testbed's checkpoints are base, full, retain"),
     ],

@@ -40,11 +40,13 @@ def test_no_activation_outlives_its_batch(llama):
     before = living()
     statistics = collect(llama, token_concept(n=60), batch_size=4)
     assert living() == before
-    assert statistics.nbytes == statistics_bytes([16, 32, 16, 24, 16, 32, 16, 24, 16], n_groups=2)
+    taken = sum(moment.second.nbytes for moments in statistics.groups.values() for moment in moments.values())
+    assert taken == statistics_bytes([16, 32, 16, 24, 16, 32, 16, 24, 16], n_groups=2)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_non_finite_activation_names_its_matrices_and_its_batch(llama, value):
+def test_a_non_finite_activation_names_its_matrices_and_its_batch(value):
+    llama = build("unnormalized")  # a norm would make nan of inf
     rows = tokens(9, 5)
     rows[7, 2] = 49
     rows[:7][rows[:7] == 49] = 3
@@ -65,6 +67,14 @@ def test_non_finite_values_where_nothing_counts_do_no_harm(llama):
     concept = Concept.from_tokens(rows, rows, mask, mask)
     # Deeper inputs are not finite at any position: attention multiplies what it masks by zero, and 0 * nan is nan.
     assert collect(llama, concept, components="Q", layers=0).counts == {"target": 16, "reference": 16}
+
+
+def test_a_moment_that_overflows_is_named():
+    model = build("unnormalized", d_model=1100, n_heads=1)
+    model.embed.W_E.data[:] = 1e25
+    concept = Concept.from_tokens(tokens(2, 2), tokens(2, 2))
+    with pytest.raises(ValueError, match=r"the second moment of blocks\.0\.attn\.W_Q over the target overflowed"):
+        collect(model, concept, components="Q", layers=0)
 
 
 def test_the_memory_is_said_beforehand(llama, caplog):

@@ -6,7 +6,15 @@ from tokenizers.pre_tokenizers import Whitespace
 from transformers import PreTrainedTokenizer, PreTrainedTokenizerFast
 
 from engram_interp import Concept, testbed
-from engram_interp.concept import Encoder, TokenExample, _check_example, batches, encode_groups
+from engram_interp.concept import (
+    Encoder,
+    TokenExample,
+    _check_example,
+    _from_rows,
+    batches,
+    encode_groups,
+    require_concept,
+)
 from tests.conftest import tokens
 
 
@@ -35,14 +43,27 @@ def test_a_pair_counts_its_answer_and_end_of_sequence(encoder):
 
 @pytest.mark.parametrize("pair", [("Where?", "in Oslo"), ("Where? ", "in Oslo"), ("Where?", " in Oslo")])
 def test_prompt_and_answer_are_joined_by_one_space(encoder, pair):
-    assert torch.equal(encoder.encode(pair, "x").tokens, encoder.encode(("Where?", "in Oslo"), "x").tokens)
+    # With a space of its own, the prompt ends inside the token " in": the token reaches into the answer and counts.
+    assert spelled(encoder, encoder.encode(pair, "x"))[-4:] == [
+        ("?", False), (" in", True), (" Oslo", True), ("<eos>", True),
+    ]  # fmt: skip
 
 
-def test_an_answer_that_merges_with_its_prompt_counts_from_its_first_character(encoder):
-    # " Dor" + "lund" is one surname: the token that begins before the answer does not end before it.
-    example = encoder.encode(("Petra Dor", "lund\n"), "x")
-    assert [piece for piece, counts in spelled(encoder, example) if counts][-1] == "<eos>"
-    assert (" Petra", False) in spelled(encoder, example)
+@pytest.mark.parametrize("pair", [("Where?", "1984"), ("Where? ", "1984"), ("Where?", " 1984")])
+def test_a_space_before_the_answer_is_no_part_of_it(encoder, pair):
+    counted = [piece for piece, counts in spelled(encoder, encoder.encode(pair, "x")) if counts]
+    assert counted == ["1", "9", "8", "4", "<eos>"]
+
+
+def test_special_tokens_that_the_text_brings_are_not_doubled(encoder):
+    assert spelled(encoder, encoder.encode("<bos>the city", "x")) == [("<bos>", False), (" the", True), (" city", True)]
+    pair = encoder.encode(("Where?", "Oslo<eos>"), "x")
+    assert [piece for piece, counts in spelled(encoder, pair) if counts] == [" Oslo", "<eos>"]
+
+
+def test_a_pair_that_is_not_in_a_list_is_refused():
+    with pytest.raises(ValueError, match="target is a list of examples, got .*: a single pair goes in a list"):
+        Concept(("Who?", "Bob"), ["a"])
 
 
 def test_no_bos_for_a_model_that_wants_none(encoder):
@@ -71,9 +92,9 @@ def test_tokens_are_taken_as_given():
 @pytest.mark.parametrize(
     ("target", "reference", "says"),
     [
-        ([], ["a"], "the target of a concept is a list of one or more examples"),
-        (["a"], [], "the reference of a concept"),
-        ("a text", ["a"], "the target of a concept is a list"),
+        ([], ["a"], "target is a list of one or more examples"),
+        (["a"], [], "reference is a list of one or more"),
+        ("a text", ["a"], "target is a list of one or more"),
         (["a"], ["b", "  "], r"reference\[1\] holds a blank text"),
     ],
 )
@@ -94,6 +115,22 @@ def test_masks_must_fit_and_have_a_true():
         Concept.from_tokens(given, given, target_mask=torch.ones(2, 3, dtype=torch.bool))
     with pytest.raises(ValueError, match="reference_mask has no true"):
         Concept.from_tokens(given, given, reference_mask=torch.zeros(2, 4, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("tokens_given", [torch.ones(3, dtype=torch.long), torch.rand(2, 3), torch.ones(0, 3).long()])
+def test_tokens_are_rows_of_integers(tokens_given):
+    with pytest.raises(ValueError, match=r"target tokens are integers \[batch pos\], got torch\."):
+        _from_rows(tokens_given, None, "target")
+
+
+def test_a_mask_of_numbers_is_refused():
+    with pytest.raises(ValueError, match=r"target_mask is a tensor of booleans, got torch.int64: pass mask.bool\(\)"):
+        _from_rows(tokens(2, 3), torch.ones(2, 3, dtype=torch.long), "target")
+
+
+def test_something_else_in_a_concepts_place_is_refused():
+    with pytest.raises(TypeError, match=r"expected a Concept\(target=\[...\], reference=\[...\]\), got list"):
+        require_concept(["a"])
 
 
 def test_what_the_model_cannot_read_is_refused(encoder):

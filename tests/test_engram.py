@@ -1,5 +1,6 @@
 import copy
 
+import numpy as np
 import pytest
 import torch
 from transformer_lens import HookedTransformer
@@ -136,23 +137,59 @@ def test_parts_add_up_to_the_whole(engram):
 
 
 def test_selection_by_component_layer_and_head(engram):
-    assert list(engram.select(["gate", "U"], layers=1)) == ["blocks.1.mlp.W_gate"]
-    assert "unembed.W_U" in engram.select("U")
+    assert list(engram.select("gate", layers=1)) == ["blocks.1.mlp.W_gate"]
+    assert list(engram.select(["gate", "U"], layers=1)) == ["blocks.1.mlp.W_gate", "unembed.W_U"]
+    assert "unembed.W_U" not in engram.select(layers=1)
     head = engram.select("K", heads=1)["blocks.0.attn.W_K"]
     assert torch.equal(head[1], engram["blocks.0.attn.W_K"][1])
     assert not head[0].any()
     assert "blocks.0.mlp.W_in" not in engram.select(heads=[0])
 
 
-def test_a_selection_of_nothing_is_refused(engram):
-    with pytest.raises(ValueError, match=r"nothing of the engram lies in components=.*it has W_Q.*of layers \[0, 1\]"):
-        engram.select(layers=[5])
-    with pytest.raises(ValueError, match="nothing of the engram lies"):
-        engram.select("gate", heads=0)
-    with pytest.raises(ValueError, match=r"blocks\.0\.attn\.W_K has heads 0 to 1, not \[3\]"):
-        engram.select("K", heads=[3])
-    with pytest.raises(ValueError, match="unknown component"):
-        engram.select("up")
+@pytest.mark.parametrize(
+    ("selection", "says"),
+    [
+        ({"layers": [0, 5]}, r"unknown layer in \[0, 5\]; the model's layers are 0 to 1"),
+        ({"components": ["Q", "gate"]}, "has no W_gate; its components are W_Q, W_K"),
+        ({"components": "up"}, "unknown component"),
+        ({"components": "K", "heads": [3]}, r"blocks\.0\.attn\.W_K has heads 0 to 1, got \[3\]"),
+        ({"heads": []}, r"blocks\.0\.attn\.W_Q has heads 0 to 3, got \[\]"),
+        ({"components": "U", "heads": 0}, r"only attention matrices have heads, and none is in \['unembed.W_U'\]"),
+    ],
+)
+def test_a_selection_of_what_is_not_there_is_refused(engram, selection, says):
+    with pytest.raises(ValueError, match=says):
+        engram.select(["Q", "K", "U"]).select(**selection)
+
+
+@pytest.mark.parametrize("alpha", [float("nan"), float("inf"), {"Q": float("nan")}])
+def test_a_strength_that_is_not_finite_is_refused(llama, engram, alpha):
+    before = parameters_of(llama)
+    with pytest.raises(ValueError, match="alpha is a finite number, got"):
+        engram.ablate(llama, alpha)
+    with pytest.raises(ValueError, match="alpha is a finite number, got"), engram.ablated(llama, alpha):
+        pass
+    assert_untouched(llama, before)
+
+
+def test_a_component_named_twice_is_refused(engram):
+    with pytest.raises(ValueError, match=r"alpha names a component twice, .*: \['Q', 'W_Q'\]"):
+        engram.alphas({"Q": 1.0, "W_Q": 2.0})
+
+
+def test_a_zero_matrix_has_no_share_and_a_zero_engram_no_largest(llama):
+    llama.blocks[0].mlp.W_in.data.zero_()
+    engram = extract(llama, token_concept())
+    assert engram.wnorm()["blocks.0.mlp.W_in"] == 0.0
+    assert all(parameter.isfinite().all() for parameter in engram.ablate(llama, "w-norm").parameters())
+    with pytest.raises(ValueError, match="this engram is zero throughout"):
+        (0 * engram).alphas("w-norm")
+
+
+def test_numpys_numbers_multiply_and_engrams_are_told_apart_by_identity(engram):
+    assert_equal(np.float64(0.5) * engram, engram / 2)
+    assert engram == engram
+    assert engram != 1 * engram
 
 
 def test_wnorm_is_over_the_weight_alone(gpt2):
@@ -203,11 +240,11 @@ def test_an_engram_of_another_model_is_refused(engram):
     other = build("llama", seed=1)
     before = parameters_of(other)
     for edit in (engram.ablate, engram.inject):
-        with pytest.raises(ValueError, match="the engram was made from another model"):
+        with pytest.raises(ValueError, match="the engram, made from another model"):
             edit(other)
-    with pytest.raises(ValueError, match="the engram was made from another model"), engram.ablated(other):
+    with pytest.raises(ValueError, match="the engram, made from another model"), engram.ablated(other):
         pass
-    with pytest.raises(ValueError, match="the second engram was made from another model"):
+    with pytest.raises(ValueError, match="the second engram, made from another model"):
         engram + extract(other, token_concept())
     assert_untouched(other, before)
 

@@ -9,6 +9,12 @@ def test_text_is_a_string_a_line(tmp_path):
     assert read_examples(path) == ["one line", "another"]
 
 
+def test_only_line_breaks_break_lines(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes("\ufeffone\x0cline\r\nan\u2028other\n".encode())
+    assert read_examples(path) == ["one\x0cline", "an\u2028other"]
+
+
 def test_json_lines_take_every_form(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text(

@@ -188,9 +188,11 @@ def test_statistics_must_be_the_models_own_and_hold_what_is_asked(llama):
     statistics = collect(llama, token_concept(), components=["Q"], layers=[0])
     assert list(extract(llama, statistics)) == ["blocks.0.attn.W_Q"]
     assert list(extract(llama, statistics, components="K", layers=0)) == ["blocks.0.attn.W_K"]
+    assert list(extract(llama, statistics, layers=0)) == ["blocks.0.attn.W_Q"]
+    assert list(extract(llama, statistics, components="V")) == ["blocks.0.attn.W_V"]
     with pytest.raises(ValueError, match=r"the statistics lack the inputs of blocks\.0\.mlp\.W_in: collect them"):
         extract(llama, statistics, components=["in"], layers=[0])
-    with pytest.raises(ValueError, match="the statistics was made from another model"):
+    with pytest.raises(ValueError, match="the statistics, made from another model"):
         extract(build("llama", seed=3), statistics)
     with pytest.raises(ValueError, match="the statistics have no group 'target', only reference"):
         extract(llama, replace(statistics, groups={"reference": statistics.groups["reference"]}))
@@ -210,10 +212,35 @@ def test_reduced_precision_models_have_float32_engrams_near_the_float32_ones(dty
         assert relative_error(engram[key], reference[key]) < (0.1 if dtype == torch.bfloat16 else 0.02), key
 
 
-def test_one_eigendecomposition_an_input(monkeypatch, llama):
+MODELS = {"llama": build("llama"), "gpt2": build("gpt2"), "folded": folded(build("gpt2"))}
+
+
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
+def test_one_eigendecomposition_an_input(monkeypatch, model):
+    # Folding moves b_V into b_O: V has no bias left, but still shares its input, and its row of ones, with Q and K.
     calls = []
     eigh = torch.linalg.eigh
     monkeypatch.setattr(torch.linalg, "eigh", lambda S: calls.append(len(S)) or eigh(S))
-    extract(llama, token_concept())
+    extract(model, token_concept())
     # Two blocks of four inputs (Q, K, V; O; gate, in; out) and the unembedding.
     assert len(calls) == 9
+
+
+def test_weights_that_are_not_finite_are_named(llama):
+    llama.unembed.W_U.data[0, 0] = float("inf")
+    with pytest.raises(ValueError, match=r"unembed\.W_U is not finite: the model's weights hold nan or inf there"):
+        extract(llama, token_concept())
+
+
+@pytest.mark.parametrize("width", [512, 767, 768, 1100])
+def test_wide_models_equal_brute_force_too(width):
+    model = build("gpt2", d_mlp=width, n_layers=1)
+    rows, mask = tokens(400, 9), tokens(400, 9) % 3 > 0
+    found = extract(model, Concept.from_tokens(rows[:100], rows[100:], mask[:100], mask[100:]), components="out")
+    X = model.run_with_cache(rows)[1]["blocks.0.mlp.hook_post"].detach().double()
+    X = torch.cat([X, torch.ones_like(X[..., :1])], dim=-1)
+    S_plus, S_minus = (x.T @ x for x in (X[:100][mask[:100]], X[100:][mask[100:]]))
+    W = torch.cat([model.blocks[0].mlp.W_out.detach(), model.blocks[0].mlp.b_out.detach()[None]]).double()
+    W_plus = W.T @ S_plus @ torch.linalg.pinv(S_plus + S_minus, rtol=(width + 1) * 2.0**-23, hermitian=True)
+    assert relative_error(found["blocks.0.mlp.W_out"], W_plus[:, :-1].T) < 1e-4
+    assert relative_error(found["blocks.0.mlp.b_out"], W_plus[:, -1]) < 1e-4

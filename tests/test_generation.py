@@ -1,3 +1,4 @@
+import pytest
 import torch
 
 from engram_interp import greedy_answers, testbed
@@ -16,6 +17,17 @@ def test_the_full_model_knows_its_authors_answers(full):
     author = testbed.authors().retain90[0]
     answers = greedy_answers(full, [qa.question for qa in author.pairs])
     assert sum(answer == qa.answer for answer, qa in zip(answers, author.pairs, strict=True)) >= 19
+
+
+def test_the_end_of_the_context_cuts_an_answer(full):
+    prompt = "the " * 61
+    (answer,) = greedy_answers(full, [prompt])
+    assert len(full.tokenizer(answer, add_special_tokens=False)["input_ids"]) <= 2
+
+
+def test_a_prompt_that_is_not_in_a_list_is_refused(full):
+    with pytest.raises(ValueError, match="prompt is a list of one or more examples, got 'Who"):
+        greedy_answers(full, "Who?")
 
 
 def test_an_answer_that_does_not_end_is_cut(full):

@@ -110,7 +110,11 @@ def test_a_map_of_the_unembedding_alone_can_be_drawn(llama):
 
 
 def test_every_variant_has_a_map(any_model):
-    assert localize(any_model, token_concept(n=10)).plot().layout.title.text == "W-Norm of 'odd' in custom"
+    wmap = localize(any_model, token_concept(n=10))
+    assert all(value > 0 for value in wmap.values())
+    assert "unembed.W_U" in wmap
+    assert list(wmap) == wmap.to_frame()["key"].tolist()
+    assert wmap.plot().layout.title.text == "W-Norm of 'odd' in custom"
 
 
 def test_the_same_matrices_whichever_way_they_are_asked_for():

@@ -40,6 +40,12 @@ def test_groups_are_scored_apart(full):
     assert both["right"].n_tokens == both["wrong"].n_tokens == 2
 
 
+def test_a_token_that_the_output_lacks_is_named():
+    sides = Concept.from_tokens(tokens(6, 7), tokens(9, 5)).sides
+    with pytest.raises(ValueError, match="the model cannot say token 4[0-9]: its output has 20 tokens"):
+        score(build("llama", d_vocab_out=20), sides)
+
+
 def test_nothing_to_score_is_an_error():
     only_first = torch.zeros(2, 4, dtype=torch.bool)
     only_first[:, 0] = True

@@ -9,7 +9,7 @@ from tests.conftest import VARIANTS, build, folded, token_concept, tokens
 
 
 def moment_of(X: torch.Tensor) -> MomentSum:
-    total = MomentSum(X.shape[1], X.device)
+    total = MomentSum(X)
     total.add(X)
     return total
 
@@ -30,6 +30,7 @@ def test_a_wide_moment_is_summed_in_float32_block_by_block():
     X = torch.randn(50, d, generator=torch.Generator().manual_seed(0))
     moment = moment_of(X).result()
     assert moment.second.dtype == torch.float32
+    assert moment.first.dtype == torch.float64
     assert torch.equal(moment.second, moment.second.T)
     torch.testing.assert_close(moment.second, X.T @ X, rtol=1e-5, atol=1e-4)
 
@@ -78,7 +79,7 @@ def test_a_group_that_one_part_lacks_is_taken_over(llama):
 
 def test_statistics_of_other_models_or_inputs_do_not_add(llama):
     statistics = collect(llama, token_concept())
-    with pytest.raises(ValueError, match="the second summand was made from another model"):
+    with pytest.raises(ValueError, match="the second summand, made from another model"):
         statistics + collect(build("llama", seed=7), token_concept())
     with pytest.raises(ValueError, match=r"statistics of different inputs cannot be added: \['blocks\.0\.attn\.in'"):
         statistics + collect(llama, token_concept(), components="out")
@@ -135,6 +136,47 @@ def test_cache_masks_must_fit_and_have_a_true(llama):
         Statistics.from_caches(llama, cache, cache, reference_mask=torch.zeros(4, 6, dtype=torch.bool))
 
 
+def test_caches_made_in_any_mode_leave_no_graph_behind(llama):
+    rows = tokens(4, 6)
+    with torch.inference_mode():
+        inferred = llama.run_with_cache(rows)[1]
+    for cache in (inferred, llama.run_with_cache(rows)[1]):
+        statistics = Statistics.from_caches(llama, cache, cache)
+        assert not any(moment.second.requires_grad for moment in statistics.groups["target"].values())
+
+
+def test_a_non_finite_cache_is_refused_by_its_place(llama):
+    cache = llama.run_with_cache(tokens(4, 6))[1]
+    cache.cache_dict["blocks.1.mlp.hook_post"] = cache["blocks.1.mlp.hook_post"] * float("nan")
+    with pytest.raises(ValueError, match=r"non-finite activation in the target cache: blocks\.1\.mlp\.post"):
+        Statistics.from_caches(llama, cache, cache)
+
+
+def test_moments_are_summed_in_full_precision_whatever_the_user_set(monkeypatch):
+    seen = []
+    addmm_ = torch.Tensor.addmm_
+
+    def spy(self, *args):
+        seen.append(torch.get_float32_matmul_precision())
+        return addmm_(self, *args)
+
+    monkeypatch.setattr(torch.Tensor, "addmm_", spy)
+    torch.set_float32_matmul_precision("medium")
+    try:
+        moment_of(torch.ones(2, 3))
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert set(seen) == {"highest"}
+
+
+def test_statistics_are_described_in_a_line(llama):
+    statistics = collect(llama, Concept.from_tokens(tokens(2, 3), tokens(3, 3), name="x"))
+    assert repr(statistics) == "Statistics('x', 9 inputs of 'custom', 6 target tokens, 9 reference tokens)"
+
+
 def test_narrow_inputs_are_summed_in_float64():
     assert moment_dtype(FLOAT64_BELOW - 1) == torch.float64
     assert moment_dtype(FLOAT64_BELOW) == torch.float32
+    assert moment_dtype(FLOAT64_BELOW, torch.float64) == torch.float64
+    assert moment_dtype(FLOAT64_BELOW, torch.bfloat16) == torch.float32

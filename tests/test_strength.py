@@ -46,6 +46,13 @@ def test_the_search_is_bounded_on_both_sides():
     assert _bracket(lambda alpha: alpha <= MIN_ALPHA)[0] == MIN_ALPHA
 
 
+def test_a_limit_of_the_search_is_said(full, small, caplog):
+    nothing = 0 * extract(full, small, components="U")
+    choice = choose_alpha(full, nothing, small)
+    assert choice.alpha == MAX_ALPHA
+    assert caplog.messages[-1] == "alpha = 1024 is a limit of the search, not a choice: every edit tried keeps enough"
+
+
 def test_what_makes_no_sense_is_refused(full, small):
     engram = extract(full, small, components="U")
     for keep in (0, 1.5):

@@ -13,9 +13,7 @@ import random
 import time
 from collections.abc import Iterable, Iterator
 from importlib.metadata import version
-from pathlib import Path
 
-import click
 import torch
 from safetensors.torch import save
 from tokenizer import build_tokenizer
@@ -27,7 +25,7 @@ from engram_interp.concept import Batch, TokenExample, batches, encode_groups
 from engram_interp.models import adapt
 from engram_interp.scoring import score
 from engram_interp.testbed import Author, authors
-from engram_interp.testbed.model import DATA, MANIFEST, TOKENIZER, fill, trained_parameters, untrained
+from engram_interp.testbed.model import MANIFEST, TOKENIZER, checkpoint_path, fill, trained_parameters, untrained
 
 SEED = 0
 EPOCHS = {"base": 10, "full": 6, "retain": 6}
@@ -100,12 +98,9 @@ def scores(model: HookedRootModule) -> dict[str, dict[str, float]]:
     }
 
 
-@click.command()
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=DATA, show_default=True)
-def main(out: Path) -> None:
-    """Train base, full and retain, and write their weights and the manifest."""
+def main() -> None:
+    """Train base, full and retain, and write their weights and the manifest into the package."""
     torch.manual_seed(SEED)
-    out.mkdir(parents=True, exist_ok=True)
     build_tokenizer().save_pretrained(TOKENIZER)
     corpus = authors()
     trained_on = {
@@ -130,7 +125,7 @@ def main(out: Path) -> None:
         weights = rounded(model)
         base = base or weights
         data = save(weights)
-        (out / f"{name}.safetensors").write_bytes(data)
+        checkpoint_path(name).write_bytes(data)
         checkpoints[name] = {
             "sha256": hashlib.sha256(data).hexdigest(),
             "bytes": len(data),
@@ -138,8 +133,8 @@ def main(out: Path) -> None:
             "seconds": round(time.perf_counter() - began, 1),
             "scores": scores(model),
         }
-        click.echo(f"{name}: {json.dumps(checkpoints[name])}")
-    (out / MANIFEST.name).write_text(json.dumps({**manifest, "checkpoints": checkpoints}, indent=2) + "\n")
+        print(f"{name}: {json.dumps(checkpoints[name])}")
+    MANIFEST.write_text(json.dumps({**manifest, "checkpoints": checkpoints}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

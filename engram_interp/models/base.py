@@ -28,7 +28,8 @@ class ModelInfo:
 
     Attributes:
         name: the model's own name, for people.
-        fingerprint: a hash of what no engram edits, the embeddings; an edited copy keeps its model's fingerprint.
+        fingerprint: a hash of what no engram edits, the embeddings and the norms, so that an edited copy keeps its
+            model's; so does a fine-tune in which these were frozen.
         processing: `raw`, or what was folded into the weights when they were loaded.
     """
 
@@ -44,13 +45,13 @@ class ModelInfo:
         """
         if other.processing != self.processing:
             raise ValueError(
-                f"{what} was made from {self.processing} weights of {self.name!r}, the model given has "
+                f"cannot use {what}, made from {self.processing} weights of {self.name!r}, the model given has "
                 f"{other.processing} weights: load it with the same weight processing"
             )
         if other.fingerprint != self.fingerprint:
             raise ValueError(
-                f"{what} was made from another model: {self.name!r} (embeddings {self.fingerprint[:12]}), "
-                f"not {other.name!r} (embeddings {other.fingerprint[:12]})"
+                f"cannot use {what}, made from another model: {self.name!r} (fingerprint {self.fingerprint[:12]}), "
+                f"not {other.name!r} (fingerprint {other.fingerprint[:12]})"
             )
 
     def to_dict(self) -> dict[str, str]:
@@ -94,11 +95,11 @@ class Adapter(ABC):
         """How the model reads text."""
 
     @abstractmethod
-    def _sites(self) -> list[Site]:
+    def all_sites(self) -> list[Site]:
         """Every weight matrix whose engram can be taken, layer by layer, the unembedding last."""
 
     @abstractmethod
-    def check_components(self, components: str | Iterable[str] | None) -> None:
+    def check_components(self, components: str | Collection[str] | None) -> None:
         """Raise for components that the model has but whose inputs cannot be read."""
 
     @abstractmethod
@@ -130,7 +131,7 @@ class Adapter(ABC):
         """One input from an ActivationCache that holds `cache_names([name])`."""
 
     def sites(
-        self, components: str | Iterable[str] | None = None, layers: int | Iterable[int] | None = None
+        self, components: str | Collection[str] | None = None, layers: int | Collection[int] | None = None
     ) -> list[Site]:
         """The matrices of the named components and layers; all by default.
 
@@ -139,9 +140,4 @@ class Adapter(ABC):
             NotImplementedError: a component whose input cannot be read exactly.
         """
         self.check_components(components)
-        return select_sites(self._sites(), components, layers)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model's first parameter is."""
-        return next(self.model.parameters()).device
+        return select_sites(self.all_sites(), components, layers)

@@ -51,10 +51,15 @@ class HookedTransformerAdapter(Adapter):
 
     @cached_property
     def info(self) -> ModelInfo:
-        """Which model this is: fingerprint of its embeddings, and whether its norms are folded."""
+        """Which model this is: fingerprint of its embeddings and norms, and whether the norms are folded."""
+        unedited = {
+            name: parameter
+            for name, parameter in self.model.named_parameters()
+            if name.rpartition(".")[2] in ("W_E", "W_pos", "w", "b")
+        }
         return ModelInfo(
             name=self.cfg.model_name,
-            fingerprint=fingerprint([self.model.embed.W_E]),
+            fingerprint=fingerprint(unedited[name] for name in sorted(unedited)),
             processing="folded" if (self.cfg.normalization_type or "").endswith("Pre") else "raw",
         )
 
@@ -68,7 +73,7 @@ class HookedTransformerAdapter(Adapter):
         """How the model reads text: its tokenizer, and BOS in front if its configuration says so."""
         return Encoder(self.model.tokenizer, self.cfg.default_prepend_bos, self.cfg.d_vocab, self.cfg.n_ctx)
 
-    def check_components(self, components: str | Iterable[str] | None) -> None:
+    def check_components(self, components: str | Collection[str] | None) -> None:
         """Refuse the expert matrices of a mixture of experts.
 
         Raises:
@@ -81,7 +86,7 @@ class HookedTransformerAdapter(Adapter):
                 f"inputs have no exact hook: pass components={[*ATTENTION, UNEMBED]} to leave them out"
             )
 
-    def _sites(self) -> list[Site]:
+    def all_sites(self) -> list[Site]:
         """Attention and MLP matrices layer by layer, then the unembedding."""
         sites = [
             Site(component, layer, self._input(component, layer), self._bias(component, layer))
@@ -243,10 +248,10 @@ class HookedTransformerAdapter(Adapter):
             norm = self.model.get_submodule(hook.removesuffix(".hook_normalized"))
             gain = dict(norm.named_parameters())
             activation = activation.to(self.cfg.dtype)
-            activation = activation * gain["w"] if "w" in gain else activation
-            activation = activation + gain["b"] if "b" in gain else activation
+            activation = activation * gain["w"].to(activation.device) if "w" in gain else activation
+            activation = activation + gain["b"].to(activation.device) if "b" in gain else activation
         for added in positions:
-            activation = activation + cache[added]
+            activation = activation + cache[added].to(activation.device)
         return activation
 
 

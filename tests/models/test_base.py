@@ -14,7 +14,7 @@ def test_the_same_model_is_accepted():
 
 
 def test_another_model_is_refused_by_name():
-    with pytest.raises(ValueError, match=r"the engram was made from another model: 'tiny' .*, not 'other'"):
+    with pytest.raises(ValueError, match=r"the engram, made from another model: 'tiny' .*, not 'other'"):
         INFO.require(ModelInfo("other", "def", "raw"), "the engram")
 
 

@@ -120,13 +120,16 @@ def test_predictions_are_the_models_logits(any_model):
 
 
 def test_padding_changes_nothing_also_for_a_tokenizer_that_pads_on_the_left(full):
-    rows = tokens(1, 6, d_vocab=900)
+    # A first token that is also the padding token, which TransformerLens would take for padding on the left.
+    rows = torch.cat([torch.full((1, 1), full.tokenizer.pad_token_id), tokens(1, 5, d_vocab=900)], dim=1)
     padded = torch.cat([rows, torch.full((1, 3), full.tokenizer.pad_token_id)], dim=1)
     real = torch.arange(9)[None] < 6
     batch = Batch(padded, real, real, torch.zeros(1, dtype=torch.long), ("x",))
     seen: dict[str, dict[str, torch.Tensor]] = {"bare": {}, "padded": {}}
     adapter = adapt(full)
     inputs = [site.input for site in adapter.sites()]
+    plain: dict[str, torch.Tensor] = {}
+    adapter.run(as_batch(rows), inputs, plain.__setitem__)
     full.tokenizer.padding_side = "left"
     try:
         for name, given in (("bare", as_batch(rows)), ("padded", batch)):
@@ -134,6 +137,7 @@ def test_padding_changes_nothing_also_for_a_tokenizer_that_pads_on_the_left(full
     finally:
         full.tokenizer.padding_side = "right"
     for key, bare in seen["bare"].items():
+        torch.testing.assert_close(bare, plain[key], rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(seen["padded"][key][:, :6], bare, rtol=1e-4, atol=1e-5)
 
 
