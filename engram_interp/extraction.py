@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from engram_interp.collect import collect
-from engram_interp.concept import BATCH_SIZE, TARGET, Concept, require_concept
+from engram_interp.concept import BATCH_SIZE, TARGET, Concept
 from engram_interp.engram import Engram
 from engram_interp.estimator import engram_matrix, soft_projector
 from engram_interp.models import Adapter, adapt
@@ -107,7 +107,6 @@ def statistics_of(
     """The statistics themselves, or those of the concept."""
     if isinstance(concept, Statistics):
         return concept
-    require_concept(concept)
     return collect(model, concept, components=components, layers=layers, batch_size=batch_size, progress=progress)
 
 
@@ -132,6 +131,11 @@ def sites_of(
     elif layers is None:
         layers_collected = {layer_of(key) for key in statistics.keys}
         sites = [site for site in sites if site.layer in layers_collected or site.component == UNEMBED]
+    if not sites:
+        raise ValueError(
+            f"nothing of what the statistics were collected for ({', '.join(statistics.keys)}) lies in "
+            f"components={components}, layers={layers}"
+        )
     if missing := [site.key for site in sites if site.input not in statistics.inputs]:
         raise ValueError(f"the statistics lack the inputs of {', '.join(missing)}: collect them for these matrices")
     return sites

@@ -132,14 +132,14 @@ def select_sites(
         present = {site.component for site in sites}
         if missing := [name for name in names if name not in present]:
             has = ", ".join(name for name in COMPONENTS if name in present)
-            raise ValueError(f"the model has no {', '.join(missing)}; its components are {has}")
+            raise ValueError(f"there is no {', '.join(missing)} here; the components are {has}")
     chosen = [site for site in sites if site.component in names]
     if layers is None:
         return chosen
     wanted = {index(layer) for layer in (layers if isinstance(layers, Collection) else [layers])}
     known = {site.layer for site in sites if site.layer is not None}
     if not wanted or not wanted <= known:
-        raise ValueError(f"unknown layer in {sorted(wanted)}; the model's layers are 0 to {max(known)}")
+        raise ValueError(f"unknown layer in {sorted(wanted)}; the layers here are {sorted(known)}")
     return [site for site in chosen if site.layer in wanted or (site.layer is None and components is not None)]
 
 

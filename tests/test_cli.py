@@ -84,7 +84,7 @@ def test_the_demo_on_ones_own_examples(run, tmp_path):
     ("options", "says"),
     [
         (["localize", "--components", "up"], "Error: unknown component in ['up']; the choices are W_Q"),
-        (["localize", "--layers", "0,9"], "Error: unknown layer in [0, 9]; the model's layers are 0 to 3"),
+        (["localize", "--layers", "0,9"], "Error: unknown layer in [0, 9]; the layers here are [0, 1, 2, 3]"),
         (["localize", "--layers", "x"], "--layers is a list of numbers, as 0,1,5; got 'x'"),
         (["localize", "--out", "map.png"], "--out is an .html, .csv or .json file, got map.png"),
         (["localize", "--out", "nowhere/map.csv"], "there is no folder nowhere to write map.csv into"),

@@ -149,8 +149,8 @@ def test_selection_by_component_layer_and_head(engram):
 @pytest.mark.parametrize(
     ("selection", "says"),
     [
-        ({"layers": [0, 5]}, r"unknown layer in \[0, 5\]; the model's layers are 0 to 1"),
-        ({"components": ["Q", "gate"]}, "has no W_gate; its components are W_Q, W_K"),
+        ({"layers": [0, 5]}, r"unknown layer in \[0, 5\]; the layers here are \[0, 1\]"),
+        ({"components": ["Q", "gate"]}, "no W_gate here; the components are W_Q, W_K"),
         ({"components": "up"}, "unknown component"),
         ({"components": "K", "heads": [3]}, r"blocks\.0\.attn\.W_K has heads 0 to 1, got \[3\]"),
         ({"heads": []}, r"blocks\.0\.attn\.W_Q has heads 0 to 3, got \[\]"),

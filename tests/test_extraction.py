@@ -190,6 +190,8 @@ def test_statistics_must_be_the_models_own_and_hold_what_is_asked(llama):
     assert list(extract(llama, statistics, components="K", layers=0)) == ["blocks.0.attn.W_K"]
     assert list(extract(llama, statistics, layers=0)) == ["blocks.0.attn.W_Q"]
     assert list(extract(llama, statistics, components="V")) == ["blocks.0.attn.W_V"]
+    with pytest.raises(ValueError, match=r"nothing of what .* \(blocks.0.attn.W_Q\) lies in components=None, layers=1"):
+        extract(llama, statistics, layers=1)
     with pytest.raises(ValueError, match=r"the statistics lack the inputs of blocks\.0\.mlp\.W_in: collect them"):
         extract(llama, statistics, components=["in"], layers=[0])
     with pytest.raises(ValueError, match="the statistics, made from another model"):

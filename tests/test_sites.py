@@ -52,15 +52,15 @@ def test_unknown_components_are_refused_with_the_choices(wrong):
 
 
 def test_a_component_that_the_model_lacks_is_refused():
-    with pytest.raises(ValueError, match="has no W_gate; its components are W_Q, W_K, W_V, W_O, W_in, W_out, W_U"):
+    with pytest.raises(ValueError, match="no W_gate here; the components are W_Q, W_K, W_V, W_O, W_in, W_out, W_U"):
         adapt(build("gpt2")).sites(["gate", "Q"])
-    with pytest.raises(ValueError, match="the model has no W_in, W_out; its components are W_Q, W_K, W_V, W_O, W_U"):
+    with pytest.raises(ValueError, match="there is no W_in, W_out here; the components are W_Q, W_K, W_V, W_O, W_U"):
         adapt(build("attn_only")).sites(["in", "out"])
 
 
 @pytest.mark.parametrize("layers", [[2], -1, [0, 7], []])
 def test_an_unknown_layer_is_refused(layers):
-    with pytest.raises(ValueError, match="unknown layer in .*; the model's layers are 0 to 1"):
+    with pytest.raises(ValueError, match=r"unknown layer in .*; the layers here are \[0, 1\]"):
         adapt(build("llama")).sites(layers=layers)
 
 
