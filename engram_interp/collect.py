@@ -80,7 +80,7 @@ def collect(
     groups = {group: {name: moments[name].result() for name in readers} for group, moments in sums.items()}
     for group, moments in groups.items():
         for name, moment in moments.items():
-            if not moment.second.isfinite().all():
+            if not moment.is_finite:
                 raise ValueError(f"the second moment of {', '.join(readers[name])} over the {group} overflowed")
     return Statistics(adapter.info, tuple(site.key for site in sites), groups, concept.name)
 
