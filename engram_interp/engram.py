@@ -174,11 +174,16 @@ class Engram(Mapping[str, Tensor]):
         Raises:
             ValueError: an engram of another model or of other shapes, or a name in `alpha` that it does not have.
         """
-        return self._edited_copy(model, alpha, sign=-1.0)
+        self._check(adapt(model))
+        alphas = self.alphas(alpha)
+        edited = copy.deepcopy(model)
+        adapter = adapt(edited)
+        self._write(adapter, {key: adapter.parameter(key) for key in self.tensors}, alphas)
+        return edited
 
     def inject(self, model: Model, alpha: Alpha = 1.0) -> Model:
         """A copy of the model with `alpha W+` added; otherwise as `ablate`."""
-        return self._edited_copy(model, alpha, sign=1.0)
+        return (-self).ablate(model, alpha)
 
     @contextmanager
     def ablated(self, model: Model, alpha: Alpha = 1.0) -> Iterator[Model]:
@@ -209,7 +214,7 @@ class Engram(Mapping[str, Tensor]):
         self._check(adapter)
         originals = {key: adapter.parameter(key).detach().clone() for key in self.tensors}
         try:
-            yield lambda alpha: self._write(adapter, originals, alpha, sign=-1.0)
+            yield lambda alpha: self._write(adapter, originals, self.alphas(alpha))
         finally:
             with torch.no_grad():
                 for key, original in originals.items():
@@ -279,22 +284,13 @@ class Engram(Mapping[str, Tensor]):
                     f"{list(tensor.shape)} in the engram, {list(shape)} in the model"
                 )
 
-    def _edited_copy(self, model: Model, alpha: Alpha, sign: float) -> Model:
-        self._check(adapt(model))
-        self.alphas(alpha)
-        edited = copy.deepcopy(model)
-        adapter = adapt(edited)
-        self._write(adapter, {key: adapter.parameter(key) for key in self.tensors}, alpha, sign)
-        return edited
-
     @torch.no_grad()
-    def _write(self, adapter: Adapter, originals: Mapping[str, Tensor], alpha: Alpha, sign: float) -> None:
-        """Write `original + sign * alpha * W+`, rounded to the parameter's dtype once."""
-        alphas = self.alphas(alpha)
+    def _write(self, adapter: Adapter, originals: Mapping[str, Tensor], alphas: Mapping[str, float]) -> None:
+        """Write `original - alpha W+`, rounded to the parameter's dtype once."""
         for key, tensor in self.tensors.items():
             parameter = adapter.parameter(key)
-            step = sign * alphas[weight_key(key)] * tensor.to(parameter.device)
-            parameter.copy_((originals[key].to(step.dtype) + step).to(parameter.dtype))
+            step = alphas[weight_key(key)] * tensor.to(parameter.device)
+            parameter.copy_((originals[key].to(step.dtype) - step).to(parameter.dtype))
 
 
 def _finite(alpha: float | int) -> float:

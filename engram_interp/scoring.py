@@ -91,7 +91,7 @@ def _token_scores(adapter: Adapter, batch: Batch) -> tuple[Bool[Tensor, "n"], Te
     right, losses = [], []
     for rows, tokens in zip(final.split(ROWS), truth.split(ROWS), strict=True):
         logits = adapter.unembed(rows).float()
-        if tokens.max() >= logits.shape[1]:
+        if (tokens >= logits.shape[1]).any():
             raise ValueError(f"the model cannot say token {int(tokens.max())}: its output has {logits.shape[1]} tokens")
         tokens = tokens.to(logits.device)
         right.append((logits.argmax(-1) == tokens).cpu())

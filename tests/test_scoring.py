@@ -40,6 +40,15 @@ def test_groups_are_scored_apart(full):
     assert both["right"].n_tokens == both["wrong"].n_tokens == 2
 
 
+def test_a_batch_in_which_nothing_counts_adds_nothing(llama):
+    counts = torch.zeros(6, 7, dtype=torch.bool)
+    counts[5] = True
+    some = Concept.from_tokens(tokens(6, 7), tokens(6, 7), target_mask=counts, reference_mask=counts)
+    only = Concept.from_tokens(tokens(6, 7)[5:], tokens(6, 7)[5:])
+    found, expected = score(llama, some.sides, batch_size=2)["target"], score(llama, only.sides)["target"]
+    assert (found.accuracy, found.n_tokens) == (expected.accuracy, expected.n_tokens)
+
+
 def test_a_token_that_the_output_lacks_is_named():
     sides = Concept.from_tokens(tokens(6, 7), tokens(9, 5)).sides
     with pytest.raises(ValueError, match="the model cannot say token 4[0-9]: its output has 20 tokens"):
