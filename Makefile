@@ -1,15 +1,19 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+TL4 := .venv-tl4
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test test-tl4 lint bench clean
 
 demo: $(VENV)/.ready
 	$(BIN)/engram-interp demo
 
 test: $(VENV)/.ready
 	$(BIN)/pytest
+
+test-tl4: $(TL4)/.ready
+	$(TL4)/bin/pytest --ignore engram_interp/models/hooked_transformer.py
 
 lint: $(VENV)/.ready
 	$(BIN)/pip install -q -c constraints.txt -e ".[dev]"
@@ -23,6 +27,12 @@ bench: $(VENV)/.ready
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q -c constraints.txt -e ".[test]"
+	touch $@
+
+$(TL4)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(TL4)
+	sed 's/^transformer-lens==[^;]*/transformer-lens==4.3.0/' constraints.txt > $(TL4)/constraints.txt
+	$(TL4)/bin/pip install -q -c $(TL4)/constraints.txt -e ".[test]"
 	touch $@
 
 clean:

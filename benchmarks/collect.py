@@ -86,7 +86,7 @@ def main(d_model: int, n_layers: int, examples: int, length: int, batch_size: in
     n_target = examples // 4
     concept = Concept.from_tokens(tokens[:n_target], tokens[n_target:])
     adapter = adapt(model)
-    widths = [adapter.input_width(name) for name in {site.input for site in adapter.sites(BLOCK)}]
+    widths = list(adapter.widths({site.input for site in adapter.sites(BLOCK)}).values())
     a, b = torch.randn(batch_size * length, 4 * d_model), torch.randn(batch_size * length, d_model)
     took = seconds(
         {

@@ -4,9 +4,11 @@ from engram_interp import testbed
 from engram_interp.collect import collect
 from engram_interp.concept import Concept
 from engram_interp.engram import Engram
+from engram_interp.export import export_hf
 from engram_interp.extraction import extract
 from engram_interp.generation import greedy_answers
 from engram_interp.localization import LocalizationMap, localize
+from engram_interp.models.loading import load_model
 from engram_interp.scoring import Score, score
 from engram_interp.statistics import Statistics, names_filter
 from engram_interp.strength import AlphaChoice, choose_alpha
@@ -22,8 +24,10 @@ __all__ = [
     "Statistics",
     "choose_alpha",
     "collect",
+    "export_hf",
     "extract",
     "greedy_answers",
+    "load_model",
     "localize",
     "names_filter",
     "score",

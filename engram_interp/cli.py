@@ -20,10 +20,13 @@ from engram_interp import plots, testbed
 from engram_interp.concept import BATCH_SIZE, Concept
 from engram_interp.engram import Alpha
 from engram_interp.examples import read_examples
+from engram_interp.export import export_hf
 from engram_interp.extraction import extract
 from engram_interp.localization import LocalizationMap, localize
+from engram_interp.models.loading import load_model
 from engram_interp.report import investigate, write_report
 from engram_interp.scoring import score
+from engram_interp.sites import expert_of
 from engram_interp.strength import choose_alpha
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -34,10 +37,10 @@ Existing = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 class Writable(click.Path):
-    """A file in a folder that exists, checked before any work is done."""
+    """A file (or a folder) in a folder that exists, checked before any work is done."""
 
-    def __init__(self) -> None:
-        super().__init__(dir_okay=False, writable=True, path_type=Path)
+    def __init__(self, folder: bool = False) -> None:
+        super().__init__(dir_okay=folder, writable=True, path_type=Path)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         """The path, if its folder is there."""
@@ -76,7 +79,7 @@ def _model_options(command: Command) -> Command:
         click.option("--target", type=Existing, required=True, help="Target examples: .txt or .jsonl."),
         click.option(
             "--model", "model_name", default=TESTBED, show_default=True,
-            help="A TransformerLens model name, or testbed, testbed:base, testbed:retain.",
+            help="A name on the hub, a Hugging Face folder, or testbed, testbed:base, testbed:retain.",
         ),
     ):  # fmt: skip
         command = option(command)
@@ -84,7 +87,7 @@ def _model_options(command: Command) -> Command:
 
 
 @main.command()
-@click.option("--model", "model_name", default=TESTBED, show_default=True, help="A TransformerLens name, or testbed.")
+@click.option("--model", "model_name", default=TESTBED, show_default=True, help="A name, a folder, or testbed.")
 @click.option("--target", type=Existing, help="Target examples instead of one of the testbed's authors.")
 @click.option("--reference", type=Existing, help="Reference examples; goes with --target.")
 @click.option("--author", help="Which of the testbed's authors to look for; the first to forget by default.")
@@ -148,23 +151,36 @@ def extract_command(model_name: str, target: Path, reference: Path, out: Path, *
 @click.option(
     "--keep", type=float, default=0.98, show_default=True, help="For auto: share of the reference accuracy to keep."
 )
-@click.option("--out", type=Writable(), required=True, help="Where to write the edited weights: .safetensors.")
+@click.option(
+    "--out",
+    type=Writable(folder=True),
+    required=True,
+    help="Where to write the edited model: a new folder for a Hugging Face checkpoint, else a .safetensors file.",
+)
 def ablate_command(
     model_name: str, target: Path, reference: Path, alpha: str, keep: float, out: Path, **options: Any
 ) -> None:
-    """The model without the target's engram, as a state dict in TransformerLens's names."""
+    """The model without the target's engram: a Hugging Face checkpoint, or a state dict in TransformerLens's names."""
+    as_checkpoint = out.suffix != ".safetensors"
+    if as_checkpoint and model_name.startswith(TESTBED):
+        raise click.UsageError(f"the testbed is no Hugging Face checkpoint: --out is a .safetensors file, got {out}")
+    if not as_checkpoint and Path(model_name).is_dir():
+        raise click.UsageError(f"{model_name} is edited into a checkpoint: --out is a new folder, got {out}")
     model, concept = _load(model_name), _concept(target, reference)
     engram = extract(model, concept, **_parsed(options))
     strength: Alpha = choose_alpha(model, engram, concept, keep).alpha if alpha == "auto" else _alpha(alpha)
     if strength == 0:
         raise click.ClickException(f"no edit keeps {keep:.1%} of the reference's answers, so there is none to write")
     edited = engram.ablate(model, strength)
-    made_by = {"model": model_name, "concept": str(concept.name), "alpha": str(strength)}
-    save_file({name: tensor.contiguous() for name, tensor in edited.state_dict().items()}, out, made_by)
+    if as_checkpoint:
+        export_hf(edited, model_name, out)
+    else:
+        made_by = {"model": model_name, "concept": str(concept.name), "alpha": str(strength)}
+        save_file({name: tensor.contiguous() for name, tensor in edited.state_dict().items()}, out, made_by)
     before, after = (score(one, concept.sides) for one in (model, edited))
     frame = pd.DataFrame({"before": before, "after": after}).map(lambda result: f"{result.accuracy:.1%}")
     click.echo(frame.rename_axis("answer accuracy").to_string())
-    click.echo(f"alpha = {strength}; the edited weights are in {out}")
+    click.echo(f"alpha = {strength}; the edited model is in {out}")
 
 
 def _load(name: str) -> nn.Module:
@@ -172,11 +188,7 @@ def _load(name: str) -> nn.Module:
         return testbed.load("full")
     if name.startswith(f"{TESTBED}:"):
         return testbed.load(name.removeprefix(f"{TESTBED}:"))
-    try:
-        from transformer_lens import HookedTransformer
-    except ImportError as error:
-        raise click.ClickException("models by name need transformer-lens 3, which has HookedTransformer") from error
-    return HookedTransformer.from_pretrained_no_processing(name)
+    return load_model(name)
 
 
 def _concept(target: Path, reference: Path) -> Concept:
@@ -210,6 +222,8 @@ def _write_map(wmap: LocalizationMap, out: Path) -> None:
         figures: list[go.Figure] = [wmap.plot()]
         if any(name in wmap.components for name in ("W_Q", "W_K", "W_V", "W_O")):
             figures.append(wmap.plot_heads())
+        if any(expert_of(key) is not None for key in wmap):
+            figures.append(wmap.plot_experts())
         parts = [plots.to_html(figure, index) for index, figure in enumerate(figures)]
         title = html.escape(out.stem)
         out.write_text(f"<!doctype html><meta charset='utf-8'><title>{title}</title>{''.join(parts)}", encoding="utf-8")

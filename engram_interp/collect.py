@@ -41,7 +41,7 @@ def collect(
     """Second moments of every input over a concept's target and reference examples (paper, Section 4).
 
     Args:
-        model: a `HookedTransformer`, whatever weight processing it was loaded with.
+        model: a `HookedTransformer` or `TransformerBridge`, whatever weight processing it was loaded with.
         concept: what to look for.
         components: which matrices, `W_Q` to `W_U` or short; every one that the model has by default.
         layers: which layers; all by default. The unembedding is in none: it is left out unless `components` names it.
@@ -67,7 +67,7 @@ def collect(
     sites = adapter.sites(components, layers)
     readers = readers_of(sites)
     encoded = encode_groups(concept.sides, adapter.encoder)
-    needed = statistics_bytes([adapter.input_width(name) for name in readers], len(encoded))
+    needed = statistics_bytes(adapter.widths(readers).values(), len(encoded))
     logger.info("statistics of %d inputs and %d groups take %.1f MB", len(readers), len(encoded), needed / 1e6)
 
     sums: Sums = {group: {} for group in encoded}
@@ -90,13 +90,19 @@ class _NonFiniteError(ValueError):
 
 
 def _take_in(
-    sums: Sums, counted: dict[str, Int[Tensor, "n"]], name: str, activation: Float[Tensor, "batch pos d"]
+    sums: Sums,
+    counted: dict[str, Int[Tensor, "n"]],
+    name: str,
+    activation: Float[Tensor, "*batch_pos d"],
+    routed: Int[Tensor, "m"] | None = None,
 ) -> None:
-    """Multiply an input's counted positions into its groups' moments."""
-    rows = activation.flatten(0, 1)
+    """Multiply an input's counted positions into its groups' moments; of `routed` ones, those that are there."""
+    rows = activation.flatten(0, -2)
     for group, at in counted.items():
         if name not in sums[group]:
             sums[group][name] = MomentSum(rows)
+        if routed is not None:
+            at = torch.isin(routed, at.to(routed.device)).nonzero().flatten()
         sums[group][name].add(rows.index_select(0, at.to(rows.device)))
         if not sums[group][name].is_finite:
             raise _NonFiniteError(name)

@@ -6,13 +6,12 @@ the length of a `with` block and then restore every parameter bit for bit.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar, cast
 
 import torch
 from jaxtyping import Float
@@ -25,6 +24,7 @@ from engram_interp.sites import (
     Site,
     component_names,
     component_of,
+    expert_of,
     head_norms,
     is_bias,
     layer_of,
@@ -137,7 +137,7 @@ class Engram(Mapping[str, Tensor]):
         Raises:
             ValueError: a component or layer that the engram lacks, heads of matrices that have none, or no such head.
         """
-        sites = [Site(component_of(key), layer_of(key), input="") for key in self.weight_norms]
+        sites = [Site(component_of(key), layer_of(key), "", expert=expert_of(key)) for key in self.weight_norms]
         chosen = {site.key for site in select_sites(sites, components, layers)}
         kept = [key for key in self.tensors if weight_key(key) in chosen]
         tensors = {key: self.tensors[key] for key in kept}
@@ -176,8 +176,9 @@ class Engram(Mapping[str, Tensor]):
         """
         self._check(adapt(model))
         alphas = self.alphas(alpha)
-        edited = copy.deepcopy(model)
+        edited = cast(Model, adapt(model).copy())
         adapter = adapt(edited)
+        adapter.untie(self.tensors)
         self._write(adapter, {key: adapter.parameter(key) for key in self.tensors}, alphas)
         return edited
 
@@ -213,12 +214,14 @@ class Engram(Mapping[str, Tensor]):
         adapter = adapt(model)
         self._check(adapter)
         originals = {key: adapter.parameter(key).detach().clone() for key in self.tensors}
+        tie_again = adapter.untie(self.tensors)
         try:
             yield lambda alpha: self._write(adapter, originals, self.alphas(alpha))
         finally:
             with torch.no_grad():
                 for key, original in originals.items():
                     adapter.parameter(key).copy_(original)
+            tie_again()
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file that `Engram.load` reads back."""

@@ -50,7 +50,7 @@ def extract(
     """The concept's engram, `W+ = W S+ (S+ + S-)^pinv` of every matrix (paper, Eq. 4; Eq. 3 with `delta_from`).
 
     Args:
-        model: a `HookedTransformer`, whatever weight processing it was loaded with.
+        model: a `HookedTransformer` or `TransformerBridge`, whatever weight processing it was loaded with.
         concept: what to look for, or the statistics that `collect` found for it.
         components: which matrices, `W_Q` to `W_U` or short; every one that the model has by default.
         layers: which layers; all by default. The unembedding is in none: it is left out unless `components` names it.

@@ -21,6 +21,7 @@ from engram_interp.sites import (
     UNEMBED,
     component_names,
     component_of,
+    expert_of,
     head_norms,
     layer_of,
     share,
@@ -74,11 +75,19 @@ class LocalizationMap(Mapping[str, float]):
 
     @property
     def wnorm(self) -> Float[Tensor, "layer component"]:
-        """W-Norms, `[layer component]`, NaN where there is no such matrix; `W_U` stands in the last layer's row."""
+        """W-Norms, `[layer component]`, NaN where there is no such matrix; `W_U` stands in the last layer's row.
+
+        The experts of a mixture are one matrix here: the norm of all their engrams over that of all their weights.
+        """
         grid = torch.full((self.n_layers, len(self.components)), torch.nan)
+        cells: dict[tuple[int, int], list[str]] = {}
         for key in self.engram_norms:
             layer = layer_of(key)
-            grid[-1 if layer is None else layer, self.components.index(component_of(key))] = self[key]
+            place = (-1 if layer is None else layer), self.components.index(component_of(key))
+            cells.setdefault(place, []).append(key)
+        for place, keys in cells.items():
+            part, whole = (torch.cat([norms[key] for key in keys]) for norms in (self.engram_norms, self.weight_norms))
+            grid[place] = share(part.norm(), whole.norm())
         return grid
 
     def heads(self, component: str) -> Float[Tensor, "layer head"]:
@@ -99,11 +108,33 @@ class LocalizationMap(Mapping[str, float]):
             grid[layer] = share(self.engram_norms[key], self.weight_norms[key])
         return grid
 
+    def experts(self, component: str) -> Float[Tensor, "layer expert"]:
+        """W-Norms of the experts of mixtures, `[layer expert]`, NaN in layers without one.
+
+        Raises:
+            ValueError: a component that no expert in the map has.
+        """
+        (name,) = component_names(component)
+        if name not in self._of_experts:
+            has = ", ".join(self._of_experts) or "no component"
+            raise ValueError(f"the map has no experts of {name}; it has those of {has}")
+        keys = [key for key in self.engram_norms if component_of(key) == name and expert_of(key) is not None]
+        places = {key: (layer_of(key), expert_of(key)) for key in keys}
+        grid = torch.full((self.n_layers, 1 + max(expert or 0 for _, expert in places.values())), torch.nan)
+        for key, place in places.items():
+            grid[place] = self[key]
+        return grid
+
+    @property
+    def _of_experts(self) -> list[str]:
+        names = {component_of(key) for key in self.engram_norms if expert_of(key) is not None}
+        return [name for name in COMPONENTS if name in names]
+
     def to_frame(self) -> pd.DataFrame:
-        """A row a matrix: `key`, `component`, `layer` (missing for the unembedding) and `wnorm`."""
-        rows = [(key, component_of(key), layer_of(key), self[key]) for key in self.engram_norms]
-        frame = pd.DataFrame(rows, columns=["key", "component", "layer", "wnorm"])
-        return frame.astype({"layer": "Int64"})
+        """A row a matrix: `key`, `component`, `layer`, `expert` (missing where there is none) and `wnorm`."""
+        rows = [(key, component_of(key), layer_of(key), expert_of(key), self[key]) for key in self.engram_norms]
+        frame = pd.DataFrame(rows, columns=["key", "component", "layer", "expert", "wnorm"])
+        return frame.astype({"layer": "Int64", "expert": "Int64"})
 
     def top(self, k: int = 10) -> pd.DataFrame:
         """The `k` matrices with the largest W-Norm, largest first."""
@@ -122,7 +153,14 @@ class LocalizationMap(Mapping[str, float]):
         grids = {name: self.heads(name) for name in self.components if name in ATTENTION}
         if not grids:
             raise ValueError("the map has no attention component, so there are no heads to plot")
-        return plots.head_maps(grids, self._title("W-Norm by head"))
+        return plots.layer_maps(grids, "head", self._title("W-Norm by head"))
+
+    def plot_experts(self) -> go.Figure:
+        """A heat map of every MLP component, layers by experts."""
+        grids = {name: self.experts(name) for name in self._of_experts}
+        if not grids:
+            raise ValueError("the map has no mixture of experts, so there are no experts to plot")
+        return plots.layer_maps(grids, "expert", self._title("W-Norm by expert"))
 
     def _title(self, what: str) -> str:
         concept = f" of {self.name!r}" if self.name else ""
@@ -144,7 +182,7 @@ def localize(
     """W-Norm of every matrix and head: the share of its weight that the concept owns.
 
     Args:
-        model: a `HookedTransformer`, whatever weight processing it was loaded with.
+        model: a `HookedTransformer` or `TransformerBridge`, whatever weight processing it was loaded with.
         concept: what to look for, or its statistics.
         components: which matrices; every one that the model has by default.
         layers: which layers; all by default. The unembedding is in none: it is left out unless `components` names it.

@@ -55,11 +55,12 @@ def wnorm_map(
     return _styled(figure, title, height).update_layout(coloraxis=_share_axis("W-Norm", values))
 
 
-def head_maps(grids: Mapping[str, Float[Tensor, "layer head"]], title: str) -> go.Figure:
-    """A heat map for every attention component, a row a layer and a column a head.
+def layer_maps(grids: Mapping[str, Float[Tensor, "layer unit"]], unit: str, title: str) -> go.Figure:
+    """A heat map for every component, a row a layer and a column a head or an expert.
 
     Args:
-        grids: `[layer head]` by component, NaN where a layer is left out.
+        grids: `[layer unit]` by component, NaN where a layer is left out.
+        unit: what the columns are.
         title: what is plotted.
     """
     names = list(grids)
@@ -72,9 +73,9 @@ def head_maps(grids: Mapping[str, Float[Tensor, "layer head"]], title: str) -> g
     )
     for column, name in enumerate(names, start=1):
         grid = grids[name]
-        heads, layers = [str(i) for i in range(grid.shape[1])], [str(i) for i in range(grid.shape[0])]
-        figure.add_trace(_heatmap(grid.tolist(), heads, layers, f"{name}, layer %{{y}}, head %{{x}}"), 1, column)
-        kind = "key/value head" if name in ("W_K", "W_V") else "head"
+        units, layers = [str(i) for i in range(grid.shape[1])], [str(i) for i in range(grid.shape[0])]
+        figure.add_trace(_heatmap(grid.tolist(), units, layers, f"{name}, layer %{{y}}, {unit} %{{x}}"), 1, column)
+        kind = "key/value head" if name in ("W_K", "W_V") else unit
         figure.update_xaxes(title_text=kind, type="category", row=1, col=column)
         figure.update_yaxes(
             title_text="layer" if column == 1 else None, type="category", autorange="reversed", row=1, col=column

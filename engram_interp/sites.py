@@ -49,19 +49,23 @@ class Site:
         layer: the block's index; None for the unembedding.
         input: the name of the activation that the matrix multiplies; matrices that share it share its statistics.
         bias: the key of the bias that is added to the product, or None where there is none.
+        expert: the index among the experts of a mixture, each of which reads the tokens routed to it; None elsewhere.
     """
 
     component: str
     layer: int | None
     input: str
     bias: str | None = None
+    expert: int | None = None
 
     @property
     def key(self) -> str:
-        """TransformerLens's parameter path, `blocks.3.attn.W_Q`."""
+        """TransformerLens's parameter path, `blocks.3.attn.W_Q`, `blocks.3.mlp.experts.5.W_in`."""
         if self.layer is None:
             return f"unembed.{self.component}"
-        return f"blocks.{self.layer}.{'attn' if self.component in ATTENTION else 'mlp'}.{self.component}"
+        place = "attn" if self.component in ATTENTION else "mlp"
+        expert = "" if self.expert is None else f".experts.{self.expert}"
+        return f"blocks.{self.layer}.{place}{expert}.{self.component}"
 
 
 def component_of(key: str) -> str:
@@ -83,6 +87,17 @@ def layer_of(key: str) -> int | None:
     """
     parts = key.split(".")
     return int(parts[1]) if parts[0] == "blocks" else None
+
+
+def expert_of(key: str) -> int | None:
+    """The expert's index in a parameter path; None outside a mixture of experts.
+
+    Example:
+        >>> expert_of("blocks.3.mlp.experts.5.W_in"), expert_of("blocks.3.mlp.W_in")
+        (5, None)
+    """
+    parts = key.split(".")
+    return int(parts[4]) if parts[3:4] == ["experts"] else None
 
 
 def is_bias(key: str) -> bool:

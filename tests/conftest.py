@@ -1,10 +1,25 @@
-"""Tiny models made in memory, one of every shape that TransformerLens gives a HookedTransformer, and text for them."""
+"""Tiny models made in memory, one of every shape that TransformerLens gives a HookedTransformer, and text for them.
+
+Where TransformerLens has no HookedTransformer (from 4 on), those that Hugging Face has too are bridges.
+"""
 
 import pytest
 import torch
-from transformer_lens import HookedTransformer, HookedTransformerConfig
+import transformers
+from torch import nn
+from transformer_lens.model_bridge import TransformerBridge
 
 from engram_interp import Concept, testbed
+from engram_interp.concept import Batch
+from engram_interp.models import adapt
+from engram_interp.models.loading import bridge_of
+
+try:
+    from transformer_lens import HookedTransformer, HookedTransformerConfig
+except ImportError:
+    HookedTransformer = None
+
+hooked_only = pytest.mark.skipif(HookedTransformer is None, reason="about HookedTransformer, gone in TransformerLens 4")
 
 COMMON = dict(
     n_layers=2, d_model=16, n_heads=4, d_head=8, d_mlp=24, n_ctx=32, d_vocab=50, act_fn="gelu_new", device="cpu", seed=0
@@ -32,8 +47,24 @@ VARIANTS = {
 }
 
 
-def build(variant: str, seed: int = 0, **overrides) -> HookedTransformer:
+SIZES = dict(
+    hidden_size=16, num_attention_heads=4, num_hidden_layers=2, intermediate_size=24, vocab_size=50,
+    max_position_embeddings=32, tie_word_embeddings=False, bos_token_id=1, eos_token_id=2, pad_token_id=0,
+)  # fmt: skip
+BRIDGED = {
+    "llama": ("LlamaConfig", dict(num_key_value_heads=2, head_dim=8)),
+    "gpt2": ("GPT2Config", {}),
+    "parallel": ("GPTNeoXConfig", dict(use_parallel_residual=True)),
+    "post_norm": ("Olmo2Config", {}),
+    "sandwich": ("Gemma2Config", dict(num_key_value_heads=2, head_dim=8, final_logit_softcapping=30.0)),
+}
+RENAMED = {"n_layers": "num_hidden_layers", "d_mlp": "intermediate_size"}
+
+
+def build(variant: str, seed: int = 0, **overrides) -> nn.Module:
     """A random model in which no gain is one and no bias of the architecture is zero."""
+    if HookedTransformer is None:
+        return _build_bridge(variant, seed, **overrides)
     model = HookedTransformer(HookedTransformerConfig(**{**COMMON, **VARIANTS[variant], "seed": seed, **overrides}))
     generator = torch.Generator().manual_seed(seed)
     llama_like = "gated_mlp" in VARIANTS[variant]
@@ -49,8 +80,28 @@ def build(variant: str, seed: int = 0, **overrides) -> HookedTransformer:
     return model
 
 
-def folded(model: HookedTransformer) -> HookedTransformer:
+def _build_bridge(variant: str, seed: int, dtype: torch.dtype = torch.float32, **overrides) -> TransformerBridge:
+    if variant not in BRIDGED or not overrides.keys() <= RENAMED.keys():
+        pytest.skip(f"only a HookedTransformer is {variant} with {overrides}")
+    name, options = BRIDGED[variant]
+    sizes = {**SIZES, **options, **{RENAMED[key]: value for key, value in overrides.items()}}
+    if variant == "gpt2":
+        sizes["n_inner"] = sizes.pop("intermediate_size")
+    hf = transformers.AutoModelForCausalLM.from_config(getattr(transformers, name)(**sizes)).eval()
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in hf.named_parameters():
+        is_gain = name.endswith("weight") and any(part in name for part in ("norm", "ln_"))
+        parameter.data = (1 if is_gain else 0) + 0.3 * torch.randn(parameter.shape, generator=generator)
+    hf.config.architectures = [type(hf).__name__]
+    return bridge_of(f"tiny-{variant}", hf.to(dtype))
+
+
+def folded(model: nn.Module) -> nn.Module:
     """The same function with its norms folded, writing weights and unembedding centred, value biases moved."""
+    if HookedTransformer is None:
+        processed = adapt(model).copy()
+        processed.enable_compatibility_mode(disable_warnings=True)
+        return processed
     processed = HookedTransformer(HookedTransformerConfig(**model.cfg.to_dict()))
     layer_norm = model.cfg.normalization_type == "LN"
     processed.load_and_process_state_dict(
@@ -73,28 +124,33 @@ def token_concept(n: int = 40, pos: int = 9, seed: int = 1) -> Concept:
     return Concept.from_tokens(target, reference, target % 3 > 0, reference % 4 > 0, name="odd")
 
 
+def as_batch(rows: torch.Tensor) -> Batch:
+    everything = torch.ones_like(rows, dtype=torch.bool)
+    return Batch(rows, everything, everything, torch.zeros(len(rows), dtype=torch.long), ("x",) * len(rows))
+
+
 @pytest.fixture(params=VARIANTS)
-def any_model(request) -> HookedTransformer:
+def any_model(request) -> nn.Module:
     return build(request.param)
 
 
 @pytest.fixture
-def llama() -> HookedTransformer:
+def llama() -> nn.Module:
     return build("llama")
 
 
 @pytest.fixture
-def gpt2() -> HookedTransformer:
+def gpt2() -> nn.Module:
     return build("gpt2")
 
 
 @pytest.fixture(scope="session")
-def _full() -> HookedTransformer:
+def _full() -> nn.Module:
     return testbed.load("full")
 
 
 @pytest.fixture
-def full(_full: HookedTransformer):
+def full(_full: nn.Module):
     """The testbed's model; a test that leaves it changed fails."""
     before = {name: parameter.clone() for name, parameter in _full.named_parameters()}
     yield _full

@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 
 from engram_interp import Concept, Engram, extract, localize, score, testbed
 from engram_interp.cli import main
+from tests.conftest import hooked_only
 
 
 @pytest.fixture
@@ -61,6 +62,7 @@ def test_extract_writes_the_engram(run, concept, full, tmp_path):
 
 
 @pytest.mark.parametrize("alpha", ["2.5", "w-norm", "auto"])
+@hooked_only
 def test_ablate_writes_the_edited_weights(run, concept, full, tmp_path, alpha):
     result = run("ablate", "--alpha", alpha, "--out", str(tmp_path / "edited.safetensors"))
     assert result.exit_code == 0, result.output
@@ -88,9 +90,14 @@ def test_the_demo_on_ones_own_examples(run, tmp_path):
         (["localize", "--layers", "x"], "--layers is a list of numbers, as 0,1,5; got 'x'"),
         (["localize", "--out", "map.png"], "--out is an .html, .csv or .json file, got map.png"),
         (["localize", "--out", "nowhere/map.csv"], "there is no folder nowhere to write map.csv into"),
-        (["ablate", "--alpha", "nan", "--out", "x"], "Error: alpha is a finite number, got nan"),
+        (["ablate", "--alpha", "nan", "--out", "x.safetensors"], "Error: alpha is a finite number, got nan"),
         (["demo", "--author", "Petra Dorlund"], "--author is one of the testbed's, and --target names another concept"),
-        (["ablate", "--alpha", "strong", "--out", "x"], "--alpha is a number, w-norm or auto; got 'strong'"),
+        (
+            ["ablate", "--alpha", "strong", "--out", "x.safetensors"],
+            "--alpha is a number, w-norm or auto; got 'strong'",
+        ),
+        (["ablate", "--out", "x"], "the testbed is no Hugging Face checkpoint: --out is a .safetensors file, got x"),
+        (["extract", "--model", "./nowhere", "--out", "x"], "there is no folder nowhere: expected a Hugging Face"),
         (["extract", "--model", "testbed:small", "--out", "x"], "the testbed's checkpoints are base, full, retain"),
     ],
 )

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from engram_interp import LocalizationMap, collect, extract, localize
+from engram_interp.models import adapt
 from tests.conftest import build, token_concept
 
 
@@ -29,6 +30,31 @@ def test_values_by_hand(by_hand):
     assert by_hand.top(1)["key"].tolist() == ["blocks.1.attn.W_Q"]
 
 
+def test_experts_share_a_cell_and_have_a_grid_of_their_own():
+    # |W+| of 3 and 4 out of 5 and 12: the layer's cell is 5 / 13.
+    keys = [f"blocks.1.mlp.experts.{expert}.W_in" for expert in (0, 1)]
+    wmap = LocalizationMap(
+        engram_norms=dict(zip(keys, torch.tensor([[3.0], [4.0]]))),
+        weight_norms=dict(zip(keys, torch.tensor([[5.0], [12.0]]))),
+        n_layers=2,
+    )
+    assert wmap.wnorm[1].tolist() == pytest.approx([5 / 13])
+    assert wmap.experts("in")[1].tolist() == pytest.approx([3 / 5, 4 / 12])
+    assert wmap.experts("in")[0].isnan().all()
+    assert wmap.to_frame()["expert"].tolist() == [0, 1]
+    (panel,) = wmap.plot_experts().data
+    assert list(panel.z[1]) == pytest.approx([3 / 5, 4 / 12])
+    with pytest.raises(ValueError, match="the map has no experts of W_gate; it has those of W_in"):
+        wmap.experts("gate")
+
+
+def test_a_map_without_experts_has_none_to_plot(by_hand):
+    with pytest.raises(ValueError, match="the map has no experts of W_in; it has those of no component"):
+        by_hand.experts("in")
+    with pytest.raises(ValueError, match="no mixture of experts"):
+        by_hand.plot_experts()
+
+
 def test_the_map_is_the_engrams_wnorm(any_model):
     concept = token_concept()
     wmap, engram = localize(any_model, concept), extract(any_model, concept)
@@ -38,7 +64,7 @@ def test_the_map_is_the_engrams_wnorm(any_model):
 def test_heads_are_the_norms_of_their_slices(llama):
     concept = token_concept()
     wmap, engram = localize(llama, concept), extract(llama, concept)
-    W_K, W_K_plus = llama.blocks[1].attn._W_K.detach(), engram["blocks.1.attn.W_K"]
+    W_K, W_K_plus = adapt(llama).parameter("blocks.1.attn.W_K").detach(), engram["blocks.1.attn.W_K"]
     assert wmap.heads("W_K").shape == (2, 2)
     assert float(wmap.heads("K")[1, 0]) == pytest.approx(float(W_K_plus[0].norm() / W_K[0].norm()), rel=1e-5)
     assert wmap.heads("O").shape == (2, 4)
@@ -61,7 +87,7 @@ def test_a_target_that_owns_all_the_data_owns_all_the_weight_and_none_of_it_none
 
 def test_the_frame_has_a_row_a_matrix(gpt2):
     frame = localize(gpt2, token_concept()).to_frame()
-    assert list(frame.columns) == ["key", "component", "layer", "wnorm"]
+    assert list(frame.columns) == ["key", "component", "layer", "expert", "wnorm"]
     assert len(frame) == 2 * 6 + 1
     assert frame["layer"].isna().sum() == 1
     assert frame["component"].iloc[-1] == "W_U"
@@ -114,7 +140,7 @@ def test_every_variant_has_a_map(any_model):
     assert all(value > 0 for value in wmap.values())
     assert "unembed.W_U" in wmap
     assert list(wmap) == wmap.to_frame()["key"].tolist()
-    assert wmap.plot().layout.title.text == "W-Norm of 'odd' in custom"
+    assert wmap.plot().layout.title.text == f"W-Norm of 'odd' in {adapt(any_model).info.name}"
 
 
 def test_the_same_matrices_whichever_way_they_are_asked_for():

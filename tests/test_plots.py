@@ -28,7 +28,7 @@ def test_cells_are_labelled_while_they_are_wide_enough():
 
 
 def test_key_and_value_heads_are_named_so():
-    figure = plots.head_maps({"W_Q": torch.rand(2, 4), "W_K": torch.rand(2, 2)}, "t")
+    figure = plots.layer_maps({"W_Q": torch.rand(2, 4), "W_K": torch.rand(2, 2)}, "head", "t")
     assert figure.layout.xaxis.title.text == "head"
     assert figure.layout.xaxis2.title.text == "key/value head"
 

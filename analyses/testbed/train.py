@@ -19,7 +19,6 @@ from safetensors.torch import save
 from tokenizer import build_tokenizer
 from torch import nn
 from tqdm.auto import tqdm
-from transformer_lens import HookedRootModule
 
 from engram_interp.concept import Batch, TokenExample, batches, encode_groups
 from engram_interp.models import adapt
@@ -54,13 +53,13 @@ def shuffled_batches(examples: list[TokenExample], rng: random.Random) -> Iterat
         yield from batches({"train": order[start : start + BATCH_SIZE]}, BATCH_SIZE, progress=False, describe="")
 
 
-def answer_loss(model: HookedRootModule, batch: Batch) -> torch.Tensor:
+def answer_loss(model: nn.Module, batch: Batch) -> torch.Tensor:
     logits = model(batch.tokens)[:, :-1]
     counts = batch.counts[:, 1:]
     return nn.functional.cross_entropy(logits[counts], batch.tokens[:, 1:][counts])
 
 
-def train(model: HookedRootModule, pairs: Pairs, epochs: int, name: str) -> None:
+def train(model: nn.Module, pairs: Pairs, epochs: int, name: str) -> None:
     rng = random.Random(SEED)
     examples = encode_groups({"train": pairs}, adapt(model).encoder)["train"]
     parameters = list(trained_parameters(model).values())
@@ -76,7 +75,7 @@ def train(model: HookedRootModule, pairs: Pairs, epochs: int, name: str) -> None
         schedule.step()
 
 
-def rounded(model: HookedRootModule) -> dict[str, torch.Tensor]:
+def rounded(model: nn.Module) -> dict[str, torch.Tensor]:
     """The trained parameters in bf16; the model itself goes on from the rounded values that others will load."""
     weights = {name: parameter.detach().bfloat16() for name, parameter in trained_parameters(model).items()}
     for name, parameter in trained_parameters(model).items():
@@ -84,7 +83,7 @@ def rounded(model: HookedRootModule) -> dict[str, torch.Tensor]:
     return weights
 
 
-def scores(model: HookedRootModule) -> dict[str, dict[str, float]]:
+def scores(model: nn.Module) -> dict[str, dict[str, float]]:
     corpus = authors()
     groups = {
         "forget10": pairs_of(corpus.forget10),

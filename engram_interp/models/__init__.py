@@ -13,18 +13,25 @@ def adapt(model: nn.Module) -> Adapter:
     Raises:
         TypeError: a class that no adapter knows.
         ValueError: settings of the model under which its activations cannot be read exactly.
+        NotImplementedError: a model of another build than a stack of blocks with an unembedding.
     """
+    from transformer_lens.model_bridge import TransformerBridge
+
+    if isinstance(model, TransformerBridge):
+        from engram_interp.models.transformer_bridge import TransformerBridgeAdapter
+
+        return TransformerBridgeAdapter(model)
     try:
         # TransformerLens 4 no longer has this class.
         from transformer_lens import HookedTransformer
     except ImportError:
-        known = ()
+        pass
     else:
-        known = (HookedTransformer,)
-    if not isinstance(model, known):
-        raise TypeError(
-            f"expected a transformer_lens HookedTransformer, got {type(model).__module__}.{type(model).__name__}"
-        )
-    from engram_interp.models.hooked_transformer import HookedTransformerAdapter
+        if isinstance(model, HookedTransformer):
+            from engram_interp.models.hooked_transformer import HookedTransformerAdapter
 
-    return HookedTransformerAdapter(model)
+            return HookedTransformerAdapter(model)
+    raise TypeError(
+        f"expected a transformer_lens HookedTransformer or TransformerBridge, "
+        f"got {type(model).__module__}.{type(model).__name__}: load_model gives one"
+    )

@@ -6,20 +6,33 @@ model class means writing one adapter beside this file.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from engram_interp.concept import Batch, Encoder
-from engram_interp.sites import Site, select_sites
+from engram_interp.sites import COMPONENTS, Site, component_names, select_sites, to_matrix
 
-Record = Callable[[str, Float[Tensor, "*batch_pos d"]], None]
+PRE_HOOK, HOOK = True, False
+Hook = tuple[nn.Module, Callable[..., None], bool]
+"""A module, the function to call when it runs, and whether that is before (`PRE_HOOK`) or after (`HOOK`)."""
+
+
+Record = Callable[..., None]
+"""Called as `record(name, activation, routed=None)` with an input's activation, `[*batch_pos d]`, once a pass.
+
+Where only some tokens reach a matrix, `activation` is `[n d]` and `routed`, `[n]`, says which tokens these are once
+examples are laid end to end.
+"""
 
 
 @dataclass(frozen=True)
@@ -28,9 +41,10 @@ class ModelInfo:
 
     Attributes:
         name: the model's own name, for people.
-        fingerprint: a hash of what no engram edits, the embeddings and the norms, so that an edited copy keeps its
-            model's; so does a fine-tune in which these were frozen.
-        processing: `raw`, or what was folded into the weights when they were loaded.
+        fingerprint: a hash of the signs in the embedding, which no engram edits: an edited copy keeps its model's, and
+            so does the same checkpoint in another dtype or another of TransformerLens's classes. A fine-tune that left
+            the embedding as it was is not told from its model.
+        processing: `raw`, or what was done to the weights when they were loaded.
     """
 
     name: str
@@ -73,6 +87,86 @@ def fingerprint(tensors: Iterable[Tensor]) -> str:
     return digest.hexdigest()
 
 
+def identity(W_E: Float[Tensor, "d_vocab d_model"]) -> str:
+    """The fingerprint of a model: the signs in its embedding, which neither a dtype nor a scale changes."""
+    return fingerprint([torch.signbit(W_E)])
+
+
+CENTRED = 0.05
+"""A matrix is centred when its rows sum to this little of what random rows sum to. Centring in bf16 leaves 0.002."""
+
+
+def is_centred(rows: Float[Tensor, "n d"]) -> bool:
+    """Whether every row has mean zero, to rounding: `|rows @ 1|` against `sqrt(d)` times the root mean square.
+
+    Example:
+        >>> W_E = torch.randn(9, 64)
+        >>> is_centred(W_E), is_centred(W_E - W_E.mean(1, keepdim=True))
+        (False, True)
+    """
+    d = rows.shape[1]
+    sums = rows.detach().sum(1, dtype=torch.float32)
+    size = torch.linalg.vector_norm(rows.detach(), dtype=torch.float32) / rows.numel() ** 0.5
+    return bool(size > 0) and bool(sums.square().mean().sqrt() < CENTRED * d**0.5 * size)
+
+
+def processing_of(
+    folded: Collection[bool], W_E: Float[Tensor, "d_vocab d_model"], W_U: Float[Tensor, "d_model d_vocab"]
+) -> str:
+    """What was done to a model's weights, as far as it can be seen in them: `raw`, or a list.
+
+    Args:
+        folded: of every norm in front of matrices, whether its gain is folded into them.
+        W_E: the embedding, centred with everything else that writes to the residual stream.
+        W_U: the unembedding, centred by itself.
+    """
+    done = {
+        "folded": bool(folded) and all(folded),
+        "partly folded": any(folded) and not all(folded),
+        "centred": is_centred(W_E),
+        "unembedding-centred": is_centred(W_U),
+    }
+    return ", ".join(word for word, seen in done.items() if seen) or "raw"
+
+
+class Watch:
+    """Hands every input's activation on, and remembers which have not come."""
+
+    def __init__(self, inputs: Collection[str], record: Record) -> None:
+        self.silent = set(inputs)
+        self._record = record
+
+    def note(self, name: str, activation: Tensor, routed: Tensor | None = None) -> None:
+        """What hooks call."""
+        self.silent.discard(name)
+        self._record(name, activation, routed)
+
+    def require_all(self) -> None:
+        """Raise unless every input was seen.
+
+        Raises:
+            RuntimeError: names those that were not.
+        """
+        if self.silent:
+            raise RuntimeError(
+                f"no activation was seen for {', '.join(sorted(self.silent))}: what reads it did not run in this pass"
+            )
+
+
+@contextmanager
+def hooked(hooks: Iterable[Hook]) -> Iterator[None]:
+    """Hooks for the length of the block, also when one of them raises."""
+    with ExitStack() as stack:
+        for module, function, before in hooks:
+            handle: Any = (
+                module.register_forward_pre_hook(function, with_kwargs=True)
+                if before
+                else module.register_forward_hook(function)
+            )
+            stack.callback(handle.remove)
+        yield
+
+
 class Adapter(ABC):
     """One model, as this package sees it."""
 
@@ -98,21 +192,27 @@ class Adapter(ABC):
     def all_sites(self) -> list[Site]:
         """Every weight matrix whose engram can be taken, layer by layer, the unembedding last."""
 
+    @cached_property
     @abstractmethod
-    def check_components(self, components: str | Collection[str] | None) -> None:
-        """Raise for components that the model has but whose inputs cannot be read."""
+    def unreadable(self) -> Mapping[tuple[str, int], str]:
+        """Components of layers that the model has, or may have, but that cannot be read exactly, and why."""
 
     @abstractmethod
     def parameter(self, key: str) -> Tensor:
         """The tensor where a weight or bias lives, in TransformerLens's shape; writing into it edits the model."""
 
-    @abstractmethod
-    def input_width(self, name: str) -> int:
-        """Size of the activation called `name`."""
+    def untie(self, keys: Collection[str]) -> Callable[[], None]:
+        """Give those of the named tensors that others share storage of their own; the function returned undoes it."""
+        del keys
+        return lambda: None
+
+    def copy(self) -> nn.Module:
+        """A copy of the model that shares nothing with it."""
+        return copy.deepcopy(self.model)
 
     @abstractmethod
     def run(self, batch: Batch, inputs: Collection[str], record: Record) -> None:
-        """One forward pass as far as it is needed; `record` gets every input's activation, `[batch pos d]`."""
+        """One forward pass as far as it is needed; `record` gets every input's activation once."""
 
     @abstractmethod
     def final(self, batch: Batch, at: Bool[Tensor, "batch pos"]) -> Float[Tensor, "n d_model"]:
@@ -137,7 +237,25 @@ class Adapter(ABC):
 
         Raises:
             ValueError: a component or layer that the model lacks.
-            NotImplementedError: a component whose input cannot be read exactly.
+            NotImplementedError: a component whose input cannot be read exactly, also when it is asked for by default.
         """
-        self.check_components(components)
+        wanted = component_names(components)
+        among = range(self.n_layers) if layers is None else [layers] if isinstance(layers, int) else layers
+        refused = {place: why for place, why in self.unreadable.items() if place[0] in wanted and place[1] in among}
+        if refused:
+            names = [name for name in COMPONENTS if name in {name for name, _ in refused}]
+            left = [name for name in COMPONENTS if name not in {name for name, _ in self.unreadable}]
+            first, *others = dict.fromkeys(refused.values())
+            raise NotImplementedError(
+                f"cannot read {', '.join(names)} of {self.info.name!r}: {first}"
+                f"{f' (and {len(others)} more)' if others else ''}. Pass components={left} to leave them out"
+            )
         return select_sites(self.all_sites(), components, layers)
+
+    def widths(self, inputs: Collection[str]) -> dict[str, int]:
+        """Size of every input, by what the matrices that read it expect."""
+        return {
+            site.input: to_matrix(site.component, self.parameter(site.key)).shape[1]
+            for site in self.all_sites()
+            if site.input in inputs
+        }

@@ -9,17 +9,18 @@ Inputs are read in front of the modules that multiply, not at the hook points wh
 | `blocks.i.attn.z` (O) | output of `attn.hook_z`, heads side by side | `attn.hook_z` |
 | `blocks.i.mlp.in` (gate, in) | pre-hook of `blocks[i].mlp` | `ln2.hook_normalized`, its gain and bias applied |
 | `blocks.i.mlp.post` (out) | output of `mlp.hook_post` | `mlp.hook_post` |
+| `blocks.i.mlp.experts.e.in` (gate, in) | pre-hook of `mlp.experts[e]` | |
+| `blocks.i.mlp.experts.e.post` (out) | output of `mlp.experts[e].hook_post` | |
 | `unembed.in` (U) | `ln_final` of the last residual stream | `ln_final.hook_normalized`, its gain and bias applied |
 
-Shortformer models add positions to what Q and K read, not to what V reads: there V has `blocks.i.attn.v_in`.
+Shortformer models add positions to what Q and K read, not to what V reads: there V has `blocks.i.attn.v_in`. An expert
+reads the tokens that `mlp.hook_expert_indices` sends to it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Collection, Iterator, Mapping
 from functools import cached_property
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -28,11 +29,21 @@ from transformer_lens import HookedTransformer
 from transformer_lens.utilities.architectures import POST_NORM_ARCHITECTURES
 
 from engram_interp.concept import Batch, Encoder
-from engram_interp.models.base import Adapter, ModelInfo, Record, fingerprint
-from engram_interp.sites import ATTENTION, MLP, UNEMBED, Site, component_names
+from engram_interp.models.base import (
+    HOOK,
+    PRE_HOOK,
+    Adapter,
+    Hook,
+    ModelInfo,
+    Record,
+    Watch,
+    hooked,
+    identity,
+    processing_of,
+)
+from engram_interp.sites import ATTENTION, MLP, UNEMBED, Site
 
 _GROUPED = {"W_K": "_W_K", "W_V": "_W_V", "b_K": "_b_K", "b_V": "_b_V"}
-Hook = Callable[..., None]
 
 
 class HookedTransformerAdapter(Adapter):
@@ -51,16 +62,13 @@ class HookedTransformerAdapter(Adapter):
 
     @cached_property
     def info(self) -> ModelInfo:
-        """Which model this is: fingerprint of its embeddings and norms, and whether the norms are folded."""
-        unedited = {
-            name: parameter
-            for name, parameter in self.model.named_parameters()
-            if name.rpartition(".")[2] in ("W_E", "W_pos", "w", "b")
-        }
+        """Which model this is, and what was done to its weights."""
+        folded = (self.cfg.normalization_type or "").endswith("Pre")
+        W_E, W_U = (self.parameter(key) for key in ("embed.W_E", "unembed.W_U"))
         return ModelInfo(
             name=self.cfg.model_name,
-            fingerprint=fingerprint(unedited[name] for name in sorted(unedited)),
-            processing="folded" if (self.cfg.normalization_type or "").endswith("Pre") else "raw",
+            fingerprint=identity(W_E),
+            processing=processing_of([folded], W_E, W_U),
         )
 
     @property
@@ -73,32 +81,28 @@ class HookedTransformerAdapter(Adapter):
         """How the model reads text: its tokenizer, and BOS in front if its configuration says so."""
         return Encoder(self.model.tokenizer, self.cfg.default_prepend_bos, self.cfg.d_vocab, self.cfg.n_ctx)
 
-    def check_components(self, components: str | Collection[str] | None) -> None:
-        """Refuse the expert matrices of a mixture of experts.
-
-        Raises:
-            NotImplementedError: MLP components of a mixture of experts, also when they are asked for by default.
-        """
-        refused = [name for name in component_names(components) if name in MLP]
-        if self.cfg.num_experts is not None and refused:
-            raise NotImplementedError(
-                f"{', '.join(refused)} of {self.cfg.model_name!r} belong to {self.cfg.num_experts} experts, whose "
-                f"inputs have no exact hook: pass components={[*ATTENTION, UNEMBED]} to leave them out"
-            )
+    @cached_property
+    def unreadable(self) -> Mapping[tuple[str, int], str]:
+        """Nothing: every matrix of this class has its input."""
+        return {}
 
     def all_sites(self) -> list[Site]:
         """Attention and MLP matrices layer by layer, then the unembedding."""
-        sites = [
-            Site(component, layer, self._input(component, layer), self._bias(component, layer))
-            for layer in range(self.n_layers)
-            for component in self._block_components()
-        ]
-        return [*sites, Site(UNEMBED, None, "unembed.in", "unembed.b_U")]
+        blocks = [site for layer in range(self.n_layers) for site in self._block_sites(layer)]
+        return [*blocks, Site(UNEMBED, None, "unembed.in", "unembed.b_U")]
 
-    def _block_components(self) -> tuple[str, ...]:
-        if self.cfg.attn_only or self.cfg.num_experts is not None:
-            return ATTENTION
-        return (*ATTENTION, *(MLP if self.cfg.gated_mlp else ("W_in", "W_out")))
+    def _block_sites(self, layer: int) -> Iterator[Site]:
+        for component in ATTENTION:
+            yield Site(component, layer, self._input(component, layer), self._bias(component, layer))
+        if self.cfg.attn_only:
+            return
+        for expert in range(self.cfg.num_experts or 0):
+            for component in MLP:
+                read = "post" if component == "W_out" else "in"
+                yield Site(component, layer, f"blocks.{layer}.mlp.experts.{expert}.{read}", expert=expert)
+        if not self.cfg.num_experts:
+            for component in MLP if self.cfg.gated_mlp else ("W_in", "W_out"):
+                yield Site(component, layer, self._input(component, layer), self._bias(component, layer))
 
     def _input(self, component: str, layer: int) -> str:
         if component == "W_V" and self._shortformer:
@@ -117,7 +121,9 @@ class HookedTransformerAdapter(Adapter):
         return self.cfg.positional_embedding_type == "shortformer"
 
     def parameter(self, key: str) -> Tensor:
-        """The parameter at a path; under grouped queries `W_K` is the stored `_W_K`, not its repeated copy.
+        """The parameter at a path, an expert's transposed to TransformerLens's shape.
+
+        Under grouped queries `W_K` is the stored `_W_K`, not its repeated copy.
 
         Raises:
             ValueError: the model has no such parameter.
@@ -126,18 +132,11 @@ class HookedTransformerAdapter(Adapter):
         if self.cfg.n_key_value_heads is not None:
             name = _GROUPED.get(name, name)
         try:
+            if ".experts." in path:
+                return self.model.get_parameter(f"{path}.{name}.weight").T
             return self.model.get_parameter(f"{path}.{name}")
         except AttributeError as error:
             raise ValueError(f"{self.cfg.model_name!r} has no parameter {key}") from error
-
-    def input_width(self, name: str) -> int:
-        """Size of the activation called `name`."""
-        if name.endswith("attn.z"):
-            return self.cfg.n_heads * self.cfg.d_head
-        if not name.endswith("mlp.post"):
-            return self.cfg.d_model
-        assert self.cfg.d_mlp is not None
-        return self.cfg.d_mlp
 
     def run(self, batch: Batch, inputs: Collection[str], record: Record) -> None:
         """One forward pass up to the last block that is asked for, never through the unembedding.
@@ -145,18 +144,12 @@ class HookedTransformerAdapter(Adapter):
         Raises:
             RuntimeError: an input whose module did not run.
         """
-        silent = set(inputs)
-
-        def note(name: str, activation: Tensor) -> None:
-            silent.discard(name)
-            record(name, activation)
-
-        with _hooks(self._hook(name, note) for name in inputs if name != "unembed.in"):
+        watch = Watch(inputs, record)
+        with hooked(hook for name in inputs if name != "unembed.in" for hook in self._hooks(name, watch.note)):
             residual = self._residual(batch, self._blocks_needed(inputs))
         if "unembed.in" in inputs:
-            note("unembed.in", self._final_norm(residual))
-        if silent:
-            raise RuntimeError(f"no activation was seen for {', '.join(sorted(silent))}: its module did not run")
+            watch.note("unembed.in", self._final_norm(residual))
+        watch.require_all()
 
     def final(self, batch: Batch, at: Bool[Tensor, "batch pos"]) -> Float[Tensor, "n d_model"]:
         """The last residual stream behind its norm, at the chosen positions."""
@@ -193,26 +186,45 @@ class HookedTransformerAdapter(Adapter):
     def _final_norm(self, residual: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
         return residual if self.cfg.normalization_type is None else self.model.ln_final(residual)
 
-    def _hook(self, name: str, note: Record) -> tuple[nn.Module, Hook, bool]:
-        """The module that sees an input, the hook that hands it on, and whether it is a pre-hook."""
+    def _hooks(self, name: str, note: Record) -> Iterator[Hook]:
+        """The hooks that hand an input on."""
         path, kind = _split_input(name)
         block = self.model.get_submodule(path)
-        match kind:
-            case "attn.in":
-                return block.get_submodule("attn"), lambda _m, _args, kwargs: note(name, kwargs["query_input"]), True
-            case "attn.v_in":
-                return block.get_submodule("attn"), lambda _m, _args, kwargs: note(name, kwargs["value_input"]), True
-            case "attn.z":
-                return block.get_submodule("attn.hook_z"), lambda _m, _args, z: note(name, z.flatten(-2)), False
-            case "mlp.in":
-                return block.get_submodule("mlp"), lambda _m, args, _kwargs: note(name, args[0]), True
-            case "mlp.post":
-                return block.get_submodule("mlp.hook_post"), lambda _m, _args, post: note(name, post), False
-            case other:
-                raise ValueError(f"{self.cfg.model_name!r} has no input {other!r}")
+        if kind.startswith("mlp.experts."):
+            yield from self._expert_hooks(block.get_submodule("mlp"), name, note)
+        elif kind in ("attn.in", "attn.v_in"):
+            argument = "query_input" if kind == "attn.in" else "value_input"
+            yield block.get_submodule("attn"), lambda _m, _args, kwargs: note(name, kwargs[argument]), PRE_HOOK
+        elif kind == "attn.z":
+            yield block.get_submodule("attn.hook_z"), lambda _m, _args, z: note(name, z.flatten(-2)), HOOK
+        elif kind == "mlp.in":
+            yield block.get_submodule("mlp"), lambda _m, args, _kwargs: note(name, args[0]), PRE_HOOK
+        else:
+            yield block.get_submodule("mlp.hook_post"), lambda _m, _args, post: note(name, post), HOOK
+
+    def _expert_hooks(self, mlp: nn.Module, name: str, note: Record) -> Iterator[Hook]:
+        """Which tokens are sent to an expert, then what it reads of them; they keep the order of `torch.where`."""
+        expert, read = name.split(".")[4:]
+        sent: list[Tensor] = []
+
+        def route(_module: nn.Module, _args: object, indices: Tensor) -> None:
+            sent[:] = [(indices == int(expert)).T.nonzero()[:, 1]]
+
+        yield mlp.get_submodule("hook_expert_indices"), route, HOOK
+        module = mlp.get_submodule(f"experts.{expert}")
+        if read == "in":
+            yield module, lambda _m, args, _kwargs: note(name, args[0], sent[0]), PRE_HOOK
+        else:
+            yield module.get_submodule("hook_post"), lambda _m, _args, post: note(name, post, sent[0]), HOOK
 
     def cache_names(self, inputs: Collection[str]) -> list[str]:
-        """The activations that `run_with_cache` must keep for these inputs."""
+        """The activations that `run_with_cache` must keep for these inputs.
+
+        Raises:
+            NotImplementedError: an expert's input, which no cached activation holds in the order of its tokens.
+        """
+        if experts := [name for name in inputs if ".experts." in name]:
+            raise NotImplementedError(f"a cache does not hold {experts[0]}: collect it, or leave the MLP out")
         return list(dict.fromkeys(hook for name in inputs for hook in self._cached_at(name)))
 
     def _cached_at(self, name: str) -> tuple[str, ...]:
@@ -276,17 +288,3 @@ def _refuse_settings(model: HookedTransformer) -> None:
             f"model.cfg.device is {cfg.device!r}, but its parameters are on {str(parameter.device)!r}: "
             f"move the model with model.to({cfg.device!r})"
         )
-
-
-@contextmanager
-def _hooks(hooks: Iterable[tuple[nn.Module, Hook, bool]]) -> Iterator[None]:
-    """Hooks for the length of the block, also when one of them raises."""
-    with ExitStack() as stack:
-        for module, hook, before in hooks:
-            handle: Any = (
-                module.register_forward_pre_hook(hook, with_kwargs=True)
-                if before
-                else module.register_forward_hook(hook)
-            )
-            stack.callback(handle.remove)
-        yield

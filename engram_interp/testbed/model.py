@@ -13,9 +13,14 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load as load_safetensors
-from transformer_lens import HookedRootModule
+from torch import nn
+from transformer_lens.model_bridge import TransformerBridge
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
+
+from engram_interp.models import adapt
 
 CHECKPOINTS = ("base", "full", "retain")
+LN = ("ln1", "ln2")
 
 DATA = Path(__file__).parent / "data"
 MANIFEST = DATA / "manifest.json"
@@ -27,7 +32,7 @@ def checkpoint_path(name: str) -> Path:
     return DATA / f"{name}.safetensors"
 
 
-def load(name: str) -> HookedRootModule:
+def load(name: str) -> nn.Module:
     """A trained testbed model with its tokenizer, on the CPU, in float32, its weights unprocessed.
 
     `base` saw half of the retain authors and the world facts; `full` and `retain` go on from it with the same seed and
@@ -55,17 +60,20 @@ def load(name: str) -> HookedRootModule:
     return model
 
 
-def untrained(name: str, seed: int = 0) -> HookedRootModule:
+def untrained(name: str, seed: int = 0) -> nn.Module:
     """The testbed's architecture with random weights, and its tokenizer.
+
+    It is a `HookedTransformer`, and where TransformerLens no longer has that (from 4 on) a `TransformerBridge`.
 
     Args:
         name: the last part of the model's name.
         seed: of the random weights.
     """
-    from transformer_lens import HookedTransformer, HookedTransformerConfig
-    from transformers import AutoTokenizer
-
     tokenizer = AutoTokenizer.from_pretrained(TOKENIZER)
+    try:
+        from transformer_lens import HookedTransformer, HookedTransformerConfig
+    except ImportError:
+        return _bridge(name, seed, tokenizer)
     cfg = HookedTransformerConfig(
         model_name=f"testbed:{name}",
         n_layers=4,
@@ -87,16 +95,36 @@ def untrained(name: str, seed: int = 0) -> HookedRootModule:
     return HookedTransformer(cfg, tokenizer)
 
 
-def trained_parameters(model: HookedRootModule) -> dict[str, torch.nn.Parameter]:
-    """The parameters that training moves: all but the biases, which a Llama-style model does not have."""
-    return {
-        name: parameter
-        for name, parameter in model.named_parameters()
-        if not name.rpartition(".")[2].lstrip("_").startswith("b_")
-    }
+def _bridge(name: str, seed: int, tokenizer: PreTrainedTokenizerBase) -> nn.Module:
+    config = LlamaConfig(
+        hidden_size=256,
+        num_hidden_layers=4,
+        num_attention_heads=8,
+        num_key_value_heads=2,
+        intermediate_size=272,
+        vocab_size=len(tokenizer),
+        max_position_embeddings=64,
+        rms_norm_eps=1e-5,
+        tie_word_embeddings=False,
+    )
+    torch.manual_seed(seed)
+    hf = LlamaForCausalLM(config).eval()
+    return TransformerBridge.boot_transformers(f"testbed:{name}", hf_model=hf, tokenizer=tokenizer, device="cpu")
 
 
-def fill(model: HookedRootModule, weights: dict[str, torch.Tensor]) -> None:
+def trained_parameters(model: nn.Module) -> dict[str, torch.Tensor]:
+    """What training moves, by HookedTransformer's names: all but biases, which a Llama-style model does not have."""
+    if not isinstance(model, TransformerBridge):
+        names = [name for name, _ in model.named_parameters() if ".b_" not in name and "._b_" not in name]
+        return {name: model.get_parameter(name) for name in names}
+    adapter = adapt(model)
+    matrices = {site.key: adapter.parameter(site.key) for site in adapter.all_sites()}
+    grouped = {key.replace(".W_K", "._W_K").replace(".W_V", "._W_V"): tensor for key, tensor in matrices.items()}
+    norms = {f"blocks.{i}.{ln}.w": block.get_submodule(ln).weight for i, block in enumerate(model.blocks) for ln in LN}
+    return {**grouped, **norms, "ln_final.w": model.ln_final.weight, "embed.W_E": model.embed.weight}
+
+
+def fill(model: nn.Module, weights: dict[str, torch.Tensor]) -> None:
     """Write a checkpoint's weights into a model of the testbed's architecture.
 
     Raises:

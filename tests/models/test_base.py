@@ -1,10 +1,9 @@
 import pytest
 import torch
 from torch import nn
-from transformer_lens import HookedTransformer
 
 from engram_interp.models import ModelInfo, adapt
-from engram_interp.models.base import fingerprint
+from engram_interp.models.base import fingerprint, identity, processing_of
 
 INFO = ModelInfo("tiny", "abc", "raw")
 
@@ -30,12 +29,31 @@ def test_a_fingerprint_sees_bits_shapes_and_dtypes():
     assert fingerprint([zeros]) == fingerprint([torch.zeros(4)])
 
 
+def test_a_models_identity_is_the_same_in_every_dtype_and_scale():
+    W_E = torch.randn(50, 16)
+    assert identity(W_E) == identity(W_E.half()) == identity(W_E.bfloat16()) == identity(4 * W_E)
+    assert identity(W_E) != identity(W_E + 0.1 * torch.randn(50, 16))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_was_done_to_weights_is_seen_in_them(dtype):
+    W_E, W_U = torch.randn(500, 64), torch.randn(64, 500)
+    centred, unembedding = (W - W.mean(1, keepdim=True) for W in (W_E, W_U))
+    assert processing_of([False, False], W_E.to(dtype), W_U.to(dtype)) == "raw"
+    assert processing_of([], W_E.to(dtype), W_U.to(dtype)) == "raw"
+    assert processing_of([True, False], W_E.to(dtype), W_U.to(dtype)) == "partly folded"
+    everything = processing_of([True, True], centred.to(dtype), unembedding.to(dtype))
+    assert everything == "folded, centred, unembedding-centred"
+
+
 def test_a_class_that_no_adapter_knows_is_refused():
-    with pytest.raises(TypeError, match="expected a transformer_lens HookedTransformer, got torch.nn.*Linear"):
+    with pytest.raises(
+        TypeError, match="expected a transformer_lens HookedTransformer or TransformerBridge, got torch.nn.*Linear"
+    ):
         adapt(nn.Linear(2, 2))
 
 
-def test_an_edited_copy_keeps_its_models_identity(llama: HookedTransformer):
+def test_an_edited_copy_keeps_its_models_identity(llama: nn.Module):
     before = adapt(llama).info
-    llama.blocks[0].mlp.W_in.data += 1
+    adapt(llama).parameter("blocks.0.mlp.W_in").data += 1
     assert adapt(llama).info == before

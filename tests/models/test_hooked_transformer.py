@@ -2,25 +2,22 @@
 
 import pytest
 import torch
-from transformer_lens import HookedTransformer, HookedTransformerConfig
+from torch import nn
 
-from engram_interp import Concept, collect, extract
+from engram_interp import Concept, collect, extract, localize, names_filter
 from engram_interp.concept import Batch
 from engram_interp.models import adapt
 from engram_interp.models.base import Adapter
 from engram_interp.sites import ATTENTION, component_of, layer_of, to_matrix
-from tests.conftest import VARIANTS, build, folded, tokens
+from tests.conftest import VARIANTS, as_batch, build, folded, hooked_only, token_concept, tokens
 
-
-def as_batch(rows: torch.Tensor) -> Batch:
-    everything = torch.ones_like(rows, dtype=torch.bool)
-    return Batch(rows, everything, everything, torch.zeros(len(rows), dtype=torch.long), ("x",) * len(rows))
+pytestmark = hooked_only
 
 
 def record(adapter: Adapter, rows: torch.Tensor) -> dict[str, torch.Tensor]:
     seen: dict[str, torch.Tensor] = {}
     inputs = {site.input for site in adapter.sites()}
-    adapter.run(as_batch(rows), inputs, lambda name, x: seen.__setitem__(name, x.detach().clone()))
+    adapter.run(as_batch(rows), inputs, lambda name, x, _routed: seen.__setitem__(name, x.detach().clone()))
     return seen
 
 
@@ -38,7 +35,7 @@ def product_hook(key: str, gated: bool) -> str | None:
     }.get(component_of(key))
 
 
-def check_products(model: HookedTransformer) -> None:
+def check_products(model: nn.Module) -> None:
     adapter, rows = adapt(model), tokens(3, 7)
     logits, cache = model.run_with_cache(rows)
     inputs = record(adapter, rows)
@@ -69,7 +66,7 @@ def test_inputs_are_what_the_matrices_multiply(variant):
 @pytest.mark.parametrize("variant", ["llama", "gpt2", "parallel", "attn_only", "sandwich"])
 def test_inputs_are_what_the_matrices_multiply_after_processing(variant):
     model = folded(build(variant))
-    assert adapt(model).info.processing == "folded"
+    assert adapt(model).info.processing.startswith("folded")
     check_products(model)
 
 
@@ -129,11 +126,11 @@ def test_padding_changes_nothing_also_for_a_tokenizer_that_pads_on_the_left(full
     adapter = adapt(full)
     inputs = [site.input for site in adapter.sites()]
     plain: dict[str, torch.Tensor] = {}
-    adapter.run(as_batch(rows), inputs, plain.__setitem__)
+    adapter.run(as_batch(rows), inputs, lambda key, x, _: plain.__setitem__(key, x))
     full.tokenizer.padding_side = "left"
     try:
         for name, given in (("bare", as_batch(rows)), ("padded", batch)):
-            adapter.run(given, inputs, lambda key, x, name=name: seen[name].__setitem__(key, x))
+            adapter.run(given, inputs, lambda key, x, _, name=name: seen[name].__setitem__(key, x))
     finally:
         full.tokenizer.padding_side = "right"
     for key, bare in seen["bare"].items():
@@ -183,17 +180,47 @@ def test_a_model_on_another_device_than_it_says_is_refused():
         collect(model, Concept.from_tokens(tokens(), tokens(seed=2)))
 
 
-def test_experts_are_refused_by_name_and_the_rest_can_be_had():
-    cfg = dict(n_layers=1, d_model=16, n_heads=2, d_head=8, d_mlp=24, n_ctx=16, d_vocab=50, act_fn="silu", seed=0)
-    moe = HookedTransformer(
-        HookedTransformerConfig(**cfg, gated_mlp=True, num_experts=4, experts_per_token=2, normalization_type="RMS")
-    )
-    concept = Concept.from_tokens(tokens(), tokens(seed=2))
-    with pytest.raises(NotImplementedError, match="W_gate, W_in, W_out of .* belong to 4 experts"):
-        extract(moe, concept)
-    with pytest.raises(NotImplementedError, match="W_out of .* belong to 4 experts"):
-        extract(moe, concept, components=["Q", "out"])
-    assert set(extract(moe, concept, components=["Q", "K", "V", "O", "U"])) >= {"blocks.0.attn.W_Q", "unembed.W_U"}
+def mixture(**overrides) -> nn.Module:
+    llama_like = dict(normalization_type="RMS", positional_embedding_type="rotary", rotary_dim=8, act_fn="silu")
+    return build("gpt2", **{**llama_like, "gated_mlp": True, "num_experts": 4, "experts_per_token": 2, **overrides})
+
+
+def test_every_expert_has_keys_of_its_own():
+    model, concept = mixture(), token_concept()
+    engram = extract(model, concept, components=["gate", "in", "out"])
+    names = [
+        f"blocks.{i}.mlp.experts.{e}.{name}" for i in (0, 1) for e in range(4) for name in ("W_gate", "W_in", "W_out")
+    ]
+    assert list(engram) == names
+    assert engram["blocks.1.mlp.experts.3.W_out"].shape == (24, 16)
+    assert list(engram.select("out", layers=0)) == [f"blocks.0.mlp.experts.{e}.W_out" for e in range(4)]
+    logits = model(tokens())
+    for key in names:
+        with engram.ablated(model, alpha={key: 1.0}):
+            assert not torch.equal(model(tokens()), logits), key
+
+
+def test_experts_count_the_tokens_that_are_sent_to_them():
+    statistics = collect(mixture(), token_concept())
+    for layer in (0, 1):
+        for group, n in statistics.counts.items():
+            sent = [statistics.groups[group][f"blocks.{layer}.mlp.experts.{e}.in"].count for e in range(4)]
+            assert sum(sent) == 2 * n
+            assert max(sent) < n
+
+
+def test_an_expert_that_nobody_is_sent_to_owns_nothing():
+    model = mixture(n_layers=1)
+    model.blocks[0].mlp.W_gate.weight.data[3] = 0
+    model.blocks[0].ln2.w.data[:] = 0  # all logits are equal, and the first two experts are taken
+    wmap = localize(model, token_concept(), components="out")
+    assert wmap["blocks.0.mlp.experts.3.W_out"] == 0
+
+
+def test_a_cache_has_no_experts():
+    with pytest.raises(NotImplementedError, match=r"a cache does not hold blocks\.0\.mlp\.experts\.0\.in: collect it"):
+        names_filter(mixture())
+    assert names_filter(mixture(), components="O") == ["blocks.0.attn.hook_z", "blocks.1.attn.hook_z"]
 
 
 def test_padding_in_a_model_that_attends_both_ways_is_refused():

@@ -1,0 +1,126 @@
+"""`load_model(name_or_path)`: a model by its name on the hub, or from a local Hugging Face folder, offline."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from torch import nn
+from transformer_lens.model_bridge import TransformerBridge
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
+
+
+def load_model(
+    name_or_path: str | os.PathLike[str],
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device | None = None,
+    process_weights: bool = False,
+) -> nn.Module:
+    """A model for this package, its weights as they were trained unless processing is asked for.
+
+    A folder becomes a `TransformerBridge`, and nothing outside it is contacted. A name becomes a `HookedTransformer`
+    where TransformerLens has one for it, and a `TransformerBridge` elsewhere (everywhere, from TransformerLens 4 on).
+
+    Args:
+        name_or_path: a name that TransformerLens or the Hugging Face hub knows, or a folder that `save_pretrained`
+            wrote. A folder without a tokenizer makes a model that reads tokens only.
+        dtype: of the weights; float32 whatever the checkpoint's.
+        device: where to put the model; None is TransformerLens's choice, a GPU where there is one.
+        process_weights: fold norms and value biases and centre what writes to the residual stream, as
+            `HookedTransformer.from_pretrained` does. Engrams of processed weights fit no other model.
+
+    Raises:
+        FileNotFoundError: a path at which there is no folder.
+        ValueError: a folder that holds no Hugging Face model, or only an adapter for one.
+        OSError: a name that the hub does not have, or that is not in its cache while offline.
+    """
+    folder, name = checkpoint_folder(name_or_path), str(name_or_path)
+    if folder is not None:
+        return _bridge(str(folder), dtype, device, process_weights, has_tokenizer(folder))
+    if _is_hooked_transformer(name):
+        return _hooked_transformer(name, dtype, device, process_weights)
+    return _bridge(name, dtype, device, process_weights, has_tokenizer=True)
+
+
+def checkpoint_folder(name_or_path: str | os.PathLike[str]) -> Path | None:
+    """The folder that a path names; None for what is no path, and so a name on the hub.
+
+    Raises:
+        FileNotFoundError: a path at which there is no folder.
+        ValueError: a folder that holds no Hugging Face model, or only an adapter for one.
+    """
+    folder = Path(name_or_path).expanduser()
+    if not folder.is_dir():
+        if isinstance(name_or_path, os.PathLike) or str(name_or_path).startswith((".", "/", "~")):
+            raise FileNotFoundError(
+                f"there is no folder {folder}: expected a Hugging Face checkpoint or a model's name"
+            )
+        return None
+    if (folder / "config.json").is_file():
+        return folder
+    if (folder / "adapter_config.json").is_file():
+        raise ValueError(
+            f"{folder} holds a PEFT adapter and no model: merge it (merge_and_unload) and save the result with "
+            "save_pretrained"
+        )
+    raise ValueError(f"{folder} holds no config.json: expected a folder that save_pretrained wrote")
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a folder holds a tokenizer."""
+    return any((folder / name).is_file() for name in TOKENIZER_FILES)
+
+
+def _is_hooked_transformer(name: str) -> bool:
+    try:
+        # TransformerLens 4 no longer has this module.
+        from transformer_lens.loading_from_pretrained import get_official_model_name
+    except ImportError:
+        return False
+    try:
+        get_official_model_name(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _hooked_transformer(
+    name: str, dtype: torch.dtype, device: str | torch.device | None, process_weights: bool
+) -> nn.Module:
+    from transformer_lens import HookedTransformer
+
+    load: Any = HookedTransformer.from_pretrained_no_processing
+    if process_weights:
+        load = HookedTransformer.from_pretrained
+    return load(name, dtype=dtype, device=device)
+
+
+def _bridge(
+    name: str, dtype: torch.dtype, device: str | torch.device | None, process_weights: bool, has_tokenizer: bool
+) -> TransformerBridge:
+    tokenizer = None if has_tokenizer else _placeholder_tokenizer()
+    bridge = TransformerBridge.boot_transformers(name, dtype=dtype, device=device, tokenizer=tokenizer)
+    if not has_tokenizer:
+        bridge.tokenizer = None
+    if process_weights:
+        bridge.enable_compatibility_mode(disable_warnings=True)
+    return bridge
+
+
+def bridge_of(name: str, hf: PreTrainedModel) -> TransformerBridge:
+    """A bridge around a Hugging Face model, for its weights: it reads tokens only."""
+    bridge = TransformerBridge.boot_transformers(name, hf_model=hf, dtype=hf.dtype, tokenizer=_placeholder_tokenizer())
+    bridge.tokenizer = None
+    return bridge
+
+
+def _placeholder_tokenizer() -> PreTrainedTokenizerBase:
+    """Something to boot a bridge with that has no tokenizer, which TransformerLens will not do without."""
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({"a": 0}, unk_token="a")))

@@ -1,0 +1,484 @@
+"""Where a `TransformerBridge` keeps its matrices, and what exactly each of them multiplies.
+
+A bridge is a Hugging Face model behind TransformerLens's names. Inputs are read in front of the Hugging Face module
+that multiplies, `nn.Linear` or `Conv1D`, not at hook points: some of these go silent in compatibility mode.
+
+| input | read in front of | in a cache |
+|---|---|---|
+| `blocks.i.attn.in` (Q, K, V) | `attn.q`'s module | `attn.q.hook_in` |
+| `blocks.i.attn.z` (O) | `attn.o`'s module | `attn.hook_z` |
+| `blocks.i.mlp.in` (gate, in) | `mlp.in`'s module | `mlp.in.hook_in` |
+| `blocks.i.mlp.post` (out) | `mlp.out`'s module | `mlp.hook_post` |
+| `blocks.i.mlp.experts.e.in` (gate, in) | `experts`, the tokens sent to expert `e` | |
+| `blocks.i.mlp.experts.e.post` (out) | `experts`, computed as it does | |
+| `unembed.in` (U) | `unembed`'s module | `unembed.hook_in` |
+
+A gated MLP with processed weights multiplies without its modules: there `mlp.hook_in` and `mlp.out.hook_in` carry both.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import suppress
+from functools import cached_property
+from types import CellType, FunctionType
+from typing import Any
+
+import einops
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from transformer_lens.model_bridge import TransformerBridge
+from transformers.pytorch_utils import Conv1D
+
+from engram_interp.concept import Batch, Encoder
+from engram_interp.models.base import (
+    HOOK,
+    PRE_HOOK,
+    Adapter,
+    Hook,
+    ModelInfo,
+    Record,
+    Watch,
+    hooked,
+    identity,
+    processing_of,
+)
+from engram_interp.sites import ATTENTION, MLP, UNEMBED, Site, component_of, is_bias
+
+logger = logging.getLogger("engram_interp")
+
+_LINEARS = {"W_Q": "q", "W_K": "k", "W_V": "v", "W_O": "o", "W_gate": "gate", "W_in": "in", "W_out": "out"}
+_READERS = {"attn.in": "W_Q", "attn.z": "W_O", "mlp.in": "W_in", "mlp.post": "W_out"}
+_CACHED = {
+    "attn.in": "attn.q.hook_in",
+    "attn.z": "attn.hook_z",
+    "mlp.in": "mlp.in.hook_in",
+    "mlp.post": "mlp.hook_post",
+}
+_HEADS_APART = {
+    "W_O": "(head d_head) d_model -> head d_head d_model",
+    "W_Q": "d_model (head d_head) -> head d_model d_head",
+    "b_Q": "(head d_head) -> head d_head",
+}
+_HEADS_APART |= dict.fromkeys(("W_K", "W_V"), _HEADS_APART["W_Q"])
+_HEADS_APART |= dict.fromkeys(("b_K", "b_V"), _HEADS_APART["b_Q"])
+
+
+class _Stopped(Exception):  # noqa: N818
+    """Ends a pass in which everything asked for has been seen."""
+
+
+class TransformerBridgeAdapter(Adapter):
+    """A `transformer_lens.model_bridge.TransformerBridge`, raw or in compatibility mode.
+
+    Raises:
+        ValueError: settings under which the model's activations are not what its matrices multiply.
+        NotImplementedError: a model that is not a stack of blocks with an unembedding.
+    """
+
+    model: TransformerBridge
+
+    def __init__(self, model: TransformerBridge) -> None:
+        super().__init__(model)
+        self.cfg = model.cfg
+        _refuse_settings(model)
+        for block in model.blocks:
+            _join_processed_weights(block)
+
+    @cached_property
+    def info(self) -> ModelInfo:
+        """Which model this is, and what was done to its weights."""
+        W_E = _wrapped(self.model.embed).weight
+        return ModelInfo(
+            name=str(self.cfg.model_name),
+            fingerprint=identity(W_E),
+            processing=processing_of(self._folded_norms, W_E, self.parameter("unembed.W_U")),
+        )
+
+    @property
+    def _folded_norms(self) -> list[bool]:
+        """Of every norm that matrices may read, whether its gain went into them and is one (Gemma's: zero)."""
+        if not self.model._weights_processed:
+            return []
+        unit = 0 if getattr(self.cfg, "rmsnorm_uses_offset", False) else 1
+        places = [(self.model, "ln_final"), *((block, name) for block in self.model.blocks for name in ("ln1", "ln2"))]
+        gains = [getattr(_wrapped(place._modules.get(name)), "weight", None) for place, name in places]
+        return [bool((gain == unit).all()) for gain in gains if gain is not None]
+
+    @property
+    def n_layers(self) -> int:
+        """Number of blocks."""
+        return len(self.model.blocks)
+
+    @property
+    def encoder(self) -> Encoder:
+        """How the model reads text: its tokenizer, and BOS in front if its configuration says so."""
+        prepends = bool(getattr(self.cfg, "default_prepend_bos", True))
+        return Encoder(self.model.tokenizer, prepends, self.cfg.d_vocab, self.cfg.n_ctx)
+
+    @cached_property
+    def unreadable(self) -> Mapping[tuple[str, int], str]:
+        """Components of blocks that are not built of the modules in the table above."""
+        found: dict[tuple[str, int], str] = {}
+        for layer, block in enumerate(self.model.blocks):
+            if _linears(block, "attn").keys() < {*ATTENTION}:
+                reason = f"layer {layer} has no separate Q, K, V and O ({type(block._modules.get('attn')).__name__})"
+                found |= {(name, layer): reason for name in ATTENTION}
+            if why := _unreadable_mlp(block):
+                found |= {(name, layer): f"the MLP of layer {layer} {why}" for name in MLP}
+        return found
+
+    def all_sites(self) -> list[Site]:
+        """Attention and MLP matrices layer by layer, then the unembedding."""
+        blocks = [site for layer in range(self.n_layers) for site in self._block_sites(layer)]
+        return [*blocks, Site(UNEMBED, None, "unembed.in", "unembed.b_U")]
+
+    def _block_sites(self, layer: int) -> Iterator[Site]:
+        block = self.model.blocks[layer]
+        for component, linear in (_linears(block, "attn") | _linears(block, "mlp")).items():
+            place = "attn" if component in ATTENTION else "mlp"
+            read = {"W_O": "z", "W_out": "post"}.get(component, "in")
+            bias = f"blocks.{layer}.{place}.b_{component.removeprefix('W_')}"
+            yield Site(component, layer, f"blocks.{layer}.{place}.{read}", None if linear.bias is None else bias)
+        experts = _experts(block)
+        for expert in range(0 if experts is None else len(experts.down_proj)):
+            for component in MLP:
+                read = "post" if component == "W_out" else "in"
+                yield Site(component, layer, f"blocks.{layer}.mlp.experts.{expert}.{read}", expert=expert)
+
+    def parameter(self, key: str) -> Tensor:
+        """A view of the Hugging Face tensor in TransformerLens's shape; writing into it edits the model.
+
+        Raises:
+            ValueError: the model has no such parameter.
+        """
+        found = self._find(key)
+        if found is None:
+            raise ValueError(f"{self.info.name!r} has no parameter {key}")
+        return found
+
+    def _find(self, key: str) -> Tensor | None:
+        name, component = key.rpartition(".")[2], component_of(key)
+        if component == UNEMBED:
+            linear: nn.Module | None = _wrapped(self.model.unembed)
+        else:
+            _, layer, place, *inner = key.split(".")
+            block = self.model.blocks[int(layer)] if int(layer) < self.n_layers else nn.Module()
+            if inner[0] == "experts":
+                return _expert_weight(_experts(block), int(inner[1]), name)
+            linear = _linears(block, place).get(component)
+        tensor = getattr(linear, "bias" if is_bias(key) else "weight", None)
+        if tensor is None:
+            return None
+        if not is_bias(key) and not isinstance(linear, Conv1D):
+            tensor = tensor.T
+        pattern = _HEADS_APART.get(name)
+        return tensor if pattern is None else einops.rearrange(tensor, pattern, d_head=self._d_head)
+
+    @property
+    def _d_head(self) -> int:
+        return int(self.cfg.d_head)
+
+    def untie(self, keys: Collection[str]) -> Callable[[], None]:
+        """Give the unembedding a weight of its own where it is the embedding's."""
+        head, embedding = _wrapped(self.model.unembed), _wrapped(self.model.embed)
+        tied = head.weight
+        if "unembed.W_U" not in keys or tied.data_ptr() != embedding.weight.data_ptr():
+            return lambda: None
+        logger.info("W_U of %r is its embedding: the edit gives it an unembedding of its own", self.info.name)
+        head.weight = nn.Parameter(tied.detach().clone(), requires_grad=tied.requires_grad)
+
+        def tie_again() -> None:
+            head.weight = tied
+
+        return tie_again
+
+    def copy(self) -> nn.Module:
+        """A copy of the model that shares nothing with it."""
+        for module in self.model.modules():
+            for name, value in vars(module).items():
+                # The attention pattern of the last pass is kept with its graph, which cannot be copied.
+                if isinstance(value, Tensor) and not value.is_leaf:
+                    setattr(module, name, value.detach())
+        twin = super().copy()
+        twins = {id(one): other for one, other in zip(self.model.modules(), twin.modules(), strict=True)}
+        for module in twin.modules():
+            for name, value in vars(module).items():
+                if isinstance(value, FunctionType) and value.__closure__:
+                    setattr(module, name, _rebound(value, twins))
+        return twin
+
+    def unsplit(self, checkpoint: Collection[nn.Parameter]) -> None:
+        """Copy what a fused matrix was split into back to the tensor of the checkpoint that it was split from.
+
+        A bridge splits fused Q, K and V, and gate and up, into modules of their own, in each family's own order.
+        Numbers in place of the weights, split in the same way, tell where each weight came from.
+        """
+        for block in self.model.blocks:
+            for place, splitter in (("attn", "split_qkv_matrix"), ("mlp", "split_gate_up_matrix")):
+                container: Any = block._modules.get(place)
+                if hasattr(container, splitter):
+                    names = "qkv" if place == "attn" else ("gate", "in")
+                    parts = [_wrapped(container._modules[name]) for name in names]
+                    _unsplit(container.original_component, getattr(container, splitter), parts, checkpoint)
+
+    def run(self, batch: Batch, inputs: Collection[str], record: Record) -> None:
+        """One forward pass up to the block behind the last that is asked for, never through the unembedding.
+
+        Raises:
+            RuntimeError: an input whose module did not run.
+        """
+        watch = Watch(inputs, record)
+        with hooked([*self._hooks(inputs, watch.note), self._stop_after(inputs)]):
+            self._pass(batch.tokens, batch.attention_mask)
+        watch.require_all()
+
+    def final(self, batch: Batch, at: Bool[Tensor, "batch pos"]) -> Float[Tensor, "n d_model"]:
+        """What the unembedding reads, at the chosen positions."""
+        rows: list[Tensor] = []
+
+        def take(_name: str, activation: Tensor, _routed: None = None) -> None:
+            rows.append(activation[at.to(activation.device)])
+
+        self.run(batch, ["unembed.in"], take)
+        return rows[0]
+
+    @torch.no_grad()
+    def unembed(self, rows: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_vocab"]:
+        """Next-token logits, with whatever scale or cap the model's own forward pass puts on them.
+
+        The model runs over a single token, and its unembedding reads the rows in place of that token's.
+        """
+
+        def replace(_module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any]) -> Any:
+            return (rows[None].to(args[0].device), *args[1:]), kwargs
+
+        with hooked([(self.model.unembed, replace, PRE_HOOK)]):
+            return self.model(torch.zeros(1, 1, dtype=torch.long, device=self._device))[0]
+
+    @property
+    def _device(self) -> torch.device:
+        return _wrapped(self.model.embed).weight.device
+
+    @torch.no_grad()
+    def _pass(self, tokens: Tensor, attention_mask: Tensor) -> None:
+        with suppress(_Stopped):
+            # No use_cache=False, although nothing is generated: OLMo-2 in bf16 runs with its cache only.
+            self.model(tokens.to(self._device), return_type=None, attention_mask=attention_mask.long().to(self._device))
+
+    def _stop_after(self, inputs: Collection[str]) -> Hook:
+        behind = self.n_layers if "unembed.in" in inputs else 1 + max(int(name.split(".")[1]) for name in inputs)
+        # The unembedding's own module stands behind the hook that reads its input.
+        stop = self.model.blocks[behind] if behind < self.n_layers else _wrapped(self.model.unembed)
+
+        def end(*_: object) -> None:
+            raise _Stopped
+
+        return stop, end, PRE_HOOK
+
+    def _hooks(self, inputs: Collection[str], note: Record) -> Iterator[Hook]:
+        """The hooks that hand inputs on."""
+        experts: dict[int, set[str]] = {}
+        for name in inputs:
+            if name == "unembed.in":
+                yield _pre_hook(_wrapped(self.model.unembed), name, note)
+                continue
+            layer, kind = int(name.split(".")[1]), name.split(".", 2)[2]
+            if kind.startswith("mlp.experts."):
+                experts.setdefault(layer, set()).add(name)
+            else:
+                yield _hook(self.model.blocks[layer], name, kind, note)
+        for layer, names in experts.items():
+            yield _experts_hook(_experts(self.model.blocks[layer]), layer, names, note)
+
+    def cache_names(self, inputs: Collection[str]) -> list[str]:
+        """The activations that `run_with_cache` must keep for these inputs.
+
+        Raises:
+            NotImplementedError: an expert's input, which no cached activation holds.
+        """
+        if experts := [name for name in inputs if ".experts." in name]:
+            raise NotImplementedError(f"a cache does not hold {experts[0]}: collect it, or leave the MLP out")
+        return [self._cached_at(name) for name in inputs]
+
+    def _cached_at(self, name: str) -> str:
+        if name == "unembed.in":
+            return "unembed.hook_in"
+        layer, kind = name.split(".", 2)[1:]
+        if kind == "mlp.in" and _multiplies_by_itself(self.model.blocks[int(layer)]):
+            return f"blocks.{layer}.mlp.hook_in"
+        return f"blocks.{layer}.{_CACHED[kind]}"
+
+    def from_cache(self, name: str, cache: dict[str, Tensor]) -> Float[Tensor, "*batch_pos d"]:
+        """One input from a cache, heads side by side."""
+        activation = cache[self._cached_at(name)]
+        return activation.flatten(-2) if name.endswith("attn.z") and activation.dim() == 4 else activation
+
+
+def _rebound(function: FunctionType, twins: Mapping[int, nn.Module]) -> FunctionType:
+    """A function with the modules it closes over replaced.
+
+    TransformerLens gives some modules a `forward` of their own (Falcon's linear layers), which a copy would share with
+    the original, and so run with the original's weights.
+    """
+    held = [cell.cell_contents for cell in function.__closure__ or ()]
+    cells = tuple(CellType(twins.get(id(one), one)) for one in held)
+    rebound = FunctionType(function.__code__, function.__globals__, function.__name__, function.__defaults__, cells)
+    rebound.__kwdefaults__ = function.__kwdefaults__
+    return rebound
+
+
+def _wrapped(component: Any) -> Any:
+    """The Hugging Face module inside a bridge's component."""
+    while isinstance(inner := getattr(component, "original_component", None), nn.Module):
+        component = inner
+    return component
+
+
+def _linears(block: nn.Module, place: str) -> dict[str, Any]:
+    """The modules that multiply by a block's attention or MLP matrices, by component; none of it if one is missing."""
+    container = block._modules.get(place)
+    if container is None or _is_mixture(container):
+        return {}
+    names = ATTENTION if place == "attn" else MLP
+    # What a block without experts among blocks that have some calls its modules.
+    prefix = "dense_" if getattr(container, "bound_dense", False) else ""
+    found = {name: _wrapped(container._modules.get(prefix + _LINEARS[name])) for name in names}
+    return {name: module for name, module in found.items() if _multiplies(module)}
+
+
+def _multiplies(module: object) -> bool:
+    return isinstance(module, (nn.Linear, Conv1D)) and module.weight.is_floating_point()
+
+
+def _is_mixture(mlp: nn.Module) -> bool:
+    return "MoE" in type(mlp).__name__ and not getattr(mlp, "bound_dense", False)
+
+
+def _unreadable_mlp(block: nn.Module) -> str | None:
+    """Why a block's MLP cannot be read; None where it can, or there is none."""
+    mlp = block._modules.get("mlp")
+    if mlp is None or _experts(block) is not None:
+        return None
+    if _is_mixture(mlp):
+        return f"is a mixture whose experts' inputs cannot be read exactly ({type(_wrapped(mlp)).__name__})"
+    if not {"W_in", "W_out"} <= _linears(block, "mlp").keys():
+        return f"is not built of linear layers ({type(mlp).__name__})"
+    return None
+
+
+def _experts(block: nn.Module) -> Any:
+    """The module with all experts of a Mixtral-style mixture; None for other MLPs and mixtures."""
+    mlp = block._modules.get("mlp")
+    if mlp is None or not _is_mixture(mlp):
+        return None
+    mixture = _wrapped(mlp)
+    experts = _wrapped(mixture._modules.get("experts"))
+    parameters = {name for name, _ in experts.named_parameters()} if isinstance(experts, nn.Module) else set()
+    transposed = getattr(experts, "is_transposed", False)
+    if parameters != {"gate_up_proj", "down_proj"} or transposed or not hasattr(experts, "act_fn"):
+        return None
+    # A shared expert beside the routed ones would be left out in silence.
+    return experts if {*mixture._modules} <= {"gate", "experts"} else None
+
+
+def _expert_weight(experts: Any, expert: int, name: str) -> Tensor | None:
+    if experts is None or expert >= len(experts.down_proj):
+        return None
+    if name == "W_out":
+        return experts.down_proj[expert].T
+    gate, up = experts.gate_up_proj[expert].chunk(2)
+    return {"W_gate": gate.T, "W_in": up.T}.get(name)
+
+
+def _multiplies_by_itself(block: nn.Module) -> bool:
+    """Whether a block's gated MLP multiplies by its processed weights without its modules."""
+    return bool(getattr(block._modules.get("mlp"), "_use_processed_weights", False))
+
+
+def _join_processed_weights(block: nn.Module) -> None:
+    """Make a gated MLP multiply by its modules' own tensors, which a copied bridge has beside its processed ones."""
+    if not _multiplies_by_itself(block):
+        return
+    mlp: Any = block._modules["mlp"]
+    for component, linear in _linears(block, "mlp").items():
+        for kind in ("W", "b"):
+            tensor = linear.weight if kind == "W" else linear.bias
+            if tensor is not None:
+                setattr(mlp, f"_processed_{kind}_{component.removeprefix('W_')}", tensor.data)
+
+
+def _pre_hook(module: nn.Module, name: str, note: Record) -> Hook:
+    return module, lambda _m, args, _kwargs: note(name, args[0]), PRE_HOOK
+
+
+def _hook(block: nn.Module, name: str, kind: str, note: Record) -> Hook:
+    place, _, _ = kind.partition(".")
+    container: Any = block._modules[place]
+    if place == "mlp" and _multiplies_by_itself(block):
+        point = container.hook_in if kind == "mlp.in" else container.out.hook_in
+        return point, lambda _m, _args, activation: note(name, activation), HOOK
+    return _pre_hook(_linears(block, place)[_READERS[kind]], name, note)
+
+
+def _experts_hook(experts: Any, layer: int, names: set[str], note: Record) -> Hook:
+    """The input of each expert's matrices: the tokens sent to it, and what it makes of them in front of `W_out`."""
+
+    def split(_module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
+        given = dict(zip(("hidden_states", "top_k_index"), args, strict=False)) | kwargs
+        x, sent = given["hidden_states"].flatten(0, -2), given["top_k_index"]
+        for expert in range(len(experts.down_proj)):
+            routed = (sent == expert).any(-1).nonzero().flatten()
+            read, post = (f"blocks.{layer}.mlp.experts.{expert}.{kind}" for kind in ("in", "post"))
+            if read in names:
+                note(read, x[routed], routed)
+            if post in names:
+                gate, up = nn.functional.linear(x[routed], experts.gate_up_proj[expert]).chunk(2, dim=-1)
+                note(post, experts.act_fn(gate) * up, routed)
+
+    return experts, split, PRE_HOOK
+
+
+@torch.no_grad()
+def _unsplit(
+    module: nn.Module, split: Callable[..., Any], parts: list[Any], checkpoint: Collection[nn.Parameter]
+) -> None:
+    known = {id(parameter) for parameter in checkpoint}
+    fused = [parameter for parameter in module.parameters() if id(parameter) in known]
+    kept = [parameter.data for parameter in fused]
+    ends = torch.tensor([0, *(parameter.numel() for parameter in fused)]).cumsum(0).tolist()
+    try:
+        for parameter, start, end in zip(fused, ends, ends[1:], strict=False):
+            parameter.data = torch.arange(start, end, dtype=torch.float64).view(parameter.shape)
+        numbers = [(part, one) for part, one in zip(parts, split(module), strict=True)]
+        numbered = [
+            (part_tensor, place.long())
+            for part, one in numbers
+            for part_tensor, place in ((part.weight, one.weight), (part.bias, one.bias))
+            if part_tensor is not None
+        ]
+    finally:
+        for parameter, data in zip(fused, kept, strict=True):
+            parameter.data = data
+    for tensor, place in numbered:
+        for parameter, start, end in zip(fused, ends, ends[1:], strict=False):
+            here = (place >= start) & (place < end)
+            parameter.view(-1)[(place[here] - start).to(parameter.device)] = tensor[here.to(tensor.device)].to(
+                parameter
+            )
+
+
+def _refuse_settings(model: TransformerBridge) -> None:
+    name = model.cfg.model_name
+    for part in ("embed", "blocks", "unembed"):
+        if part not in model._modules:
+            raise NotImplementedError(f"{name!r} has no {part}: only language models that are one stack of blocks do")
+    for flag in ("use_split_qkv_input", "use_attn_in"):
+        if getattr(model.cfg, flag, False):
+            raise ValueError(
+                f"{flag} is on, and splits what Q, K and V read by head: call model.set_{flag}(False) first"
+            )
+    if not _multiplies(_wrapped(model.unembed)):
+        raise NotImplementedError(f"the unembedding of {name!r} is not a linear layer")

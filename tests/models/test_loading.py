@@ -1,0 +1,87 @@
+import pytest
+import torch
+from torch import nn
+from transformer_lens.model_bridge import TransformerBridge
+
+from engram_interp import Concept, collect, greedy_answers, load_model
+from engram_interp.models import adapt
+from tests import huggingface
+from tests.conftest import hooked_only
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return huggingface.save(huggingface.make("Llama"), tmp_path_factory.mktemp("llama"))
+
+
+@pytest.mark.parametrize("as_given", [str, lambda path: path], ids=["text", "path"])
+def test_a_folder_becomes_a_bridge_with_its_weights_as_they_were(folder, as_given):
+    hf = huggingface.make("Llama")
+    model = load_model(as_given(folder))
+    assert isinstance(model, TransformerBridge)
+    assert adapt(model).info.processing == "raw"
+    assert torch.equal(adapt(model).parameter("blocks.1.mlp.W_in"), hf.model.layers[1].mlp.up_proj.weight.T)
+
+
+def test_processing_is_done_when_it_is_asked_for(folder):
+    assert adapt(load_model(folder, process_weights=True)).info.processing == "folded, unembedding-centred"
+
+
+def test_the_dtype_is_float32_unless_another_is_asked_for(tmp_path):
+    huggingface.save(huggingface.make("Llama", dtype=torch.bfloat16), tmp_path)
+    assert adapt(load_model(tmp_path)).parameter("unembed.W_U").dtype == torch.float32
+    assert adapt(load_model(tmp_path, dtype=torch.bfloat16)).parameter("unembed.W_U").dtype == torch.bfloat16
+
+
+def test_a_folder_with_llama_in_its_name_is_a_folder(tmp_path):
+    huggingface.save(huggingface.make("GPT-2"), tmp_path / "my-llama-gpt2")
+    assert adapt(load_model(tmp_path / "my-llama-gpt2")).n_layers == 2
+
+
+def test_without_a_tokenizer_a_model_reads_tokens(tmp_path):
+    huggingface.make("Llama").save_pretrained(tmp_path)
+    model = load_model(tmp_path)
+    rows = torch.randint(3, 60, (4, 5))
+    assert collect(model, Concept.from_tokens(rows, rows)).counts == {"target": 20, "reference": 20}
+    with pytest.raises(ValueError, match="needs a tokenizer, and the model has none"):
+        collect(model, Concept(["a"], ["b"]))
+
+
+def test_text_goes_through_the_folders_tokenizer(tmp_path):
+    hf = huggingface.make("Llama", vocab_size=2000)
+    model = load_model(huggingface.save(hf, tmp_path))
+    concept = Concept([("Where was she born?", "in Oslo")], ["What is the capital of Norway?"])
+    assert collect(model, concept).counts == {"target": 3, "reference": 7}
+    assert len(greedy_answers(model, ["Where?"], max_new_tokens=2)) == 1
+
+
+@hooked_only
+def test_a_name_that_transformer_lens_knows_becomes_a_hooked_transformer(monkeypatch):
+    from transformer_lens import HookedTransformer
+
+    asked, model = [], nn.Linear(1, 1)
+    load = lambda *given, **options: asked.append((given, options)) or model  # noqa: E731
+    monkeypatch.setattr(HookedTransformer, "from_pretrained_no_processing", load)
+    assert load_model("pythia-70m", dtype=torch.float16) is model
+    assert asked == [(("pythia-70m",), {"dtype": torch.float16, "device": None})]
+
+
+def test_any_other_name_becomes_a_bridge(monkeypatch, folder):
+    asked, model = [], load_model(folder)
+    monkeypatch.setattr(TransformerBridge, "boot_transformers", lambda name, **_: asked.append(name) or model)
+    assert load_model("someone/her-own-model") is model
+    assert asked == ["someone/her-own-model"]
+
+
+@pytest.mark.parametrize("path", ["./nowhere", "/nowhere/at/all", "~/nowhere"])
+def test_a_path_at_which_there_is_nothing_is_not_taken_for_a_name(path):
+    with pytest.raises(FileNotFoundError, match="there is no folder .*nowhere.*: expected a Hugging Face checkpoint"):
+        load_model(path)
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"holds no config\.json: expected a folder that save_pretrained wrote"):
+        load_model(tmp_path)
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(ValueError, match="holds a PEFT adapter and no model: merge it"):
+        load_model(tmp_path)

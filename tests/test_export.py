@@ -1,0 +1,127 @@
+import logging
+
+import pytest
+import torch
+from safetensors import safe_open
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from engram_interp import export_hf, extract, load_model
+from engram_interp.models import adapt
+from tests import huggingface
+from tests.conftest import hooked_only, token_concept, tokens
+
+
+@pytest.fixture(scope="module")
+def tied(tmp_path_factory):
+    return huggingface.save(huggingface.make("GPT-2", seed=1), tmp_path_factory.mktemp("tied"))
+
+
+@pytest.fixture(scope="module")
+def untied(tmp_path_factory):
+    return huggingface.save(huggingface.make("Llama"), tmp_path_factory.mktemp("untied"))
+
+
+def stored(folder) -> dict[str, torch.Tensor]:
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+def test_only_what_the_edit_touches_changes(untied, tmp_path):
+    model = load_model(untied)
+    export_hf(extract(model, token_concept(), components="gate", layers=1), untied, tmp_path / "out", alpha=2.0)
+    before, after = stored(untied), stored(tmp_path / "out")
+    assert before.keys() == after.keys()
+    changed = [name for name in before if not torch.equal(before[name], after[name])]
+    assert changed == ["model.layers.1.mlp.gate_proj.weight"]
+
+
+def test_the_unembedding_of_a_tied_model_stays_tied_unless_it_is_edited(tied, tmp_path, caplog):
+    engram = extract(load_model(tied), token_concept())
+    with caplog.at_level(logging.WARNING, "engram_interp"):
+        export_hf(engram.select(["Q", "in"]), tied, tmp_path / "blocks")
+        assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+        export_hf(engram.select("U"), tied, tmp_path / "unembedding")
+    assert "the edit changes W_U, which is the embedding too" in caplog.text
+    for name, is_tied in (("blocks", True), ("unembedding", False)):
+        hf = AutoModelForCausalLM.from_pretrained(tmp_path / name)
+        assert hf.config.tie_word_embeddings == is_tied
+        assert torch.equal(hf.lm_head.weight, hf.transformer.wte.weight) == is_tied
+    assert torch.equal(hf.transformer.wte.weight, AutoModelForCausalLM.from_pretrained(tied).transformer.wte.weight)
+
+
+def test_an_edit_in_place_leaves_a_tied_embedding_alone_and_ties_again(tied):
+    model = load_model(tied)
+    embedding = model.embed.weight.detach().clone()
+    engram = extract(model, token_concept(), components="U")
+    with engram.ablated(model, alpha=1.0):
+        assert torch.equal(model.embed.weight, embedding)
+        assert not torch.equal(adapt(model).parameter("unembed.W_U"), embedding.T)
+    assert torch.equal(adapt(model).parameter("unembed.W_U"), embedding.T)
+    assert model.unembed.original_component.weight is model.embed.original_component.weight
+
+
+def test_the_checkpoints_dtype_and_tokenizer_stay(tmp_path):
+    source = huggingface.save(huggingface.make("Llama", dtype=torch.bfloat16), tmp_path / "source")
+    engram = extract(load_model(source), token_concept(), components="out")
+    export_hf(engram, source, tmp_path / "out", alpha=0.5)
+    before, after = stored(source), stored(tmp_path / "out")
+    assert {tensor.dtype for tensor in after.values()} == {torch.bfloat16}
+    # float32 until the one rounding into the checkpoint
+    name = "model.layers.0.mlp.down_proj.weight"
+    exact = before[name].float() - torch.tensor(0.5) * engram["blocks.0.mlp.W_out"].T
+    assert torch.equal(after[name], exact.bfloat16())
+    assert (
+        AutoTokenizer.from_pretrained(tmp_path / "out").get_vocab() == AutoTokenizer.from_pretrained(source).get_vocab()
+    )
+
+
+def test_an_export_can_be_edited_and_exported_again(untied, tmp_path):
+    engram = extract(load_model(untied), token_concept(), components="in")
+    once = export_hf(engram, untied, tmp_path / "once", alpha=1.0)
+    twice = export_hf(engram, once, tmp_path / "twice", alpha=-1.0)
+    expected, found = stored(untied), stored(twice)
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name])
+
+
+@pytest.mark.parametrize("what", ["engram", "model"])
+def test_processed_weights_are_refused(untied, tmp_path, what):
+    model = load_model(untied, process_weights=True)
+    engram = extract(model, token_concept(), components="in")
+    given = engram if what == "engram" else engram.ablate(model)
+    with pytest.raises(ValueError, match="cannot export from folded, unembedding-centred weights .*without processing"):
+        export_hf(given, untied, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_models_engram_is_refused(untied, tied, tmp_path):
+    engram = extract(load_model(tied), token_concept(), components="in")
+    with pytest.raises(ValueError, match="cannot use the engram, made from another model"):
+        export_hf(engram, untied, tmp_path / "out")
+
+
+def test_folders_are_checked_before_any_work(untied, tmp_path):
+    engram = extract(load_model(untied), token_concept(), components="in")
+    with pytest.raises(ValueError, match="holds a model already: export into another folder"):
+        export_hf(engram, untied, untied)
+    with pytest.raises(ValueError, match=r"holds no config\.json"):
+        export_hf(engram, tmp_path, tmp_path / "out")
+    with pytest.raises(ValueError, match=r"alpha is for engrams, got alpha=2\.0 for a model"):
+        export_hf(engram.ablate(load_model(untied)), untied, tmp_path / "out", alpha=2.0)
+
+
+@hooked_only
+def test_a_bias_that_the_checkpoint_has_no_place_for_is_refused(untied, tmp_path):
+    hf = AutoModelForCausalLM.from_pretrained(untied)
+    neutral = huggingface.save(hf, tmp_path / "checkpoint")
+    hooked = huggingface.as_hooked_transformer("Llama", hf, neutral)
+    hooked.blocks[0].mlp.b_out.data += 1
+    with pytest.raises(ValueError, match=r"the checkpoint has no place for blocks\.0\.mlp\.b_out"):
+        export_hf(hooked, neutral, tmp_path / "out")
+
+
+def test_the_testbed_is_no_checkpoint(full, tmp_path):
+    engram = extract(full, token_concept(), components="in", layers=0)
+    with pytest.raises(FileNotFoundError):
+        export_hf(engram, "./testbed", tmp_path / "out")
+    assert full(tokens()).isfinite().all()
