@@ -275,7 +275,8 @@ class Engram(Mapping[str, Tensor]):
         return {key: _finite(alpha.get(key, components.get(component_of(key), 0.0))) for key in self.weight_norms}
 
     def _check(self, adapter: Adapter) -> None:
-        self._check_shapes(adapter)
+        if adapter.info.processing == self.info.processing:
+            self._check_shapes(adapter)
         self.info.require(adapter.info, "the engram")
 
     def _check_shapes(self, adapter: Adapter) -> None:

@@ -111,18 +111,24 @@ def is_centred(rows: Float[Tensor, "n d"]) -> bool:
 
 
 def processing_of(
-    folded: Collection[bool], W_E: Float[Tensor, "d_vocab d_model"], W_U: Float[Tensor, "d_model d_vocab"]
+    folded: Collection[bool],
+    values_folded: bool,
+    W_E: Float[Tensor, "d_vocab d_model"],
+    W_U: Float[Tensor, "d_model d_vocab"],
 ) -> str:
     """What was done to a model's weights, as far as it can be seen in them: `raw`, or a list.
 
     Args:
         folded: of every norm in front of matrices, whether its gain is folded into them.
+        values_folded: whether value biases are. Said of unfolded norms only: where both were done, an edit that gives
+            W_V a bias again would make another model of it.
         W_E: the embedding, centred with everything else that writes to the residual stream.
         W_U: the unembedding, centred by itself.
     """
     done = {
         "folded": bool(folded) and all(folded),
         "partly folded": any(folded) and not all(folded),
+        "value-folded": values_folded and not any(folded),
         "centred": is_centred(W_E),
         "unembedding-centred": is_centred(W_U),
     }
@@ -229,6 +235,16 @@ class Adapter(ABC):
     @abstractmethod
     def from_cache(self, name: str, cache: dict[str, Tensor]) -> Float[Tensor, "*batch_pos d"]:
         """One input from an ActivationCache that holds `cache_names([name])`."""
+
+    @property
+    def values_folded(self) -> bool:
+        """Whether value biases went into `b_O`: they are zero, and those of queries or keys are not."""
+        biases: dict[str, list[Tensor]] = {}
+        for site in self.all_sites():
+            if site.bias is not None:
+                biases.setdefault(site.component, []).append(self.parameter(site.bias))
+        nonzero = {component for component, found in biases.items() if any(bool(bias.any()) for bias in found)}
+        return "W_V" in biases and "W_V" not in nonzero and bool(nonzero & {"W_Q", "W_K"})
 
     def sites(
         self, components: str | Collection[str] | None = None, layers: int | Collection[int] | None = None

@@ -68,7 +68,7 @@ class HookedTransformerAdapter(Adapter):
         return ModelInfo(
             name=self.cfg.model_name,
             fingerprint=identity(W_E),
-            processing=processing_of([folded], W_E, W_U),
+            processing=processing_of([folded], self.values_folded, W_E, W_U),
         )
 
     @property

@@ -8,7 +8,7 @@ that multiplies, `nn.Linear` or `Conv1D`, not at hook points: some of these go s
 | `blocks.i.attn.in` (Q, K, V) | `attn.q`'s module | `attn.q.hook_in` |
 | `blocks.i.attn.z` (O) | `attn.o`'s module | `attn.hook_z` |
 | `blocks.i.mlp.in` (gate, in) | `mlp.in`'s module | `mlp.in.hook_in` |
-| `blocks.i.mlp.post` (out) | `mlp.out`'s module | `mlp.hook_post` |
+| `blocks.i.mlp.post` (out) | `mlp.out`'s module | `mlp.out.hook_in` |
 | `blocks.i.mlp.experts.e.in` (gate, in) | `experts`, the tokens sent to expert `e` | |
 | `blocks.i.mlp.experts.e.post` (out) | `experts`, computed as it does | |
 | `unembed.in` (U) | `unembed`'s module | `unembed.hook_in` |
@@ -20,10 +20,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import cached_property
+from pathlib import Path
 from types import CellType, FunctionType
-from typing import Any
+from typing import Any, cast
 
 import einops
 import torch
@@ -54,8 +55,8 @@ _READERS = {"attn.in": "W_Q", "attn.z": "W_O", "mlp.in": "W_in", "mlp.post": "W_
 _CACHED = {
     "attn.in": "attn.q.hook_in",
     "attn.z": "attn.hook_z",
-    "mlp.in": "mlp.in.hook_in",
-    "mlp.post": "mlp.hook_post",
+    "mlp.in": "mlp.{}in.hook_in",
+    "mlp.post": "mlp.{}out.hook_in",
 }
 _HEADS_APART = {
     "W_O": "(head d_head) d_model -> head d_head d_model",
@@ -92,9 +93,9 @@ class TransformerBridgeAdapter(Adapter):
         """Which model this is, and what was done to its weights."""
         W_E = _wrapped(self.model.embed).weight
         return ModelInfo(
-            name=str(self.cfg.model_name),
+            name=_name(str(self.cfg.model_name)),
             fingerprint=identity(W_E),
-            processing=processing_of(self._folded_norms, W_E, self.parameter("unembed.W_U")),
+            processing=processing_of(self._folded_norms, self.values_folded, W_E, self.parameter("unembed.W_U")),
         )
 
     @property
@@ -197,14 +198,14 @@ class TransformerBridgeAdapter(Adapter):
 
     def copy(self) -> nn.Module:
         """A copy of the model that shares nothing with it."""
-        for module in self.model.modules():
+        for module in _modules(self.model):
             for name, value in vars(module).items():
                 # The attention pattern of the last pass is kept with its graph, which cannot be copied.
                 if isinstance(value, Tensor) and not value.is_leaf:
                     setattr(module, name, value.detach())
-        twin = super().copy()
-        twins = {id(one): other for one, other in zip(self.model.modules(), twin.modules(), strict=True)}
-        for module in twin.modules():
+        twin = cast(TransformerBridge, super().copy())
+        twins = {id(one): other for one, other in zip(_modules(self.model), _modules(twin), strict=True)}
+        for module in twins.values():
             for name, value in vars(module).items():
                 if isinstance(value, FunctionType) and value.__closure__:
                     setattr(module, name, _rebound(value, twins))
@@ -255,7 +256,7 @@ class TransformerBridgeAdapter(Adapter):
         def replace(_module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any]) -> Any:
             return (rows[None].to(args[0].device), *args[1:]), kwargs
 
-        with hooked([(self.model.unembed, replace, PRE_HOOK)]):
+        with hooked([(self.model.unembed, replace, PRE_HOOK)]), _without_dropout(self.model):
             return self.model(torch.zeros(1, 1, dtype=torch.long, device=self._device))[0]
 
     @property
@@ -264,7 +265,7 @@ class TransformerBridgeAdapter(Adapter):
 
     @torch.no_grad()
     def _pass(self, tokens: Tensor, attention_mask: Tensor) -> None:
-        with suppress(_Stopped):
+        with suppress(_Stopped), _without_dropout(self.model):
             # No use_cache=False, although nothing is generated: OLMo-2 in bf16 runs with its cache only.
             self.model(tokens.to(self._device), return_type=None, attention_mask=attention_mask.long().to(self._device))
 
@@ -309,12 +310,30 @@ class TransformerBridgeAdapter(Adapter):
         layer, kind = name.split(".", 2)[1:]
         if kind == "mlp.in" and _multiplies_by_itself(self.model.blocks[int(layer)]):
             return f"blocks.{layer}.mlp.hook_in"
-        return f"blocks.{layer}.{_CACHED[kind]}"
+        return f"blocks.{layer}.{_CACHED[kind].format(_prefix(self.model.blocks[int(layer)]._modules.get('mlp')))}"
 
     def from_cache(self, name: str, cache: dict[str, Tensor]) -> Float[Tensor, "*batch_pos d"]:
         """One input from a cache, heads side by side."""
         activation = cache[self._cached_at(name)]
         return activation.flatten(-2) if name.endswith("attn.z") and activation.dim() == 4 else activation
+
+
+def _modules(model: TransformerBridge) -> list[nn.Module]:
+    """A bridge's modules and its Hugging Face model's, which it does not count among its own."""
+    return list(dict.fromkeys([*model.modules(), *model.original_model.modules()]))
+
+
+@contextmanager
+def _without_dropout(model: TransformerBridge) -> Iterator[None]:
+    """Evaluation mode for the length of the block: a bridge around a model made in memory starts in training mode."""
+    training = [module for module in _modules(model) if module.training]
+    try:
+        for module in training:
+            module.training = False
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 def _rebound(function: FunctionType, twins: Mapping[int, nn.Module]) -> FunctionType:
@@ -330,6 +349,11 @@ def _rebound(function: FunctionType, twins: Mapping[int, nn.Module]) -> Function
     return rebound
 
 
+def _name(name_or_path: str) -> str:
+    """A model's name for people, of a folder its last part."""
+    return Path(name_or_path).name if Path(name_or_path).is_dir() else name_or_path
+
+
 def _wrapped(component: Any) -> Any:
     """The Hugging Face module inside a bridge's component."""
     while isinstance(inner := getattr(component, "original_component", None), nn.Module):
@@ -343,10 +367,13 @@ def _linears(block: nn.Module, place: str) -> dict[str, Any]:
     if container is None or _is_mixture(container):
         return {}
     names = ATTENTION if place == "attn" else MLP
-    # What a block without experts among blocks that have some calls its modules.
-    prefix = "dense_" if getattr(container, "bound_dense", False) else ""
-    found = {name: _wrapped(container._modules.get(prefix + _LINEARS[name])) for name in names}
+    found = {name: _wrapped(container._modules.get(_prefix(container) + _LINEARS[name])) for name in names}
     return {name: module for name, module in found.items() if _multiplies(module)}
+
+
+def _prefix(mlp: nn.Module | None) -> str:
+    """What a block without experts, among blocks that have some, puts in front of its modules' names."""
+    return "dense_" if getattr(mlp, "bound_dense", False) else ""
 
 
 def _multiplies(module: object) -> bool:

@@ -39,10 +39,11 @@ def test_a_models_identity_is_the_same_in_every_dtype_and_scale():
 def test_what_was_done_to_weights_is_seen_in_them(dtype):
     W_E, W_U = torch.randn(500, 64), torch.randn(64, 500)
     centred, unembedding = (W - W.mean(1, keepdim=True) for W in (W_E, W_U))
-    assert processing_of([False, False], W_E.to(dtype), W_U.to(dtype)) == "raw"
-    assert processing_of([], W_E.to(dtype), W_U.to(dtype)) == "raw"
-    assert processing_of([True, False], W_E.to(dtype), W_U.to(dtype)) == "partly folded"
-    everything = processing_of([True, True], centred.to(dtype), unembedding.to(dtype))
+    assert processing_of([False, False], False, W_E.to(dtype), W_U.to(dtype)) == "raw"
+    assert processing_of([], False, W_E.to(dtype), W_U.to(dtype)) == "raw"
+    assert processing_of([True, False], True, W_E.to(dtype), W_U.to(dtype)) == "partly folded"
+    assert processing_of([False], True, W_E.to(dtype), W_U.to(dtype)) == "value-folded"
+    everything = processing_of([True, True], True, centred.to(dtype), unembedding.to(dtype))
     assert everything == "folded, centred, unembedding-centred"
 
 

@@ -12,7 +12,7 @@ from engram_interp import Concept, Engram, collect, export_hf, extract, load_mod
 from engram_interp.models import adapt
 from engram_interp.sites import is_bias, to_matrix
 from tests import huggingface
-from tests.conftest import hooked_only, tokens
+from tests.conftest import folded, hooked_only, tokens
 from tests.huggingface import DENSE, FAMILIES, HOOKED, Inputs
 
 README = Path(__file__).parents[2] / "README.md"
@@ -244,6 +244,21 @@ def test_an_engram_goes_from_one_class_to_the_other_and_into_the_checkpoint(fami
     export_hf(engram.ablate(hooked, alpha=0.7), checkpoint(family), tmp_path / "model")
     exported = from_disk(tmp_path / "model")(TARGET).logits.log_softmax(-1)
     torch.testing.assert_close(exported, expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:.*does not support fold_ln")
+@hooked_only
+@pytest.mark.parametrize("family", [family for family in HOOKED if family in DENSE])
+def test_processed_alike_an_engram_goes_from_one_class_to_the_other_too(family, checkpoint):
+    hooked = folded(huggingface.as_hooked_transformer(family, from_disk(checkpoint(family)), checkpoint(family)))
+    bridge = processed(checkpoint(family))
+    engram = extract(hooked, CONCEPT)
+    with engram.select(["Q", "K", "V", "O", "out", "U"]).ablated(bridge, alpha=0.7):
+        found = bridge(TARGET).log_softmax(-1)
+    expected = engram.select(["Q", "K", "V", "O", "out", "U"]).ablate(hooked, alpha=0.7)(TARGET).log_softmax(-1)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+    with pytest.raises(ValueError, match="made from folded.* weights of .*, the model given has raw weights"):
+        engram.ablate(load_model(checkpoint(family)))
 
 
 @pytest.mark.filterwarnings("ignore:.*does not support fold_ln")

@@ -143,6 +143,41 @@ def test_blocks_with_and_without_experts_stand_side_by_side():
     assert keys == ["blocks.0.mlp.W_out", *(f"blocks.1.mlp.experts.{expert}.W_out" for expert in range(4))]
 
 
+def test_dropout_is_off_whatever_mode_the_model_is_in():
+    model = bridge("GPT-2")
+    calm = extract(model, CONCEPT)
+    model.train()
+    rough = extract(model, CONCEPT)
+    assert all(torch.equal(rough[key], calm[key]) for key in calm)
+    assert model.training
+    assert model.original_model.training
+
+
+@pytest.mark.parametrize(
+    ("done", "seen"),
+    [
+        (dict(fold_ln=False, center_writing_weights=False, center_unembed=False), "value-folded"),
+        (dict(fold_ln=False, fold_value_biases=False, center_unembed=False), "centred"),
+        (dict(fold_ln=False, fold_value_biases=False, center_writing_weights=False), "unembedding-centred"),
+        (dict(center_writing_weights=False, center_unembed=False), "folded"),
+        (dict(no_processing=True), "raw"),
+    ],
+)
+def test_each_way_of_processing_is_told_from_the_others(done, seen):
+    model = bridge("GPT-2")
+    engram = extract(model, CONCEPT, components="in")
+    model.enable_compatibility_mode(disable_warnings=True, **done)
+    assert adapt(model).info.processing == seen
+    if seen == "raw":
+        assert engram.ablate(model)(tokens()).isfinite().all()
+        return
+    with pytest.raises(ValueError, match=f"from raw weights of 'tiny-GPT-2', the model given has {seen} weights"):
+        engram.ablate(model)
+    if seen != "value-folded":  # whose edited copies have value biases again
+        again = extract(model, CONCEPT)
+        assert adapt(again.ablate(model)).info == again.info
+
+
 def test_a_model_that_is_no_stack_of_blocks_is_refused():
     model = bridge()
     del model._modules["blocks"]
