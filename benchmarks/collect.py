@@ -2,9 +2,11 @@
 
 Prints, in one run on one model: the bare forward pass without the unembedding, `collect`, and the floor, which is the
 forward pass plus half of the moments' multiply-adds (they are symmetric) at the GEMM rate measured here; and
-`ai-engram` on the same weights and tokens in Hugging Face form. Read the ratios: seconds depend on the machine.
+`collect` on a bridge and `ai-engram`, both on the same weights and tokens in Hugging Face form. Read the ratios: seconds
+depend on the machine.
 """
 
+import copy
 import statistics
 import time
 from collections.abc import Callable
@@ -18,6 +20,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from engram_interp import Concept, collect
 from engram_interp.models import adapt
+from engram_interp.models.loading import bridge_of
 
 BLOCK = ["Q", "K", "V", "O", "gate", "in", "out"]
 
@@ -82,6 +85,7 @@ def theirs(hf: LlamaForCausalLM, tokens: torch.Tensor, batch_size: int, n_target
 @click.option("--repeats", default=5, show_default=True)
 def main(d_model: int, n_layers: int, examples: int, length: int, batch_size: int, repeats: int) -> None:
     hf, model = models(d_model, n_layers, length)
+    bridge = bridge_of("llama", copy.deepcopy(hf))
     tokens = torch.randint(0, 4096, (examples, length), generator=torch.Generator().manual_seed(0))
     n_target = examples // 4
     concept = Concept.from_tokens(tokens[:n_target], tokens[n_target:])
@@ -92,6 +96,7 @@ def main(d_model: int, n_layers: int, examples: int, length: int, batch_size: in
         {
             "forward": lambda: forward(model, tokens.split(batch_size)),
             "collect": lambda: collect(model, concept, components=BLOCK, batch_size=batch_size, progress=False),
+            "bridge": lambda: collect(bridge, concept, components=BLOCK, batch_size=batch_size, progress=False),
             "gemm": lambda: b.T @ a,
             "ai-engram": lambda: theirs(hf, tokens, batch_size, n_target),
         },
@@ -106,6 +111,7 @@ def main(d_model: int, n_layers: int, examples: int, length: int, batch_size: in
     click.echo(f"bare forward            {took['forward']:8.3f} s")
     click.echo(f"floor                   {floor:8.3f} s   ({2 * multiply_adds_a_second / 1e9:.0f} GFLOP/s in GEMM)")
     click.echo(f"collect                 {took['collect']:8.3f} s   {took['collect'] / floor:.2f} x the floor")
+    click.echo(f"collect on a bridge     {took['bridge']:8.3f} s   {took['bridge'] / took['collect']:.2f} x collect")
     click.echo(
         f"ai-engram               {took['ai-engram']:8.3f} s   {took['ai-engram'] / took['collect']:.2f} x collect"
     )
