@@ -2,8 +2,8 @@
 
 Prints, in one run on one model: the bare forward pass without the unembedding, `collect`, and the floor, which is the
 forward pass plus half of the moments' multiply-adds (they are symmetric) at the GEMM rate measured here; and
-`collect` on a bridge and `ai-engram`, both on the same weights and tokens in Hugging Face form. Read the ratios: seconds
-depend on the machine.
+`collect` on a bridge and `ai-engram`, both on the same weights and tokens in Hugging Face form. Read the ratios:
+seconds depend on the machine.
 """
 
 import copy

@@ -20,7 +20,7 @@ from engram_interp import plots, testbed
 from engram_interp.concept import BATCH_SIZE, Concept
 from engram_interp.engram import Alpha
 from engram_interp.examples import read_examples
-from engram_interp.export import export_hf
+from engram_interp.export import export_hf, require_no_model
 from engram_interp.extraction import extract
 from engram_interp.localization import LocalizationMap, localize
 from engram_interp.models.loading import load_model
@@ -138,6 +138,8 @@ def localize_command(model_name: str, target: Path, reference: Path, out: Path |
 @click.option("--out", type=Writable(), required=True, help="Where to write the engram: .safetensors.")
 def extract_command(model_name: str, target: Path, reference: Path, out: Path, **options: Any) -> None:
     """The target's engram, as a file that Engram.load reads."""
+    if out.suffix != ".safetensors":
+        raise click.UsageError(f"--out is a .safetensors file, got {out}")
     engram = extract(_load(model_name), _concept(target, reference), **_parsed(options))
     engram.save(out)
     click.echo(f"{engram!r} is in {out}")
@@ -164,7 +166,9 @@ def ablate_command(
     as_checkpoint = out.suffix != ".safetensors"
     if as_checkpoint and model_name.startswith(TESTBED):
         raise click.UsageError(f"the testbed is no Hugging Face checkpoint: --out is a .safetensors file, got {out}")
-    if not as_checkpoint and Path(model_name).is_dir():
+    if as_checkpoint:
+        require_no_model(out)
+    elif Path(model_name).is_dir():
         raise click.UsageError(f"{model_name} is edited into a checkpoint: --out is a new folder, got {out}")
     model, concept = _load(model_name), _concept(target, reference)
     engram = extract(model, concept, **_parsed(options))

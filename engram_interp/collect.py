@@ -44,7 +44,8 @@ def collect(
         model: a `HookedTransformer` or `TransformerBridge`, whatever weight processing it was loaded with.
         concept: what to look for.
         components: which matrices, `W_Q` to `W_U` or short; every one that the model has by default.
-        layers: which layers; all by default. The unembedding is in none: it is left out unless `components` names it.
+        layers: which layers; all by default. The unembedding is in none: `layers` leaves it out, unless `components`
+            names it.
         batch_size: examples in a batch. Affects memory, and the result by rounding only.
         rtol: taken so that the options of `extract` fit here too; the statistics serve every choice of it.
         absorb_bias: likewise.
@@ -82,7 +83,22 @@ def collect(
         for name, moment in moments.items():
             if not moment.is_finite:
                 raise ValueError(f"the second moment of {', '.join(readers[name])} over the {group} overflowed")
-    return Statistics(adapter.info, tuple(site.key for site in sites), groups, concept.name)
+    statistics = Statistics(adapter.info, tuple(site.key for site in sites), groups, concept.name)
+    _warn_of_few(statistics)
+    return statistics
+
+
+def _warn_of_few(statistics: Statistics) -> None:
+    """Say which inputs were not seen at all, and whether there are fewer positions than the statistics need."""
+    groups = list(statistics.groups.values())
+    if unseen := [name for name in statistics.inputs if not any(moments[name].count for moments in groups)]:
+        logger.warning("no position that counts was sent to %s: what reads it has no engram", ", ".join(unseen))
+    count, d = sum(statistics.counts.values()), max(len(moment.first) for moment in groups[0].values())
+    if count < 2 * d:
+        logger.warning(
+            "%d positions count, and inputs have up to %d dimensions: from fewer than two positions a dimension, "
+            "W-Norms and edits are mostly noise. Give more (reference) examples, or a larger rtol, as 1e-2", count, d,
+        )  # fmt: skip
 
 
 class _NonFiniteError(ValueError):

@@ -130,7 +130,7 @@ class Engram(Mapping[str, Tensor]):
 
         Args:
             components: `W_Q` to `W_U` or short; all by default.
-            layers: all by default; the unembedding is in none: it is left out unless `components` names it.
+            layers: all by default; the unembedding is in none: `layers` leaves it out, unless `components` names it.
             heads: keeps these heads of attention matrices and sets the others to zero; matrices without heads go. `W_K`
                 and `W_V` count key/value heads. A bias `b_O` belongs to no head and goes too.
 
@@ -261,6 +261,8 @@ class Engram(Mapping[str, Tensor]):
             if not any(wnorms.values()):
                 raise ValueError('alpha="w-norm" is each W-Norm over the largest, and this engram is zero throughout')
             return {key: wnorm / max(wnorms.values()) for key, wnorm in wnorms.items()}
+        if not isinstance(alpha, (int, float)):
+            raise TypeError(f'alpha is a number, "w-norm" or numbers by key or component; got {type(alpha).__name__}')
         return dict.fromkeys(self.weight_norms, _finite(alpha))
 
     def _named_alphas(self, alpha: Mapping[str, float | int]) -> dict[str, float]:

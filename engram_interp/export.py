@@ -48,12 +48,11 @@ def export_hf(
             a model already, or an `alpha` for a model.
     """
     out, folder = Path(out_dir).expanduser(), checkpoint_folder(source)
-    if (out / "config.json").exists():
-        raise ValueError(f"{out} holds a model already: export into another folder")
+    require_no_model(out)
     # One stands behind the bridge that knows which tensor is which; the other is saved as Hugging Face made it.
     behind, exported = _load(source), _load(source)
     checkpoint = dict(behind.named_parameters(remove_duplicate=False))
-    adapter = TransformerBridgeAdapter(bridge_of(str(source), behind))
+    adapter = TransformerBridgeAdapter(bridge_of(str(folder or source), behind))
     _require_unchanged(checkpoint, exported)
     with _edit(edited, adapter, alpha):
         adapter.unsplit(checkpoint.values())
@@ -62,6 +61,16 @@ def export_hf(
     if folder is None or has_tokenizer(folder):
         AutoTokenizer.from_pretrained(source).save_pretrained(out)
     return out
+
+
+def require_no_model(out: Path) -> None:
+    """Raise where a folder holds a model already.
+
+    Raises:
+        ValueError: names the folder.
+    """
+    if (out / "config.json").exists():
+        raise ValueError(f"{out} holds a model already: export into another folder")
 
 
 def _load(source: str | os.PathLike[str]) -> PreTrainedModel:

@@ -53,7 +53,8 @@ def extract(
         model: a `HookedTransformer` or `TransformerBridge`, whatever weight processing it was loaded with.
         concept: what to look for, or the statistics that `collect` found for it.
         components: which matrices, `W_Q` to `W_U` or short; every one that the model has by default.
-        layers: which layers; all by default. The unembedding is in none: it is left out unless `components` names it.
+        layers: which layers; all by default. The unembedding is in none: `layers` leaves it out, unless `components`
+            names it.
         batch_size: examples in a batch.
         rtol: directions of the inputs whose eigenvalue is at most this share of the largest are dropped; None is
             `d * 2**-23` with `d` the size of the moment matrix.

@@ -179,13 +179,16 @@ def localize(
     delta_from: nn.Module | None = None,
     progress: bool | None = None,
 ) -> LocalizationMap:
-    """W-Norm of every matrix and head: the share of its weight that the concept owns.
+    """W-Norm of every matrix and head: the norm of its engram over that of its weight.
+
+    It is not bounded by 1: where tokens are hardly more than an input has dimensions, `P+` is far from a projection.
 
     Args:
         model: a `HookedTransformer` or `TransformerBridge`, whatever weight processing it was loaded with.
         concept: what to look for, or its statistics.
         components: which matrices; every one that the model has by default.
-        layers: which layers; all by default. The unembedding is in none: it is left out unless `components` names it.
+        layers: which layers; all by default. The unembedding is in none: `layers` leaves it out, unless `components`
+            names it.
         batch_size: examples in a batch.
         rtol: the spectral cut; see `extract`.
         absorb_bias: whether a bias is one more column of its weight. W-Norm is over the weight alone all the same.

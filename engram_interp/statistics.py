@@ -149,8 +149,8 @@ class Statistics:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Positions that counted, by group."""
-        return {group: next(iter(moments.values())).count for group, moments in self.groups.items()}
+        """Positions that counted, by group; an expert's input has fewer, see its `Moment`."""
+        return {group: max(moment.count for moment in moments.values()) for group, moments in self.groups.items()}
 
     def total(self, name: str) -> Moment:
         """The moment of one input over all groups."""

@@ -128,6 +128,12 @@ def choose_alpha(
         while high - low > rel_tol * high:
             middle = (low + high) / 2
             low, high = (middle, high) if keeps(middle) else (low, middle)
+    before, after = tried[0.0][TARGET].accuracy, tried[low][TARGET].accuracy
+    if low > 0 and after >= keep * before:
+        logger.warning(
+            "alpha = %.3g keeps enough of the reference, but the target too: %.1f %% of its answer tokens are right, "
+            "of %.1f %% before", low, 100 * after, 100 * before,
+        )  # fmt: skip
     return AlphaChoice(low, keep, _curve(tried), concept.name)
 
 

@@ -97,8 +97,12 @@ def test_the_demo_on_ones_own_examples(run, tmp_path):
             "--alpha is a number, w-norm or auto; got 'strong'",
         ),
         (["ablate", "--out", "x"], "the testbed is no Hugging Face checkpoint: --out is a .safetensors file, got x"),
-        (["extract", "--model", "./nowhere", "--out", "x"], "there is no folder nowhere: expected a Hugging Face"),
-        (["extract", "--model", "testbed:small", "--out", "x"], "the testbed's checkpoints are base, full, retain"),
+        (["extract", "--out", "engram.txt"], "--out is a .safetensors file, got engram.txt"),
+        (["extract", "--model", "./nowhere", "--out", "x.safetensors"], "nowhere: expected a Hugging Face checkpoint"),
+        (
+            ["extract", "--model", "testbed:small", "--out", "x.safetensors"],
+            "the testbed's checkpoints are base, full, retain",
+        ),
     ],
 )
 def test_mistakes_are_one_line(run, options, says):

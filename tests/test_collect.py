@@ -103,3 +103,12 @@ def test_text_and_tokens_agree(full):
     by_tokens = collect(full, Concept.from_tokens(rows, rows, mask, mask))
     for name, moment in by_text.groups["target"].items():
         assert torch.equal(moment.second, by_tokens.groups["target"][name].second)
+
+
+def test_too_few_positions_are_said(llama, caplog):
+    with caplog.at_level("WARNING", "engram_interp"):
+        collect(llama, token_concept(n=1))
+        assert "inputs have up to 32 dimensions" in caplog.text
+        caplog.clear()
+        collect(llama, token_concept())
+        assert not [record for record in caplog.records if record.levelname == "WARNING"]

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from torch import nn
 from transformer_lens.model_bridge import TransformerBridge
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
@@ -30,7 +30,8 @@ def load_model(
 
     Args:
         name_or_path: a name that TransformerLens or the Hugging Face hub knows, or a folder that `save_pretrained`
-            wrote. A folder without a tokenizer makes a model that reads tokens only.
+            wrote; a folder goes before a name. Without a tokenizer in it, the model reads tokens only, until its
+            `tokenizer` is set.
         dtype: of the weights; float32 whatever the checkpoint's.
         device: where to put the model; None is TransformerLens's choice, a GPU where there is one.
         process_weights: fold norms and value biases and centre what writes to the residual stream, as
@@ -38,15 +39,20 @@ def load_model(
 
     Raises:
         FileNotFoundError: a path at which there is no folder.
-        ValueError: a folder that holds no Hugging Face model, or only an adapter for one.
+        ValueError: a file, or a folder that holds no Hugging Face model, or only an adapter for one.
         OSError: a name that the hub does not have, or that is not in its cache while offline.
     """
     folder, name = checkpoint_folder(name_or_path), str(name_or_path)
     if folder is not None:
         return _bridge(str(folder), dtype, device, process_weights, has_tokenizer(folder))
-    if _is_hooked_transformer(name):
-        return _hooked_transformer(name, dtype, device, process_weights)
-    return _bridge(name, dtype, device, process_weights, has_tokenizer=True)
+    try:
+        if _is_hooked_transformer(name):
+            return _hooked_transformer(name, dtype, device, process_weights)
+        return _bridge(name, dtype, device, process_weights, has_tokenizer=True)
+    except OSError as error:
+        raise OSError(
+            f"{name!r} is neither a folder here nor a model that the hub or its cache gives: {error}"
+        ) from error
 
 
 def checkpoint_folder(name_or_path: str | os.PathLike[str]) -> Path | None:
@@ -56,7 +62,10 @@ def checkpoint_folder(name_or_path: str | os.PathLike[str]) -> Path | None:
         FileNotFoundError: a path at which there is no folder.
         ValueError: a folder that holds no Hugging Face model, or only an adapter for one.
     """
-    folder = Path(name_or_path).expanduser()
+    # Of its absolute path, since TransformerLens takes some bare names for other models' aliases.
+    folder = Path(name_or_path).expanduser().absolute()
+    if folder.is_file():
+        raise ValueError(f"{folder} is a file: expected the folder that holds it, with a config.json")
     if not folder.is_dir():
         if isinstance(name_or_path, os.PathLike) or str(name_or_path).startswith((".", "/", "~")):
             raise FileNotFoundError(
@@ -109,6 +118,9 @@ def _bridge(
     bridge = TransformerBridge.boot_transformers(name, dtype=dtype, device=device, tokenizer=tokenizer)
     if not has_tokenizer:
         bridge.tokenizer = None
+    elif AutoTokenizer.from_pretrained(name).bos_token is None:
+        # TransformerLens has taken EOS for the BOS that this tokenizer lacks: no text of it begins like that.
+        bridge.cfg.default_prepend_bos = False
     if process_weights:
         bridge.enable_compatibility_mode(disable_warnings=True)
     return bridge

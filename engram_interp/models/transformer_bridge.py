@@ -18,7 +18,6 @@ A gated MLP with processed weights multiplies without its modules: there `mlp.ho
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cached_property
@@ -46,11 +45,11 @@ from engram_interp.models.base import (
     identity,
     processing_of,
 )
+from engram_interp.models.bridge_parts import experts_of, linears_of, multiplies, name_prefix, unreadable_mlp, wrapped
+from engram_interp.models.experts import expert_weight, experts_hook
+from engram_interp.models.fused import unsplit
 from engram_interp.sites import ATTENTION, MLP, UNEMBED, Site, component_of, is_bias
 
-logger = logging.getLogger("engram_interp")
-
-_LINEARS = {"W_Q": "q", "W_K": "k", "W_V": "v", "W_O": "o", "W_gate": "gate", "W_in": "in", "W_out": "out"}
 _READERS = {"attn.in": "W_Q", "attn.z": "W_O", "mlp.in": "W_in", "mlp.post": "W_out"}
 _CACHED = {
     "attn.in": "attn.q.hook_in",
@@ -91,7 +90,7 @@ class TransformerBridgeAdapter(Adapter):
     @cached_property
     def info(self) -> ModelInfo:
         """Which model this is, and what was done to its weights."""
-        W_E = _wrapped(self.model.embed).weight
+        W_E = wrapped(self.model.embed).weight
         return ModelInfo(
             name=_name(str(self.cfg.model_name)),
             fingerprint=identity(W_E),
@@ -105,7 +104,7 @@ class TransformerBridgeAdapter(Adapter):
             return []
         unit = 0 if getattr(self.cfg, "rmsnorm_uses_offset", False) else 1
         places = [(self.model, "ln_final"), *((block, name) for block in self.model.blocks for name in ("ln1", "ln2"))]
-        gains = [getattr(_wrapped(place._modules.get(name)), "weight", None) for place, name in places]
+        gains = [getattr(wrapped(place._modules.get(name)), "weight", None) for place, name in places]
         return [bool((gain == unit).all()) for gain in gains if gain is not None]
 
     @property
@@ -124,10 +123,10 @@ class TransformerBridgeAdapter(Adapter):
         """Components of blocks that are not built of the modules in the table above."""
         found: dict[tuple[str, int], str] = {}
         for layer, block in enumerate(self.model.blocks):
-            if _linears(block, "attn").keys() < {*ATTENTION}:
+            if linears_of(block, "attn").keys() < {*ATTENTION}:
                 reason = f"layer {layer} has no separate Q, K, V and O ({type(block._modules.get('attn')).__name__})"
                 found |= {(name, layer): reason for name in ATTENTION}
-            if why := _unreadable_mlp(block):
+            if why := unreadable_mlp(block):
                 found |= {(name, layer): f"the MLP of layer {layer} {why}" for name in MLP}
         return found
 
@@ -138,12 +137,12 @@ class TransformerBridgeAdapter(Adapter):
 
     def _block_sites(self, layer: int) -> Iterator[Site]:
         block = self.model.blocks[layer]
-        for component, linear in (_linears(block, "attn") | _linears(block, "mlp")).items():
+        for component, linear in (linears_of(block, "attn") | linears_of(block, "mlp")).items():
             place = "attn" if component in ATTENTION else "mlp"
             read = {"W_O": "z", "W_out": "post"}.get(component, "in")
             bias = f"blocks.{layer}.{place}.b_{component.removeprefix('W_')}"
             yield Site(component, layer, f"blocks.{layer}.{place}.{read}", None if linear.bias is None else bias)
-        experts = _experts(block)
+        experts = experts_of(block)
         for expert in range(0 if experts is None else len(experts.down_proj)):
             for component in MLP:
                 read = "post" if component == "W_out" else "in"
@@ -163,13 +162,13 @@ class TransformerBridgeAdapter(Adapter):
     def _find(self, key: str) -> Tensor | None:
         name, component = key.rpartition(".")[2], component_of(key)
         if component == UNEMBED:
-            linear: nn.Module | None = _wrapped(self.model.unembed)
+            linear: nn.Module | None = wrapped(self.model.unembed)
         else:
             _, layer, place, *inner = key.split(".")
             block = self.model.blocks[int(layer)] if int(layer) < self.n_layers else nn.Module()
             if inner[0] == "experts":
-                return _expert_weight(_experts(block), int(inner[1]), name)
-            linear = _linears(block, place).get(component)
+                return expert_weight(experts_of(block), int(inner[1]), name)
+            linear = linears_of(block, place).get(component)
         tensor = getattr(linear, "bias" if is_bias(key) else "weight", None)
         if tensor is None:
             return None
@@ -184,11 +183,10 @@ class TransformerBridgeAdapter(Adapter):
 
     def untie(self, keys: Collection[str]) -> Callable[[], None]:
         """Give the unembedding a weight of its own where it is the embedding's."""
-        head, embedding = _wrapped(self.model.unembed), _wrapped(self.model.embed)
+        head, embedding = wrapped(self.model.unembed), wrapped(self.model.embed)
         tied = head.weight
         if "unembed.W_U" not in keys or tied.data_ptr() != embedding.weight.data_ptr():
             return lambda: None
-        logger.info("W_U of %r is its embedding: the edit gives it an unembedding of its own", self.info.name)
         head.weight = nn.Parameter(tied.detach().clone(), requires_grad=tied.requires_grad)
 
         def tie_again() -> None:
@@ -212,18 +210,14 @@ class TransformerBridgeAdapter(Adapter):
         return twin
 
     def unsplit(self, checkpoint: Collection[nn.Parameter]) -> None:
-        """Copy what a fused matrix was split into back to the tensor of the checkpoint that it was split from.
-
-        A bridge splits fused Q, K and V, and gate and up, into modules of their own, in each family's own order.
-        Numbers in place of the weights, split in the same way, tell where each weight came from.
-        """
+        """Copy what a fused matrix was split into back to the tensor of the checkpoint that it was split from."""
         for block in self.model.blocks:
             for place, splitter in (("attn", "split_qkv_matrix"), ("mlp", "split_gate_up_matrix")):
                 container: Any = block._modules.get(place)
                 if hasattr(container, splitter):
                     names = "qkv" if place == "attn" else ("gate", "in")
-                    parts = [_wrapped(container._modules[name]) for name in names]
-                    _unsplit(container.original_component, getattr(container, splitter), parts, checkpoint)
+                    parts = [wrapped(container._modules[name]) for name in names]
+                    unsplit(container.original_component, getattr(container, splitter), parts, checkpoint)
 
     def run(self, batch: Batch, inputs: Collection[str], record: Record) -> None:
         """One forward pass up to the block behind the last that is asked for, never through the unembedding.
@@ -261,7 +255,7 @@ class TransformerBridgeAdapter(Adapter):
 
     @property
     def _device(self) -> torch.device:
-        return _wrapped(self.model.embed).weight.device
+        return wrapped(self.model.embed).weight.device
 
     @torch.no_grad()
     def _pass(self, tokens: Tensor, attention_mask: Tensor) -> None:
@@ -272,7 +266,7 @@ class TransformerBridgeAdapter(Adapter):
     def _stop_after(self, inputs: Collection[str]) -> Hook:
         behind = self.n_layers if "unembed.in" in inputs else 1 + max(int(name.split(".")[1]) for name in inputs)
         # The unembedding's own module stands behind the hook that reads its input.
-        stop = self.model.blocks[behind] if behind < self.n_layers else _wrapped(self.model.unembed)
+        stop = self.model.blocks[behind] if behind < self.n_layers else wrapped(self.model.unembed)
 
         def end(*_: object) -> None:
             raise _Stopped
@@ -284,7 +278,7 @@ class TransformerBridgeAdapter(Adapter):
         experts: dict[int, set[str]] = {}
         for name in inputs:
             if name == "unembed.in":
-                yield _pre_hook(_wrapped(self.model.unembed), name, note)
+                yield _pre_hook(wrapped(self.model.unembed), name, note)
                 continue
             layer, kind = int(name.split(".")[1]), name.split(".", 2)[2]
             if kind.startswith("mlp.experts."):
@@ -292,7 +286,7 @@ class TransformerBridgeAdapter(Adapter):
             else:
                 yield _hook(self.model.blocks[layer], name, kind, note)
         for layer, names in experts.items():
-            yield _experts_hook(_experts(self.model.blocks[layer]), layer, names, note)
+            yield experts_hook(experts_of(self.model.blocks[layer]), layer, names, note)
 
     def cache_names(self, inputs: Collection[str]) -> list[str]:
         """The activations that `run_with_cache` must keep for these inputs.
@@ -310,7 +304,7 @@ class TransformerBridgeAdapter(Adapter):
         layer, kind = name.split(".", 2)[1:]
         if kind == "mlp.in" and _multiplies_by_itself(self.model.blocks[int(layer)]):
             return f"blocks.{layer}.mlp.hook_in"
-        return f"blocks.{layer}.{_CACHED[kind].format(_prefix(self.model.blocks[int(layer)]._modules.get('mlp')))}"
+        return f"blocks.{layer}.{_CACHED[kind].format(name_prefix(self.model.blocks[int(layer)]._modules.get('mlp')))}"
 
     def from_cache(self, name: str, cache: dict[str, Tensor]) -> Float[Tensor, "*batch_pos d"]:
         """One input from a cache, heads side by side."""
@@ -354,72 +348,6 @@ def _name(name_or_path: str) -> str:
     return Path(name_or_path).name if Path(name_or_path).is_dir() else name_or_path
 
 
-def _wrapped(component: Any) -> Any:
-    """The Hugging Face module inside a bridge's component."""
-    while isinstance(inner := getattr(component, "original_component", None), nn.Module):
-        component = inner
-    return component
-
-
-def _linears(block: nn.Module, place: str) -> dict[str, Any]:
-    """The modules that multiply by a block's attention or MLP matrices, by component; none of it if one is missing."""
-    container = block._modules.get(place)
-    if container is None or _is_mixture(container):
-        return {}
-    names = ATTENTION if place == "attn" else MLP
-    found = {name: _wrapped(container._modules.get(_prefix(container) + _LINEARS[name])) for name in names}
-    return {name: module for name, module in found.items() if _multiplies(module)}
-
-
-def _prefix(mlp: nn.Module | None) -> str:
-    """What a block without experts, among blocks that have some, puts in front of its modules' names."""
-    return "dense_" if getattr(mlp, "bound_dense", False) else ""
-
-
-def _multiplies(module: object) -> bool:
-    return isinstance(module, (nn.Linear, Conv1D)) and module.weight.is_floating_point()
-
-
-def _is_mixture(mlp: nn.Module) -> bool:
-    return "MoE" in type(mlp).__name__ and not getattr(mlp, "bound_dense", False)
-
-
-def _unreadable_mlp(block: nn.Module) -> str | None:
-    """Why a block's MLP cannot be read; None where it can, or there is none."""
-    mlp = block._modules.get("mlp")
-    if mlp is None or _experts(block) is not None:
-        return None
-    if _is_mixture(mlp):
-        return f"is a mixture whose experts' inputs cannot be read exactly ({type(_wrapped(mlp)).__name__})"
-    if not {"W_in", "W_out"} <= _linears(block, "mlp").keys():
-        return f"is not built of linear layers ({type(mlp).__name__})"
-    return None
-
-
-def _experts(block: nn.Module) -> Any:
-    """The module with all experts of a Mixtral-style mixture; None for other MLPs and mixtures."""
-    mlp = block._modules.get("mlp")
-    if mlp is None or not _is_mixture(mlp):
-        return None
-    mixture = _wrapped(mlp)
-    experts = _wrapped(mixture._modules.get("experts"))
-    parameters = {name for name, _ in experts.named_parameters()} if isinstance(experts, nn.Module) else set()
-    transposed = getattr(experts, "is_transposed", False)
-    if parameters != {"gate_up_proj", "down_proj"} or transposed or not hasattr(experts, "act_fn"):
-        return None
-    # A shared expert beside the routed ones would be left out in silence.
-    return experts if {*mixture._modules} <= {"gate", "experts"} else None
-
-
-def _expert_weight(experts: Any, expert: int, name: str) -> Tensor | None:
-    if experts is None or expert >= len(experts.down_proj):
-        return None
-    if name == "W_out":
-        return experts.down_proj[expert].T
-    gate, up = experts.gate_up_proj[expert].chunk(2)
-    return {"W_gate": gate.T, "W_in": up.T}.get(name)
-
-
 def _multiplies_by_itself(block: nn.Module) -> bool:
     """Whether a block's gated MLP multiplies by its processed weights without its modules."""
     return bool(getattr(block._modules.get("mlp"), "_use_processed_weights", False))
@@ -430,7 +358,7 @@ def _join_processed_weights(block: nn.Module) -> None:
     if not _multiplies_by_itself(block):
         return
     mlp: Any = block._modules["mlp"]
-    for component, linear in _linears(block, "mlp").items():
+    for component, linear in linears_of(block, "mlp").items():
         for kind in ("W", "b"):
             tensor = linear.weight if kind == "W" else linear.bias
             if tensor is not None:
@@ -447,54 +375,7 @@ def _hook(block: nn.Module, name: str, kind: str, note: Record) -> Hook:
     if place == "mlp" and _multiplies_by_itself(block):
         point = container.hook_in if kind == "mlp.in" else container.out.hook_in
         return point, lambda _m, _args, activation: note(name, activation), HOOK
-    return _pre_hook(_linears(block, place)[_READERS[kind]], name, note)
-
-
-def _experts_hook(experts: Any, layer: int, names: set[str], note: Record) -> Hook:
-    """The input of each expert's matrices: the tokens sent to it, and what it makes of them in front of `W_out`."""
-
-    def split(_module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
-        given = dict(zip(("hidden_states", "top_k_index"), args, strict=False)) | kwargs
-        x, sent = given["hidden_states"].flatten(0, -2), given["top_k_index"]
-        for expert in range(len(experts.down_proj)):
-            routed = (sent == expert).any(-1).nonzero().flatten()
-            read, post = (f"blocks.{layer}.mlp.experts.{expert}.{kind}" for kind in ("in", "post"))
-            if read in names:
-                note(read, x[routed], routed)
-            if post in names:
-                gate, up = nn.functional.linear(x[routed], experts.gate_up_proj[expert]).chunk(2, dim=-1)
-                note(post, experts.act_fn(gate) * up, routed)
-
-    return experts, split, PRE_HOOK
-
-
-@torch.no_grad()
-def _unsplit(
-    module: nn.Module, split: Callable[..., Any], parts: list[Any], checkpoint: Collection[nn.Parameter]
-) -> None:
-    known = {id(parameter) for parameter in checkpoint}
-    fused = [parameter for parameter in module.parameters() if id(parameter) in known]
-    kept = [parameter.data for parameter in fused]
-    ends = torch.tensor([0, *(parameter.numel() for parameter in fused)]).cumsum(0).tolist()
-    try:
-        for parameter, start, end in zip(fused, ends, ends[1:], strict=False):
-            parameter.data = torch.arange(start, end, dtype=torch.float64).view(parameter.shape)
-        numbers = [(part, one) for part, one in zip(parts, split(module), strict=True)]
-        numbered = [
-            (part_tensor, place.long())
-            for part, one in numbers
-            for part_tensor, place in ((part.weight, one.weight), (part.bias, one.bias))
-            if part_tensor is not None
-        ]
-    finally:
-        for parameter, data in zip(fused, kept, strict=True):
-            parameter.data = data
-    for tensor, place in numbered:
-        for parameter, start, end in zip(fused, ends, ends[1:], strict=False):
-            here = (place >= start) & (place < end)
-            parameter.view(-1)[(place[here] - start).to(parameter.device)] = tensor[here.to(tensor.device)].to(
-                parameter
-            )
+    return _pre_hook(linears_of(block, place)[_READERS[kind]], name, note)
 
 
 def _refuse_settings(model: TransformerBridge) -> None:
@@ -507,5 +388,5 @@ def _refuse_settings(model: TransformerBridge) -> None:
             raise ValueError(
                 f"{flag} is on, and splits what Q, K and V read by head: call model.set_{flag}(False) first"
             )
-    if not _multiplies(_wrapped(model.unembed)):
+    if not multiplies(wrapped(model.unembed)):
         raise NotImplementedError(f"the unembedding of {name!r} is not a linear layer")

@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import nn
 from transformer_lens.model_bridge import TransformerBridge
+from transformers import AutoTokenizer
 
 from engram_interp import Concept, collect, greedy_answers, load_model
 from engram_interp.models import adapt
@@ -69,6 +70,7 @@ def test_a_name_that_transformer_lens_knows_becomes_a_hooked_transformer(monkeyp
 def test_any_other_name_becomes_a_bridge(monkeypatch, folder):
     asked, model = [], load_model(folder)
     monkeypatch.setattr(TransformerBridge, "boot_transformers", lambda name, **_: asked.append(name) or model)
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", lambda _: model.tokenizer)
     assert load_model("someone/her-own-model") is model
     assert asked == ["someone/her-own-model"]
 
@@ -85,3 +87,30 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
     (tmp_path / "adapter_config.json").write_text("{}")
     with pytest.raises(ValueError, match="holds a PEFT adapter and no model: merge it"):
         load_model(tmp_path)
+    with pytest.raises(ValueError, match=r"adapter_config\.json is a file: expected the folder that holds it"):
+        load_model(tmp_path / "adapter_config.json")
+
+
+@pytest.mark.parametrize("name", ["gpt2-small", "pythia-70m"])
+def test_a_folder_called_like_an_alias_is_itself(name, tmp_path, monkeypatch):
+    hf = huggingface.make("GPT-2", seed=3)
+    huggingface.save(hf, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    model = load_model(name)
+    assert torch.equal(adapt(model).parameter("unembed.W_U").T, hf.lm_head.weight)
+    assert adapt(model).info.name == name
+
+
+def test_a_tokenizer_without_bos_gets_none(tmp_path):
+    huggingface.save(huggingface.make("Llama", vocab_size=2000), tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    tokenizer.bos_token = None
+    tokenizer.save_pretrained(tmp_path)
+    encoded = adapt(load_model(tmp_path)).encoder.encode("the city of Oslo", "x")
+    assert encoded.tokens.tolist() == tokenizer("the city of Oslo", add_special_tokens=False).input_ids
+    assert encoded.counts.all()
+
+
+def test_a_name_that_nobody_has_is_named():
+    with pytest.raises(OSError, match="'someone/nosuchmodel' is neither a folder here nor a model that the hub or its"):
+        load_model("someone/nosuchmodel")

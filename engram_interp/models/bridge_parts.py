@@ -1,0 +1,73 @@
+"""Which Hugging Face modules of a bridge's block multiply by its matrices, and which blocks are built otherwise."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from engram_interp.sites import ATTENTION, MLP
+
+LINEARS = {"W_Q": "q", "W_K": "k", "W_V": "v", "W_O": "o", "W_gate": "gate", "W_in": "in", "W_out": "out"}
+EXPERTS = {"gate_up_proj", "down_proj"}
+LAYOUT = {"is_transposed": False, "is_concatenated": True, "has_bias": False, "has_post_expert_norm": False}
+"""How Hugging Face describes experts that compute `down(gate(x) * up(x))` from `[expert out in]`, gate above up."""
+
+
+def wrapped(component: Any) -> Any:
+    """The Hugging Face module inside a bridge's component."""
+    while isinstance(inner := getattr(component, "original_component", None), nn.Module):
+        component = inner
+    return component
+
+
+def linears_of(block: nn.Module, place: str) -> dict[str, Any]:
+    """The modules that multiply by a block's attention or MLP matrices, by component."""
+    container = block._modules.get(place)
+    if container is None or is_mixture(container):
+        return {}
+    names = ATTENTION if place == "attn" else MLP
+    found = {name: wrapped(container._modules.get(name_prefix(container) + LINEARS[name])) for name in names}
+    return {name: module for name, module in found.items() if multiplies(module)}
+
+
+def name_prefix(mlp: nn.Module | None) -> str:
+    """What a block without experts, among blocks that have some, puts in front of its modules' names."""
+    return "dense_" if getattr(mlp, "bound_dense", False) else ""
+
+
+def multiplies(module: object) -> bool:
+    """Whether a module is a plain product with a weight (and a bias) that is not quantised."""
+    return isinstance(module, (nn.Linear, Conv1D)) and module.weight.is_floating_point()
+
+
+def is_mixture(mlp: nn.Module) -> bool:
+    """Whether a block's MLP is a mixture of experts."""
+    return "MoE" in type(mlp).__name__ and not getattr(mlp, "bound_dense", False)
+
+
+def unreadable_mlp(block: nn.Module) -> str | None:
+    """Why a block's MLP cannot be read; None where it can, or there is none."""
+    mlp = block._modules.get("mlp")
+    if mlp is None or experts_of(block) is not None:
+        return None
+    if is_mixture(mlp):
+        return f"is a mixture whose experts' inputs cannot be read exactly ({type(wrapped(mlp)).__name__})"
+    if not {"W_in", "W_out"} <= linears_of(block, "mlp").keys():
+        return f"is not built of linear layers ({type(mlp).__name__})"
+    return None
+
+
+def experts_of(block: nn.Module) -> Any:
+    """The module with all experts of a Mixtral-style mixture; None for other MLPs and mixtures."""
+    mlp = block._modules.get("mlp")
+    if mlp is None or not is_mixture(mlp):
+        return None
+    mixture = wrapped(mlp)
+    experts = wrapped(mixture._modules.get("experts"))
+    if not isinstance(experts, nn.Module) or {name for name, _ in experts.named_parameters()} != EXPERTS:
+        return None
+    layout = {name: getattr(experts, name, None) for name in LAYOUT}
+    # A shared expert beside the routed ones would be left out in silence.
+    return experts if layout == LAYOUT and {*mixture._modules} <= {"gate", "experts"} else None
