@@ -117,9 +117,8 @@ def _take_in(
     for group, at in counted.items():
         if name not in sums[group]:
             sums[group][name] = MomentSum(rows)
-        if routed is not None:
-            at = torch.isin(routed, at.to(routed.device)).nonzero().flatten()
-        sums[group][name].add(rows.index_select(0, at.to(rows.device)))
+        taken = at if routed is None else torch.isin(routed, at.to(routed.device)).nonzero().flatten()
+        sums[group][name].add(rows.index_select(0, taken.to(rows.device)), offered=len(at))
         if not sums[group][name].is_finite:
             raise _NonFiniteError(name)
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from engram_interp.models.base import fingerprint
 
 FORMAT = "engram_interp"
-VERSION = "1"
+VERSION = "2"
 
 
 def write(path: str | Path, kind: str, tensors: dict[str, Tensor], fields: dict[str, Any]) -> None:

@@ -120,7 +120,8 @@ class LocalizationMap(Mapping[str, float]):
             raise ValueError(f"the map has no experts of {name}; it has those of {has}")
         keys = [key for key in self.engram_norms if component_of(key) == name and expert_of(key) is not None]
         places = {key: (layer_of(key), expert_of(key)) for key in keys}
-        grid = torch.full((self.n_layers, 1 + max(expert or 0 for _, expert in places.values())), torch.nan)
+        n_experts = 1 + max(expert_of(key) or 0 for key in keys)
+        grid = torch.full((self.n_layers, n_experts), torch.nan)
         for key, place in places.items():
             grid[place] = self[key]
         return grid

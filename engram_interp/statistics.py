@@ -42,16 +42,21 @@ class Moment:
         second: `S`, `[d d]`, the sum of `x x^T`.
         first: `[d]`, the sum of `x`.
         count: how many positions were summed.
+        offered: how many counted; more than were summed where only some are routed to an expert.
     """
 
     second: Float[Tensor, "d d"]
     first: Float[Tensor, "d"]
     count: int
+    offered: int
 
     def __add__(self, other: Moment) -> Moment:
         device = self.second.device
         return Moment(
-            self.second + other.second.to(device), self.first + other.first.to(device), self.count + other.count
+            self.second + other.second.to(device),
+            self.first + other.first.to(device),
+            self.count + other.count,
+            self.offered + other.offered,
         )
 
     @property
@@ -93,13 +98,16 @@ class MomentSum:
         # An absorbed bias hangs on these sums. A few rows are summed at a time, and these sums in float64: as exact as
         # converting every row, at a tenth of the cost.
         self._first = torch.zeros(d, dtype=torch.float64, device=like.device)
-        self._count = 0
+        self._count = self._offered = 0
 
         ends = torch.linspace(0, d, (4 if d < WIDE else 8) + 1).long().tolist()
         self._strips = [(start, stop) for start, stop in pairwise(ends) if start < stop]
 
-    def add(self, X: Float[Tensor, "n d"]) -> None:
-        """Take the rows of `X` in. `X^T X` is symmetric: only its strips right of the diagonal are summed."""
+    def add(self, X: Float[Tensor, "n d"], offered: int | None = None) -> None:
+        """Take the rows of `X` in, of as many as were `offered` (all by default).
+
+        `X^T X` is symmetric: only its strips right of the diagonal are summed.
+        """
         X = X.to(self._second.dtype)
         with _full_precision():
             for start, stop in self._strips:
@@ -107,6 +115,7 @@ class MomentSum:
         for rows in X.split(64):
             self._first += rows.sum(0).double()
         self._count += len(X)
+        self._offered += len(X) if offered is None else offered
 
     @property
     def is_finite(self) -> bool:
@@ -119,7 +128,7 @@ class MomentSum:
             own = self._second[start:stop, start:stop]
             own.copy_(own.triu() + own.triu(1).T)
             self._second[stop:, start:stop] = self._second[start:stop, stop:].T
-        return Moment(self._second, self._first, self._count)
+        return Moment(self._second, self._first, self._count, self._offered)
 
 
 @dataclass(frozen=True)
@@ -149,8 +158,8 @@ class Statistics:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Positions that counted, by group; an expert's input has fewer, see its `Moment`."""
-        return {group: max(moment.count for moment in moments.values()) for group, moments in self.groups.items()}
+        """Positions that counted, by group; an expert's `Moment` has the count of those that were sent to it."""
+        return {group: next(iter(moments.values())).offered for group, moments in self.groups.items()}
 
     def total(self, name: str) -> Moment:
         """The moment of one input over all groups."""
@@ -183,7 +192,7 @@ class Statistics:
             for name, moment in moments.items():
                 tensors[f"{group}/{name}/second"] = moment.second
                 tensors[f"{group}/{name}/first"] = moment.first
-                tensors[f"{group}/{name}/count"] = torch.tensor(moment.count)
+                tensors[f"{group}/{name}/count"] = torch.tensor([moment.count, moment.offered])
         fields = {
             "model": self.info.to_dict(),
             "keys": self.keys,
@@ -204,7 +213,7 @@ class Statistics:
 
         def moment(group: str, name: str) -> Moment:
             second, first, count = (tensors[f"{group}/{name}/{part}"] for part in ("second", "first", "count"))
-            return Moment(second, first, int(count))
+            return Moment(second, first, *(int(n) for n in count))
 
         return cls(
             info=ModelInfo(**fields["model"]),

@@ -129,7 +129,7 @@ def choose_alpha(
             middle = (low + high) / 2
             low, high = (middle, high) if keeps(middle) else (low, middle)
     before, after = tried[0.0][TARGET].accuracy, tried[low][TARGET].accuracy
-    if low > 0 and after >= keep * before:
+    if 0 < low < high and after >= keep * before:
         logger.warning(
             "alpha = %.3g keeps enough of the reference, but the target too: %.1f %% of its answer tokens are right, "
             "of %.1f %% before", low, 100 * after, 100 * before,

@@ -125,3 +125,28 @@ def test_the_testbed_is_no_checkpoint(full, tmp_path):
     with pytest.raises(FileNotFoundError):
         export_hf(engram, "./testbed", tmp_path / "out")
     assert full(tokens()).isfinite().all()
+
+
+def test_an_edit_of_more_than_matrices_is_refused(untied, tmp_path):
+    edited = extract(load_model(untied), token_concept(), components="in").ablate(load_model(untied))
+    edited.blocks[0].ln1.original_component.weight.data *= 2
+    with pytest.raises(ValueError, match=r"not say what the edited model says \(its logits differ by .* more was edit"):
+        export_hf(edited, untied, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_was_not_edited_keeps_its_precision(untied, tmp_path):
+    # The edited copy is in bf16, the checkpoint in float32.
+    coarse = load_model(untied, dtype=torch.bfloat16)
+    engram = extract(load_model(untied), token_concept(), components="Q", layers=0).select(heads=[0])
+    export_hf(engram.ablate(coarse), untied, tmp_path / "out")
+    name = "model.layers.0.self_attn.q_proj.weight"
+    before, after = stored(untied)[name], stored(tmp_path / "out")[name]
+    assert torch.equal(after[8:], before[8:])
+    assert not torch.equal(after[:8], before[:8])
+
+
+def test_a_tilde_is_the_home_folder(untied, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(untied.parent))
+    engram = extract(load_model(untied), token_concept(), components="in", layers=0)
+    assert (export_hf(engram, f"~/{untied.name}", tmp_path / "out") / "config.json").exists()

@@ -72,3 +72,12 @@ def test_the_figure_is_the_curve(full, small):
     (target, *_) = [trace for trace in choice.plot().data if trace.name == "target"]
     assert list(target.y) == choice.curve["target_accuracy"].tolist()
     assert small.name in choice.plot().layout.title.text
+
+
+def test_an_edit_that_forgets_nothing_is_said(full, caplog):
+    # Target and reference are the same facts, so that whatever keeps the one keeps the other.
+    facts = testbed.authors().world_examples
+    concept = Concept(facts, facts)
+    with caplog.at_level("WARNING", "engram_interp"):
+        choose_alpha(full, extract(full, concept, components="U"), concept, keep=0.5)
+    assert "keeps enough of the reference, but the target too" in caplog.text

@@ -92,7 +92,7 @@ def identity(W_E: Float[Tensor, "d_vocab d_model"]) -> str:
     return fingerprint([torch.signbit(W_E)])
 
 
-CENTRED = 0.05
+CENTRED = 0.01
 """A matrix is centred when its rows sum to this little of what random rows sum to. Centring in bf16 leaves 0.002."""
 
 
@@ -260,11 +260,12 @@ class Adapter(ABC):
         refused = {place: why for place, why in self.unreadable.items() if place[0] in wanted and place[1] in among}
         if refused:
             names = [name for name in COMPONENTS if name in {name for name, _ in refused}]
-            left = [name for name in COMPONENTS if name not in {name for name, _ in self.unreadable}]
+            readable = {site.component for site in self.all_sites()} - {name for name, _ in self.unreadable}
+            left = [name for name in COMPONENTS if name in readable]
             first, *others = dict.fromkeys(refused.values())
             raise NotImplementedError(
                 f"cannot read {', '.join(names)} of {self.info.name!r}: {first}"
-                f"{f' (and {len(others)} more)' if others else ''}. Pass components={left} to leave them out"
+                f"{f' (and {len(others)} more)' if others else ''}. Pass components={left}, or layers without them"
             )
         return select_sites(self.all_sites(), components, layers)
 

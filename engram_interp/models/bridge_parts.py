@@ -47,13 +47,35 @@ def is_mixture(mlp: nn.Module) -> bool:
     return "MoE" in type(mlp).__name__ and not getattr(mlp, "bound_dense", False)
 
 
+def unreadable_attention(block: nn.Module, n_heads: int, d_head: int) -> str | None:
+    """Why a block's attention cannot be read, of as many heads as configured; None where it can."""
+    attention = block._modules.get("attn")
+    if attention is None:
+        return "has no attention"
+    found = linears_of(block, "attn")
+    if found.keys() < {*ATTENTION}:
+        return f"has no separate Q, K, V and O ({type(attention).__name__})"
+    widths = {name: shape_of(module)[name == "W_O"] for name, module in found.items()}
+    if {widths["W_Q"], widths["W_O"]} != {n_heads * d_head}:
+        return f"has Q of width {widths['W_Q']} and O of width {widths['W_O']}, not {n_heads} heads of {d_head}"
+    if widths["W_K"] != widths["W_V"] or widths["W_K"] % d_head:
+        return f"has K of width {widths['W_K']} and V of width {widths['W_V']}, not heads of {d_head}"
+    return None
+
+
+def shape_of(module: Any) -> tuple[int, int]:
+    """Outputs and inputs of a linear module."""
+    shape = tuple(module.weight.shape)
+    return (shape[1], shape[0]) if isinstance(module, Conv1D) else (shape[0], shape[1])
+
+
 def unreadable_mlp(block: nn.Module) -> str | None:
     """Why a block's MLP cannot be read; None where it can, or there is none."""
     mlp = block._modules.get("mlp")
     if mlp is None or experts_of(block) is not None:
         return None
     if is_mixture(mlp):
-        return f"is a mixture whose experts' inputs cannot be read exactly ({type(wrapped(mlp)).__name__})"
+        return f"is a mixture of other than Mixtral's experts alone ({type(wrapped(mlp)).__name__})"
     if not {"W_in", "W_out"} <= linears_of(block, "mlp").keys():
         return f"is not built of linear layers ({type(mlp).__name__})"
     return None

@@ -45,7 +45,15 @@ from engram_interp.models.base import (
     identity,
     processing_of,
 )
-from engram_interp.models.bridge_parts import experts_of, linears_of, multiplies, name_prefix, unreadable_mlp, wrapped
+from engram_interp.models.bridge_parts import (
+    experts_of,
+    linears_of,
+    multiplies,
+    name_prefix,
+    unreadable_attention,
+    unreadable_mlp,
+    wrapped,
+)
 from engram_interp.models.experts import expert_weight, experts_hook
 from engram_interp.models.fused import unsplit
 from engram_interp.sites import ATTENTION, MLP, UNEMBED, Site, component_of, is_bias
@@ -73,6 +81,8 @@ class _Stopped(Exception):  # noqa: N818
 class TransformerBridgeAdapter(Adapter):
     """A `transformer_lens.model_bridge.TransformerBridge`, raw or in compatibility mode.
 
+    A copied bridge with processed weights is repaired when it is met: its MLPs use their modules' tensors again.
+
     Raises:
         ValueError: settings under which the model's activations are not what its matrices multiply.
         NotImplementedError: a model that is not a stack of blocks with an unembedding.
@@ -94,14 +104,17 @@ class TransformerBridgeAdapter(Adapter):
         return ModelInfo(
             name=_name(str(self.cfg.model_name)),
             fingerprint=identity(W_E),
-            processing=processing_of(self._folded_norms, self.values_folded, W_E, self.parameter("unembed.W_U")),
+            processing=self._processing(W_E),
         )
+
+    def _processing(self, W_E: Tensor) -> str:
+        if not self.model._weights_processed:
+            return "raw"
+        return processing_of(self._folded_norms, self.values_folded, W_E, self.parameter("unembed.W_U"))
 
     @property
     def _folded_norms(self) -> list[bool]:
         """Of every norm that matrices may read, whether its gain went into them and is one (Gemma's: zero)."""
-        if not self.model._weights_processed:
-            return []
         unit = 0 if getattr(self.cfg, "rmsnorm_uses_offset", False) else 1
         places = [(self.model, "ln_final"), *((block, name) for block in self.model.blocks for name in ("ln1", "ln2"))]
         gains = [getattr(wrapped(place._modules.get(name)), "weight", None) for place, name in places]
@@ -123,9 +136,8 @@ class TransformerBridgeAdapter(Adapter):
         """Components of blocks that are not built of the modules in the table above."""
         found: dict[tuple[str, int], str] = {}
         for layer, block in enumerate(self.model.blocks):
-            if linears_of(block, "attn").keys() < {*ATTENTION}:
-                reason = f"layer {layer} has no separate Q, K, V and O ({type(block._modules.get('attn')).__name__})"
-                found |= {(name, layer): reason for name in ATTENTION}
+            if why := unreadable_attention(block, self.cfg.n_heads, self._d_head):
+                found |= {(name, layer): f"layer {layer} {why}" for name in ATTENTION}
             if why := unreadable_mlp(block):
                 found |= {(name, layer): f"the MLP of layer {layer} {why}" for name in MLP}
         return found
@@ -165,7 +177,9 @@ class TransformerBridgeAdapter(Adapter):
             linear: nn.Module | None = wrapped(self.model.unembed)
         else:
             _, layer, place, *inner = key.split(".")
-            block = self.model.blocks[int(layer)] if int(layer) < self.n_layers else nn.Module()
+            if int(layer) >= self.n_layers:
+                return None
+            block = self.model.blocks[int(layer)]
             if inner[0] == "experts":
                 return expert_weight(experts_of(block), int(inner[1]), name)
             linear = linears_of(block, place).get(component)
@@ -195,7 +209,7 @@ class TransformerBridgeAdapter(Adapter):
         return tie_again
 
     def copy(self) -> nn.Module:
-        """A copy of the model that shares nothing with it."""
+        """A copy of the model that shares nothing with it; activations that the model itself keeps lose their graph."""
         for module in _modules(self.model):
             for name, value in vars(module).items():
                 # The attention pattern of the last pass is kept with its graph, which cannot be copied.
@@ -227,7 +241,7 @@ class TransformerBridgeAdapter(Adapter):
         """
         watch = Watch(inputs, record)
         with hooked([*self._hooks(inputs, watch.note), self._stop_after(inputs)]):
-            self._pass(batch.tokens, batch.attention_mask)
+            self._pass(batch)
         watch.require_all()
 
     def final(self, batch: Batch, at: Bool[Tensor, "batch pos"]) -> Float[Tensor, "n d_model"]:
@@ -258,10 +272,13 @@ class TransformerBridgeAdapter(Adapter):
         return wrapped(self.model.embed).weight.device
 
     @torch.no_grad()
-    def _pass(self, tokens: Tensor, attention_mask: Tensor) -> None:
+    def _pass(self, batch: Batch) -> None:
+        # Padding is on the right, where causal attention keeps it from what counts: a mask would change nothing, and
+        # makes TransformerLens's bridge of the first GPT attend to what comes after.
+        mask = None if self.model.adapter.supports_causal_loss else batch.attention_mask.long().to(self._device)
         with suppress(_Stopped), _without_dropout(self.model):
             # No use_cache=False, although nothing is generated: OLMo-2 in bf16 runs with its cache only.
-            self.model(tokens.to(self._device), return_type=None, attention_mask=attention_mask.long().to(self._device))
+            self.model(batch.tokens.to(self._device), return_type=None, attention_mask=mask)
 
     def _stop_after(self, inputs: Collection[str]) -> Hook:
         behind = self.n_layers if "unembed.in" in inputs else 1 + max(int(name.split(".")[1]) for name in inputs)

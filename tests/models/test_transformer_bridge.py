@@ -198,3 +198,37 @@ def test_scores_are_those_of_the_logits():
     found = score(model, {"x": Concept.from_tokens(rows, rows).target})["x"]
     assert found.loss == pytest.approx(loss.item(), rel=1e-5)
     assert found.n_tokens == 40
+
+
+def test_the_first_gpt_stays_causal():
+    # Its bridge attends to what comes after where it is given a mask, also one without padding.
+    hf = transformers.OpenAIGPTLMHeadModel(
+        transformers.OpenAIGPTConfig(n_embd=32, n_layer=2, n_head=4, vocab_size=60, n_positions=32)
+    ).eval()  # fmt: skip
+    hf.config.architectures = ["OpenAIGPTLMHeadModel"]
+    rows = tokens(4, 7)
+    with torch.no_grad():
+        expected = hf(rows).logits.flatten(0, 1)
+    adapter = adapt(bridge_of("tiny", hf))
+    found = adapter.unembed(adapter.final(as_batch(rows), torch.ones(4, 7, dtype=torch.bool)))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_heads_of_another_size_than_configured_are_refused():
+    model = bridge()
+    model.cfg.d_head = 4
+    with pytest.raises(NotImplementedError, match="layer 0 has Q of width 32 and O of width 32, not 4 heads of 4"):
+        extract(model, CONCEPT, components="Q")
+
+
+def test_the_remedy_names_what_there_is():
+    model = of_config("Qwen2MoeConfig", num_experts=4, num_experts_per_tok=2)
+    with pytest.raises(NotImplementedError, match=r"Pass components=\['W_Q', 'W_K', 'W_V', 'W_O', 'W_U'\], or layers"):
+        extract(model, CONCEPT)
+
+
+def test_counts_are_those_of_the_concept_also_of_experts_alone():
+    model, concept = bridge("Mixtral"), token_concept()
+    everything, alone = (collect(model, concept, components=names) for names in (None, "in"))
+    assert alone.counts == everything.counts
+    assert (alone + alone).counts == {group: 2 * count for group, count in alone.counts.items()}
