@@ -135,7 +135,8 @@ def processed_inputs(raw: nn.Module, model: nn.Module, key: str, X: Tensor) -> T
     if key.endswith("W_out"):
         return X
     layer = int(key.split(".")[1]) if "blocks" in key else None
-    norms = {"unembed": ["ln_final"], "attn": ["ln1"], "mlp": ["ln2", "ln1"]}[key.split(".")[-2]]
+    place = "unembed" if layer is None else key.split(".")[2]
+    norms = {"unembed": ["ln_final"], "attn": ["ln1"], "mlp": ["ln2", "ln1"]}[place]
     before, after = (one if layer is None else one.blocks[layer] for one in (raw, model))
     name = next((name for name in norms if name in before._modules), None)
     if name is None:  # a norm behind the matrices is no norm in front of them
@@ -157,22 +158,25 @@ def processed_inputs(raw: nn.Module, model: nn.Module, key: str, X: Tensor) -> T
 
 
 @pytest.mark.filterwarnings("ignore:.*does not support fold_ln")
-@pytest.mark.parametrize("family", DENSE)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_every_engram_of_processed_weights_equals_brute_force_on_processed_inputs(family, checkpoint):
     raw, model = load_model(checkpoint(family)), processed(checkpoint(family))
     hf, adapter, found = from_disk(checkpoint(family)), adapt(model), extract(model, CONCEPT)
     # OLMo-2's norms stand behind the matrices.
     assert adapter.info.processing.startswith("unembedding-centred" if family == "OLMo-2" else "folded")
-    inputs = huggingface.read(hf, TARGET, REFERENCE, *MASKS)
-    modules = {
-        key: name
+    read = huggingface.read(hf, TARGET, REFERENCE, *MASKS)
+    inputs = {
+        key: read[name]
         for name, module in huggingface.linear_modules(hf).items()
         for key, _ in huggingface.in_transformer_lens_shape(hf, name, huggingface.weight_of(module), None)
     }
-    assert {key for key in found if not is_bias(key)} == set(modules)
+    if family == "Mixtral":
+        of_experts = huggingface.expert_inputs(hf, TARGET, REFERENCE, *MASKS)
+        inputs |= {site.key: of_experts[site.input] for site in adapter.all_sites() if site.expert is not None}
+    assert {key for key in found if not is_bias(key)} == set(inputs)
     biases = {key for key in found if is_bias(key)}
     for site in adapter.all_sites():
-        X = inputs[modules[site.key]]
+        X = inputs[site.key]
         X = Inputs(*(processed_inputs(raw, model, site.key, side) for side in (X.target, X.reference)))
         bias = adapter.parameter(site.bias).detach().flatten() if site.bias in biases else None
         W_plus, b_plus = huggingface.engram(to_matrix(site.component, adapter.parameter(site.key).detach()), bias, X)
