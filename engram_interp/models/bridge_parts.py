@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from engram_interp.sites import ATTENTION, MLP
 
 LINEARS = {"W_Q": "q", "W_K": "k", "W_V": "v", "W_O": "o", "W_gate": "gate", "W_in": "in", "W_out": "out"}
+UNQUANTISED = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 EXPERTS = {"gate_up_proj", "down_proj"}
 LAYOUT = {"is_transposed": False, "is_concatenated": True, "has_bias": False, "has_post_expert_norm": False}
 """How Hugging Face describes experts that compute `down(gate(x) * up(x))` from `[expert out in]`, gate above up."""
@@ -39,7 +41,15 @@ def name_prefix(mlp: nn.Module | None) -> str:
 
 def multiplies(module: object) -> bool:
     """Whether a module is a plain product with a weight (and a bias) that is not quantised."""
-    return isinstance(module, (nn.Linear, Conv1D)) and module.weight.is_floating_point()
+    return isinstance(module, (nn.Linear, Conv1D)) and module.weight.dtype in UNQUANTISED
+
+
+def quantised(container: nn.Module) -> str | None:
+    """What to say of an attention or MLP with quantised weights; None where there are none."""
+    for module in container.modules():
+        if isinstance(module, (nn.Linear, Conv1D)) and module.weight.dtype not in UNQUANTISED:
+            return f"has quantised weights ({module.weight.dtype}), of which no engram can be cut: load it unquantised"
+    return None
 
 
 def is_mixture(mlp: nn.Module) -> bool:
@@ -52,6 +62,8 @@ def unreadable_attention(block: nn.Module, n_heads: int, d_head: int) -> str | N
     attention = block._modules.get("attn")
     if attention is None:
         return "has no attention"
+    if reason := quantised(attention):
+        return reason
     found = linears_of(block, "attn")
     if found.keys() < {*ATTENTION}:
         return f"has no separate Q, K, V and O ({type(attention).__name__})"
@@ -72,7 +84,11 @@ def shape_of(module: Any) -> tuple[int, int]:
 def unreadable_mlp(block: nn.Module) -> str | None:
     """Why a block's MLP cannot be read; None where it can, or there is none."""
     mlp = block._modules.get("mlp")
-    if mlp is None or experts_of(block) is not None:
+    if mlp is None:
+        return None
+    if reason := quantised(mlp):
+        return reason
+    if experts_of(block) is not None:
         return None
     if is_mixture(mlp):
         return f"is a mixture of other than Mixtral's experts alone ({type(wrapped(mlp)).__name__})"

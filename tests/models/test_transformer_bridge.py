@@ -221,6 +221,15 @@ def test_heads_of_another_size_than_configured_are_refused():
         extract(model, CONCEPT, components="Q")
 
 
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.int8])
+def test_quantised_weights_are_refused_by_name(dtype):
+    model = bridge()
+    linear = model.blocks[1].mlp.gate.original_component
+    linear.weight = nn.Parameter(linear.weight.detach().to(dtype), requires_grad=False)
+    with pytest.raises(NotImplementedError, match="MLP of layer 1 has quantised weights .*: load it unquantised"):
+        extract(model, CONCEPT)
+
+
 def test_the_remedy_names_what_there_is():
     model = of_config("Qwen2MoeConfig", num_experts=4, num_experts_per_tok=2)
     with pytest.raises(NotImplementedError, match=r"Pass components=\['W_Q', 'W_K', 'W_V', 'W_O', 'W_U'\], or layers"):
