@@ -126,6 +126,7 @@ def _copy(edited: Adapter, adapter: Adapter) -> None:
             _require_zero(key, tensor)
             continue
         original = adapter.parameter(key)
+        tensor = tensor.to(original.device)
         # In a coarser dtype than the checkpoint's, what equals the original's rounding was not edited.
         changed = original.to(tensor) != tensor
         if changed.any():
@@ -153,7 +154,7 @@ def _require_same_logits(edited: Adapter, exported: PreTrainedModel) -> None:
     found = exported(tokens.to(exported.device)).logits.flatten(0, 1).float().cpu()
     error = (found - expected).norm(dim=1) / (expected - expected.mean(1, keepdim=True)).norm(dim=1)
     exact = exported.dtype == edited.parameter("unembed.W_U").dtype == torch.float32
-    if error.median() > (EXACT if exact else ROUNDED):
+    if not error.median() <= (EXACT if exact else ROUNDED):
         raise ValueError(
             f"the checkpoint would not say what the edited model says (its logits differ by {error.median():.1%}): "
             "either more was edited than the matrices that an engram has, or TransformerLens's forward pass of "
