@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from engram_interp.concept import Batch
@@ -20,8 +21,8 @@ from engram_interp.models.transformer_bridge import TransformerBridgeAdapter
 
 logger = logging.getLogger("engram_interp")
 
-EXACT, ROUNDED = 1e-3, 0.1
-"""Relative difference of logits, median over tokens, between models in float32, and where one of them is coarser."""
+EXACT = 1e-3
+"""Relative difference of logits, median over tokens, that two float32 forward passes of the same weights stay below."""
 
 
 @torch.no_grad()
@@ -35,7 +36,7 @@ def export_hf(
     """Write the edit of a Hugging Face checkpoint as another one, which `AutoModelForCausalLM.from_pretrained` loads.
 
     What the edit does not touch stays as it was, and weights keep the checkpoint's dtype, to which the edit is rounded
-    once. Before anything is written, the new checkpoint must give the edited model's logits. An edit of `W_U` in a
+    once. Nothing is written of a model in which more was edited. An edit of `W_U` in a
     model whose unembedding is its embedding gives it an unembedding of its own (`tie_word_embeddings` is false in the
     new configuration), and a warning is logged.
 
@@ -65,10 +66,14 @@ def export_hf(
     checkpoint = dict(behind.named_parameters(remove_duplicate=False))
     adapter = TransformerBridgeAdapter(bridge_of(str(source), behind))
     _require_unchanged(checkpoint, exported)
+    _require_same_function(adapter, exported)
     with _edit(edited, adapter, alpha):
         adapter.unsplit(checkpoint.values())
+        if isinstance(edited, TransformerBridge):
+            _require_nothing_else(TransformerBridgeAdapter(edited), checkpoint, exported)
         _write(adapter, checkpoint, exported)
-        _require_same_logits(adapter if isinstance(edited, Engram) else adapt(edited), exported)
+        if not isinstance(edited, (TransformerBridge, Engram)):
+            _require_same_logits(adapt(edited), exported)
     exported.save_pretrained(out)
     if folder is None or has_tokenizer(folder):
         AutoTokenizer.from_pretrained(source).save_pretrained(out)
@@ -86,7 +91,7 @@ def require_no_model(out: Path) -> None:
 
 
 def _load(source: str | os.PathLike[str]) -> PreTrainedModel:
-    return AutoModelForCausalLM.from_pretrained(source, dtype="auto")
+    return AutoModelForCausalLM.from_pretrained(source, dtype="auto", attn_implementation="eager")
 
 
 def _require_unchanged(checkpoint: dict[str, nn.Parameter], exported: PreTrainedModel) -> None:
@@ -139,27 +144,74 @@ def _require_zero(key: str, bias: Tensor) -> None:
         raise ValueError(f"the checkpoint has no place for {key}, which the edited model has")
 
 
-def _require_same_logits(edited: Adapter, exported: PreTrainedModel) -> None:
-    """Raise unless both say the same after 32 random tokens.
+def _require_same_function(bridge: Adapter, hf: PreTrainedModel) -> None:
+    """Raise where TransformerLens's forward pass is not Hugging Face's: what an engram was taken from is another model.
 
     Raises:
-        ValueError: says by how much they differ.
+        ValueError: says by how much their logits differ.
     """
-    encoder = edited.encoder
-    shape = 2, min(16, encoder.n_ctx or 16)
-    tokens = torch.randint(0, encoder.d_vocab, shape, generator=torch.Generator().manual_seed(0))
+    if hf.dtype == torch.float32 and (error := _logits_error(bridge, hf)) > EXACT:
+        raise ValueError(
+            f"TransformerLens's {type(hf).__name__} does not compute what Hugging Face's does (logits differ by "
+            f"{error:.1%}): an engram taken from it does not fit the checkpoint. Try another transformer-lens"
+        )
+
+
+def _require_nothing_else(
+    edited: TransformerBridgeAdapter, checkpoint: dict[str, nn.Parameter], source: PreTrainedModel
+) -> None:
+    """Raise where more than the matrices and biases of sites was edited, which the new checkpoint would not have.
+
+    Raises:
+        ValueError: names what was.
+    """
+    original = dict(source.named_parameters(remove_duplicate=False))
+    # The unembedding is a site, also where the edit untied it from the embedding.
+    head = next(name for name, module in source.named_modules() if module is source.get_output_embeddings())
+    # A fused tensor is still the source's: what it was split into was edited in its place.
+    others = [
+        name
+        for name, parameter in edited.hugging_face_parameters().items()
+        if name in checkpoint and name != f"{head}.weight"
+        if not _same(parameter, checkpoint[name]) and not _same(parameter, original[name])
+    ]
+    if others:
+        raise ValueError(
+            f"the edited model differs from its checkpoint in {', '.join(others[:3])} too: only edits of the matrices "
+            "that an engram has can be exported"
+        )
+
+
+def _require_same_logits(edited: Adapter, exported: PreTrainedModel) -> None:
+    """The same of a class whose other parameters have no names in the checkpoint, as far as float32 can tell.
+
+    Raises:
+        ValueError: says by how much logits differ.
+    """
+    if exported.dtype == edited.parameter("unembed.W_U").dtype == torch.float32:
+        error = _logits_error(edited, exported)
+        if error > EXACT:
+            raise ValueError(
+                f"the checkpoint would not say what the edited model says (logits differ by {error:.1%}): more was "
+                "edited than the matrices that an engram has"
+            )
+
+
+def _same(given: Tensor, stored: Tensor) -> bool:
+    stored = stored.to(given.device)
+    return torch.equal(given, stored.to(given.dtype)) or torch.equal(given.to(stored.dtype), stored)
+
+
+def _logits_error(model: Adapter, hf: PreTrainedModel) -> float:
+    """The relative difference of logits, median over 32 random tokens; infinite where one is not finite."""
+    shape = 2, min(16, model.encoder.n_ctx or 16)
+    tokens = torch.randint(0, model.encoder.d_vocab, shape, generator=torch.Generator().manual_seed(0))
     everywhere = torch.ones_like(tokens, dtype=torch.bool)
     batch = Batch(tokens, everywhere, everywhere, torch.zeros(2, dtype=torch.long), ("random",) * 2)
-    expected = edited.unembed(edited.final(batch, everywhere)).float().cpu()
-    found = exported(tokens.to(exported.device)).logits.flatten(0, 1).float().cpu()
+    expected = model.unembed(model.final(batch, everywhere)).float().cpu()
+    found = hf(tokens.to(hf.device)).logits.flatten(0, 1).float().cpu()
     error = (found - expected).norm(dim=1) / (expected - expected.mean(1, keepdim=True)).norm(dim=1)
-    exact = exported.dtype == edited.parameter("unembed.W_U").dtype == torch.float32
-    if not error.median() <= (EXACT if exact else ROUNDED):
-        raise ValueError(
-            f"the checkpoint would not say what the edited model says (its logits differ by {error.median():.1%}): "
-            "either more was edited than the matrices that an engram has, or TransformerLens's forward pass of "
-            f"{type(exported).__name__} is not Hugging Face's"
-        )
+    return error.nan_to_num(float("inf")).median().item()
 
 
 def _write(adapter: Adapter, checkpoint: dict[str, nn.Parameter], exported: PreTrainedModel) -> None:

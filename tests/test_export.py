@@ -7,6 +7,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from engram_interp import export_hf, extract, load_model
 from engram_interp.models import adapt
+from engram_interp.models.loading import bridge_of
 from tests import huggingface
 from tests.conftest import hooked_only, token_concept, tokens
 
@@ -127,12 +128,48 @@ def test_the_testbed_is_no_checkpoint(full, tmp_path):
     assert full(tokens()).isfinite().all()
 
 
-def test_an_edit_of_more_than_matrices_is_refused(untied, tmp_path):
-    edited = extract(load_model(untied), token_concept(), components="in").ablate(load_model(untied))
-    edited.blocks[0].ln1.original_component.weight.data *= 2
-    with pytest.raises(ValueError, match=r"not say what the edited model says \(its logits differ by .* more was edit"):
-        export_hf(edited, untied, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("family", ["Llama", "GPT-2", "Mixtral"])
+def test_an_edit_of_more_than_matrices_is_refused(family, dtype, tmp_path):
+    source = huggingface.save(huggingface.make(family, dtype=dtype), tmp_path / "source")
+    edited = extract(load_model(source), token_concept(), components="Q").ablate(load_model(source))
+    export_hf(edited, source, tmp_path / "out")
+    row = edited.embed.original_component.weight.data[7].clone()
+    edited.embed.original_component.weight.data[7] *= 3
+    with pytest.raises(
+        ValueError, match=r"the edited model differs from its checkpoint in .*(embed_tokens|wte)\.weight"
+    ):
+        export_hf(edited, source, tmp_path / "more")
+    edited.embed.original_component.weight.data[7] = row
+    edited.blocks[0].ln1.original_component.weight.data *= 1.1
+    with pytest.raises(ValueError, match=r"differs from its checkpoint in .*(layernorm|ln_1)\.weight too: only edits"):
+        export_hf(edited, source, tmp_path / "more")
+    assert not (tmp_path / "more").exists()
+
+
+@hooked_only
+def test_an_edit_of_more_than_matrices_is_refused_of_a_hooked_transformer_too(untied, tmp_path):
+    source = huggingface.save(AutoModelForCausalLM.from_pretrained(untied), tmp_path / "source")
+    hooked = huggingface.as_hooked_transformer("Llama", AutoModelForCausalLM.from_pretrained(source), source)
+    hooked.blocks[0].ln1.w.data *= 2
+    with pytest.raises(ValueError, match=r"not say what the edited model says \(logits differ by .*: more was edited"):
+        export_hf(hooked, source, tmp_path / "out")
+
+
+def test_a_forward_pass_that_is_not_hugging_faces_is_refused(untied, tmp_path, monkeypatch):
+    engram = extract(load_model(untied), token_concept(), components="in")
+    monkeypatch.setattr("engram_interp.export.bridge_of", lambda *given: _otherwise(bridge_of(*given)))
+    with pytest.raises(
+        ValueError, match="TransformerLens's LlamaForCausalLM does not compute what Hugging Face's does"
+    ):
+        export_hf(engram, untied, tmp_path / "out")
+
+
+def _otherwise(bridge):
+    bridge.blocks[0].register_forward_hook(
+        lambda _m, _args, out: (2 * out[0], *out[1:]) if isinstance(out, tuple) else 2 * out
+    )
+    return bridge
 
 
 def test_what_was_not_edited_keeps_its_precision(untied, tmp_path):

@@ -223,6 +223,11 @@ class TransformerBridgeAdapter(Adapter):
                     setattr(module, name, _rebound(value, twins))
         return twin
 
+    def hugging_face_parameters(self) -> dict[str, nn.Parameter]:
+        """Parameters by the names that Hugging Face gives them, fused ones as they were before the split."""
+        named = self.model.original_model.named_parameters(remove_duplicate=False)
+        return {name.replace("._original_component", ""): parameter for name, parameter in named}
+
     def unsplit(self, checkpoint: Collection[nn.Parameter]) -> None:
         """Copy what a fused matrix was split into back to the tensor of the checkpoint that it was split from."""
         for block in self.model.blocks:
