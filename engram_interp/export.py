@@ -36,9 +36,9 @@ def export_hf(
     """Write the edit of a Hugging Face checkpoint as another one, which `AutoModelForCausalLM.from_pretrained` loads.
 
     What the edit does not touch stays as it was, and weights keep the checkpoint's dtype, to which the edit is rounded
-    once. Nothing is written of a model in which more was edited. An edit of `W_U` in a
-    model whose unembedding is its embedding gives it an unembedding of its own (`tie_word_embeddings` is false in the
-    new configuration), and a warning is logged.
+    once. Nothing is written of a model in which more was edited. An edit of `W_U` in a model whose unembedding is its
+    embedding gives it an unembedding of its own (`tie_word_embeddings` is false in the new configuration); a warning is
+    logged.
 
     Args:
         edited: an edited model, or an engram to subtract. Either comes from the source's weights, unprocessed.

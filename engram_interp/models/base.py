@@ -20,12 +20,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from engram_interp.concept import Batch, Encoder
-from engram_interp.sites import COMPONENTS, Site, component_names, select_sites, to_matrix
+from engram_interp.sites import COMPONENTS, MLP, UNEMBED, Site, component_names, select_sites, to_matrix
 
 PRE_HOOK, HOOK = True, False
 Hook = tuple[nn.Module, Callable[..., None], bool]
 """A module, the function to call when it runs, and whether that is before (`PRE_HOOK`) or after (`HOOK`)."""
-
 
 Record = Callable[..., None]
 """Called as `record(name, activation, routed=None)` with an input's activation, `[*batch_pos d]`, once a pass.
@@ -173,6 +172,37 @@ def hooked(hooks: Iterable[Hook]) -> Iterator[None]:
         yield
 
 
+def refuse_split_inputs(model: Any) -> None:
+    """Raise where Q, K and V read inputs of their own by head, which hooks on them would not show.
+
+    Raises:
+        ValueError: names the setting and how to take it back.
+    """
+    for flag in ("use_split_qkv_input", "use_attn_in"):
+        if getattr(model.cfg, flag, False):
+            raise ValueError(
+                f"{flag} is on, and splits what Q, K and V read by head: call model.set_{flag}(False) first"
+            )
+
+
+def refuse_experts(inputs: Collection[str]) -> None:
+    """Raise for inputs of experts, which no cached activation holds in the order of their tokens.
+
+    Raises:
+        NotImplementedError: names the first.
+    """
+    if experts := [name for name in inputs if ".experts." in name]:
+        raise NotImplementedError(f"a cache does not hold {experts[0]}: collect it, or leave the MLP out")
+
+
+def expert_sites(layer: int, n_experts: int) -> Iterator[Site]:
+    """The matrices of a mixture's experts, each expert with inputs of its own."""
+    for expert in range(n_experts):
+        for component in MLP:
+            read = "post" if component == "W_out" else "in"
+            yield Site(component, layer, f"blocks.{layer}.mlp.experts.{expert}.{read}", expert=expert)
+
+
 class Adapter(ABC):
     """One model, as this package sees it."""
 
@@ -195,8 +225,19 @@ class Adapter(ABC):
         """How the model reads text."""
 
     @abstractmethod
+    def _block_sites(self, layer: int) -> Iterator[Site]:
+        """The matrices of one block whose engram can be taken."""
+
     def all_sites(self) -> list[Site]:
         """Every weight matrix whose engram can be taken, layer by layer, the unembedding last."""
+        blocks = [site for layer in range(self.n_layers) for site in self._block_sites(layer)]
+        return [*blocks, Site(UNEMBED, None, "unembed.in", "unembed.b_U")]
+
+    def _blocks_needed(self, inputs: Collection[str]) -> int:
+        """How many blocks must run before all of the inputs are there."""
+        if "unembed.in" in inputs:
+            return self.n_layers
+        return 1 + max(int(name.split(".")[1]) for name in inputs)
 
     @cached_property
     @abstractmethod

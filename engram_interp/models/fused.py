@@ -25,12 +25,11 @@ def unsplit(
     try:
         for parameter, start, end in zip(fused, ends, ends[1:], strict=False):
             parameter.data = torch.arange(start, end, dtype=torch.float64).view(parameter.shape)
-        numbers = [(part, one) for part, one in zip(parts, split(module), strict=True)]
         numbered = [
-            (part_tensor, place.long())
-            for part, one in numbers
-            for part_tensor, place in ((part.weight, one.weight), (part.bias, one.bias))
-            if part_tensor is not None
+            (tensor, place.long())
+            for part, numbers in zip(parts, split(module), strict=True)
+            for tensor, place in ((part.weight, numbers.weight), (part.bias, numbers.bias))
+            if tensor is not None
         ]
     finally:
         for parameter, data in zip(fused, kept, strict=True):

@@ -37,11 +37,14 @@ from engram_interp.models.base import (
     ModelInfo,
     Record,
     Watch,
+    expert_sites,
     hooked,
     identity,
     processing_of,
+    refuse_experts,
+    refuse_split_inputs,
 )
-from engram_interp.sites import ATTENTION, MLP, UNEMBED, Site
+from engram_interp.sites import ATTENTION, MLP, Site
 
 _GROUPED = {"W_K": "_W_K", "W_V": "_W_V", "b_K": "_b_K", "b_V": "_b_V"}
 
@@ -86,23 +89,16 @@ class HookedTransformerAdapter(Adapter):
         """Nothing: every matrix of this class has its input."""
         return {}
 
-    def all_sites(self) -> list[Site]:
-        """Attention and MLP matrices layer by layer, then the unembedding."""
-        blocks = [site for layer in range(self.n_layers) for site in self._block_sites(layer)]
-        return [*blocks, Site(UNEMBED, None, "unembed.in", "unembed.b_U")]
-
     def _block_sites(self, layer: int) -> Iterator[Site]:
         for component in ATTENTION:
             yield Site(component, layer, self._input(component, layer), self._bias(component, layer))
         if self.cfg.attn_only:
             return
-        for expert in range(self.cfg.num_experts or 0):
-            for component in MLP:
-                read = "post" if component == "W_out" else "in"
-                yield Site(component, layer, f"blocks.{layer}.mlp.experts.{expert}.{read}", expert=expert)
-        if not self.cfg.num_experts:
-            for component in MLP if self.cfg.gated_mlp else ("W_in", "W_out"):
-                yield Site(component, layer, self._input(component, layer), self._bias(component, layer))
+        if self.cfg.num_experts:
+            yield from expert_sites(layer, self.cfg.num_experts)
+            return
+        for component in MLP if self.cfg.gated_mlp else ("W_in", "W_out"):
+            yield Site(component, layer, self._input(component, layer), self._bias(component, layer))
 
     def _input(self, component: str, layer: int) -> str:
         if component == "W_V" and self._shortformer:
@@ -163,11 +159,6 @@ class HookedTransformerAdapter(Adapter):
         cap = self.cfg.output_logits_soft_cap
         return cap * torch.tanh(logits / cap) if cap > 0 else logits
 
-    def _blocks_needed(self, inputs: Collection[str]) -> int:
-        if "unembed.in" in inputs:
-            return self.n_layers
-        return 1 + max(int(name.split(".")[1]) for name in inputs)
-
     @torch.no_grad()
     def _residual(self, batch: Batch, n_blocks: int) -> Float[Tensor, "batch pos d_model"]:
         if self.cfg.attention_dir != "causal" and not batch.attention_mask.all():
@@ -223,8 +214,7 @@ class HookedTransformerAdapter(Adapter):
         Raises:
             NotImplementedError: an expert's input, which no cached activation holds in the order of its tokens.
         """
-        if experts := [name for name in inputs if ".experts." in name]:
-            raise NotImplementedError(f"a cache does not hold {experts[0]}: collect it, or leave the MLP out")
+        refuse_experts(inputs)
         return list(dict.fromkeys(hook for name in inputs for hook in self._cached_at(name)))
 
     def _cached_at(self, name: str) -> tuple[str, ...]:
@@ -275,11 +265,7 @@ def _split_input(name: str) -> tuple[str, str]:
 
 def _refuse_settings(model: HookedTransformer) -> None:
     cfg = model.cfg
-    for flag in ("use_split_qkv_input", "use_attn_in"):
-        if getattr(cfg, flag):
-            raise ValueError(
-                f"{flag} is on, and splits what Q, K and V read by head: call model.set_{flag}(False) first"
-            )
+    refuse_split_inputs(model)
     if cfg.load_in_4bit:
         raise ValueError("the weights are quantised to 4 bits, which no engram can be cut from: load it unquantised")
     parameter = next(model.parameters())

@@ -41,9 +41,12 @@ from engram_interp.models.base import (
     ModelInfo,
     Record,
     Watch,
+    expert_sites,
     hooked,
     identity,
     processing_of,
+    refuse_experts,
+    refuse_split_inputs,
 )
 from engram_interp.models.bridge_parts import (
     experts_of,
@@ -142,11 +145,6 @@ class TransformerBridgeAdapter(Adapter):
                 found |= {(name, layer): f"the MLP of layer {layer} {why}" for name in MLP}
         return found
 
-    def all_sites(self) -> list[Site]:
-        """Attention and MLP matrices layer by layer, then the unembedding."""
-        blocks = [site for layer in range(self.n_layers) for site in self._block_sites(layer)]
-        return [*blocks, Site(UNEMBED, None, "unembed.in", "unembed.b_U")]
-
     def _block_sites(self, layer: int) -> Iterator[Site]:
         block = self.model.blocks[layer]
         for component, linear in (linears_of(block, "attn") | linears_of(block, "mlp")).items():
@@ -154,11 +152,8 @@ class TransformerBridgeAdapter(Adapter):
             read = {"W_O": "z", "W_out": "post"}.get(component, "in")
             bias = f"blocks.{layer}.{place}.b_{component.removeprefix('W_')}"
             yield Site(component, layer, f"blocks.{layer}.{place}.{read}", None if linear.bias is None else bias)
-        experts = experts_of(block)
-        for expert in range(0 if experts is None else len(experts.down_proj)):
-            for component in MLP:
-                read = "post" if component == "W_out" else "in"
-                yield Site(component, layer, f"blocks.{layer}.mlp.experts.{expert}.{read}", expert=expert)
+        if (experts := experts_of(block)) is not None:
+            yield from expert_sites(layer, len(experts.down_proj))
 
     def parameter(self, key: str) -> Tensor:
         """A view of the Hugging Face tensor in TransformerLens's shape; writing into it edits the model.
@@ -286,7 +281,7 @@ class TransformerBridgeAdapter(Adapter):
             self.model(batch.tokens.to(self._device), return_type=None, attention_mask=mask)
 
     def _stop_after(self, inputs: Collection[str]) -> Hook:
-        behind = self.n_layers if "unembed.in" in inputs else 1 + max(int(name.split(".")[1]) for name in inputs)
+        behind = self._blocks_needed(inputs)
         # The unembedding's own module stands behind the hook that reads its input.
         stop = self.model.blocks[behind] if behind < self.n_layers else wrapped(self.model.unembed)
 
@@ -316,8 +311,7 @@ class TransformerBridgeAdapter(Adapter):
         Raises:
             NotImplementedError: an expert's input, which no cached activation holds.
         """
-        if experts := [name for name in inputs if ".experts." in name]:
-            raise NotImplementedError(f"a cache does not hold {experts[0]}: collect it, or leave the MLP out")
+        refuse_experts(inputs)
         return [self._cached_at(name) for name in inputs]
 
     def _cached_at(self, name: str) -> str:
@@ -405,10 +399,6 @@ def _refuse_settings(model: TransformerBridge) -> None:
     for part in ("embed", "blocks", "unembed"):
         if part not in model._modules:
             raise NotImplementedError(f"{name!r} has no {part}: only language models that are one stack of blocks do")
-    for flag in ("use_split_qkv_input", "use_attn_in"):
-        if getattr(model.cfg, flag, False):
-            raise ValueError(
-                f"{flag} is on, and splits what Q, K and V read by head: call model.set_{flag}(False) first"
-            )
+    refuse_split_inputs(model)
     if not multiplies(wrapped(model.unembed)):
         raise NotImplementedError(f"the unembedding of {name!r} is not a linear layer")
