@@ -7,7 +7,7 @@ group's moments on the spot; no activation is kept, so the extra memory is the m
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from typing import TypeAlias
 
@@ -15,9 +15,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from engram_interp.concept import BATCH_SIZE, Batch, Concept, batches, encode_groups, require_concept
-from engram_interp.models import adapt
-from engram_interp.sites import Site
+from engram_interp.concept import BATCH_SIZE, Batch, Concept, TokenExample, batches, encode_groups, require_concept
+from engram_interp.models import Adapter, Record, adapt
+from engram_interp.sites import Site, by_input
 from engram_interp.statistics import MomentSum, Statistics, moment_dtype
 
 Sums: TypeAlias = dict[str, dict[str, MomentSum]]
@@ -66,29 +66,70 @@ def collect(
     require_concept(concept)
     adapter = adapt(model)
     sites = adapter.sites(components, layers)
-    readers = readers_of(sites)
+    readers = by_input(sites)
     encoded = encode_groups(concept.sides, adapter.encoder)
     needed = statistics_bytes(adapter.widths(readers).values(), len(encoded))
     logger.info("statistics of %d inputs and %d groups take %.1f MB", len(readers), len(encoded), needed / 1e6)
 
     sums: Sums = {group: {} for group in encoded}
-    for index, batch in enumerate(batches(encoded, batch_size, progress, "collecting")):
+
+    def begin(batch: Batch) -> Record:
         counted = {group: at for place, group in enumerate(encoded) if len(at := batch.counted(place))}
-        try:
-            adapter.run(batch, readers, partial(_take_in, sums, counted))
-        except _NonFiniteError as error:
-            raise ValueError(_non_finite(readers[str(error)], batch, index)) from None
+        return partial(_take_in, sums, counted)
+
+    one_pass(adapter, sites, encoded, begin, batch_size, progress)
     groups = {group: {name: moments[name].result() for name in readers} for group, moments in sums.items()}
     for group, moments in groups.items():
         for name, moment in moments.items():
             if not moment.is_finite:
-                raise ValueError(f"the second moment of {', '.join(readers[name])} over the {group} overflowed")
+                raise ValueError(f"the second moment of {_keys(readers[name])} over the {group} overflowed")
     statistics = Statistics(adapter.info, tuple(site.key for site in sites), groups, concept.name)
-    _warn_of_few(statistics)
+    warn_of_few(statistics)
     return statistics
 
 
-def _warn_of_few(statistics: Statistics) -> None:
+def one_pass(
+    adapter: Adapter,
+    sites: Iterable[Site],
+    encoded: dict[str, list[TokenExample]],
+    begin: Callable[[Batch], Record],
+    batch_size: int,
+    progress: bool | None,
+) -> None:
+    """Run the model over every example once, as far as the sites' inputs need it.
+
+    Args:
+        adapter: the model.
+        sites: the matrices whose inputs are wanted.
+        encoded: token examples by group.
+        begin: given a batch, says what to call with every input's activation; see `Record`. What is called raises
+            `NonFiniteError` where an activation is not finite.
+        batch_size: examples in a batch.
+        progress: whether a bar is shown.
+
+    Raises:
+        ValueError: a non-finite activation, by the matrices that read it and its batch.
+    """
+    readers = by_input(sites)
+    for index, batch in enumerate(batches(encoded, batch_size, progress, "collecting")):
+        try:
+            adapter.run(batch, readers, begin(batch))
+        except NonFiniteError as error:
+            raise ValueError(_non_finite(_keys(readers[str(error)]), batch, index)) from None
+
+
+def taken_rows(
+    activation: Float[Tensor, "*batch_pos d"], at: Int[Tensor, "n"], routed: Int[Tensor, "m"] | None
+) -> tuple[Float[Tensor, "taken d"], Int[Tensor, "taken"]]:
+    """An input's rows at the positions `at`, or at those of them that were `routed` to it, and these positions."""
+    rows = activation.flatten(0, -2)
+    if routed is None:
+        return rows.index_select(0, at.to(rows.device)), at
+    taken = torch.isin(routed, at.to(routed.device)).nonzero().flatten()
+    return rows.index_select(0, taken.to(rows.device)), routed[taken]
+
+
+def warn_of_few(statistics: Statistics) -> None:
     """Say which inputs were not seen at all, and whether there are fewer positions than the statistics need."""
     groups = list(statistics.groups.values())
     if unseen := [name for name in statistics.inputs if not any(moments[name].count for moments in groups)]:
@@ -101,7 +142,7 @@ def _warn_of_few(statistics: Statistics) -> None:
         )  # fmt: skip
 
 
-class _NonFiniteError(ValueError):
+class NonFiniteError(ValueError):
     """Carries the name of the input that was not finite."""
 
 
@@ -113,22 +154,13 @@ def _take_in(
     routed: Int[Tensor, "m"] | None = None,
 ) -> None:
     """Multiply an input's counted positions into its groups' moments; of `routed` ones, those that are there."""
-    rows = activation.flatten(0, -2)
     for group, at in counted.items():
+        rows, _ = taken_rows(activation, at, routed)
         if name not in sums[group]:
             sums[group][name] = MomentSum(rows)
-        taken = at if routed is None else torch.isin(routed, at.to(routed.device)).nonzero().flatten()
-        sums[group][name].add(rows.index_select(0, taken.to(rows.device)), offered=len(at))
+        sums[group][name].add(rows, offered=len(at))
         if not sums[group][name].is_finite:
-            raise _NonFiniteError(name)
-
-
-def readers_of(sites: Iterable[Site]) -> dict[str, list[str]]:
-    """The matrices that read each input, by the input's name."""
-    readers: dict[str, list[str]] = {}
-    for site in sites:
-        readers.setdefault(site.input, []).append(site.key)
-    return readers
+            raise NonFiniteError(name)
 
 
 def statistics_bytes(widths: Iterable[int], n_groups: int) -> int:
@@ -141,8 +173,12 @@ def statistics_bytes(widths: Iterable[int], n_groups: int) -> int:
     return n_groups * sum(d * d * torch.finfo(moment_dtype(d)).bits // 8 for d in widths)
 
 
-def _non_finite(keys: list[str], batch: Batch, index: int) -> str:
+def _keys(sites: Iterable[Site]) -> str:
+    return ", ".join(site.key for site in sites)
+
+
+def _non_finite(keys: str, batch: Batch, index: int) -> str:
     return (
-        f"non-finite activation in the input of {', '.join(keys)}, batch {index} "
+        f"non-finite activation in the input of {keys}, batch {index} "
         f"({batch.examples[0]} to {batch.examples[-1]}): look at these examples, or run the model in a wider dtype"
     )

@@ -244,6 +244,7 @@ class Batch:
         attention_mask: `[batch pos]`, true at real tokens.
         counts: `[batch pos]`, true where a position counts.
         groups: `[batch]`, each example's group by its place in the list of groups.
+        numbers: `[batch]`, each example's place in its group.
         examples: which examples these are, as errors call them (`target[3]`, ...).
     """
 
@@ -251,6 +252,7 @@ class Batch:
     attention_mask: Bool[Tensor, "batch pos"]
     counts: Bool[Tensor, "batch pos"]
     groups: Int[Tensor, "batch"]
+    numbers: Int[Tensor, "batch"]
     examples: tuple[str, ...]
 
     def counted(self, group: int) -> Int[Tensor, "n"]:
@@ -291,7 +293,7 @@ def batches(
     if batch_size < 1:
         raise ValueError(f"batch_size is the number of examples in a batch, 1 or more; got {batch_size}")
     flat = [
-        (example, group, f"{name}[{i}]")
+        (example, group, i, f"{name}[{i}]")
         for group, (name, examples) in enumerate(encoded.items())
         for i, example in enumerate(examples)
     ]
@@ -303,8 +305,8 @@ def batches(
         yield _pad(flat[start : start + batch_size])
 
 
-def _pad(items: list[tuple[TokenExample, int, str]]) -> Batch:
-    examples, groups, names = zip(*items, strict=True)
+def _pad(items: list[tuple[TokenExample, int, int, str]]) -> Batch:
+    examples, groups, numbers, names = zip(*items, strict=True)
     shape = len(examples), max(len(example.tokens) for example in examples)
     # What stands in the padding never counts, and causal attention keeps it from what does.
     tokens = torch.zeros(shape, dtype=torch.long)
@@ -315,4 +317,4 @@ def _pad(items: list[tuple[TokenExample, int, str]]) -> Batch:
         tokens[row, :n] = example.tokens
         attention_mask[row, :n] = True
         counts[row, :n] = example.counts
-    return Batch(tokens, attention_mask, counts, torch.tensor(groups), names)
+    return Batch(tokens, attention_mask, counts, torch.tensor(groups), torch.tensor(numbers), names)

@@ -26,6 +26,15 @@ class Spectrum:
     U: Float[Tensor, "d k"]
     lam: Float[Tensor, "k"]
 
+    @property
+    def Pi(self) -> Float[Tensor, "d d"]:
+        """`Pi = U U^T`, the orthogonal projector onto the kept directions."""
+        return self.U @ self.U.T
+
+    def soft_projector(self, S_plus: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
+        """`P+ = S+ S^pinv` in float64, with `S` the moment that this is the spectrum of (paper, Eq. 5)."""
+        return (S_plus.to(self.U) @ self.U / self.lam) @ self.U.T
+
 
 def default_rtol(d: int) -> float:
     """`d * 2**-23`: the cut that the authors' released code uses, for a moment matrix of size `d`.
@@ -77,8 +86,7 @@ def soft_projector(
         >>> soft_projector(S_plus, S_plus + S_minus).diagonal().tolist()
         [0.75, 0.0]
     """
-    kept = spectrum(S, rtol)
-    return (S_plus.double() @ kept.U / kept.lam) @ kept.U.T
+    return spectrum(S, rtol).soft_projector(S_plus)
 
 
 def engram_matrix(W: Float[Tensor, "out d"], P_plus: Float[Tensor, "d d"]) -> Float[Tensor, "out d"]:

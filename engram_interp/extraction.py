@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -12,27 +14,70 @@ from torch import Tensor, nn
 from engram_interp.collect import collect
 from engram_interp.concept import BATCH_SIZE, TARGET, Concept
 from engram_interp.engram import Engram
-from engram_interp.estimator import engram_matrix, soft_projector
+from engram_interp.estimator import Spectrum, engram_matrix, spectrum
 from engram_interp.models import Adapter, adapt
-from engram_interp.sites import UNEMBED, Site, component_of, head_norms, layer_of, to_matrix, to_parameter
+from engram_interp.sites import (
+    ATTENTION,
+    UNEMBED,
+    Site,
+    by_input,
+    component_of,
+    head_norms,
+    layer_of,
+    to_matrix,
+    to_parameter,
+)
 from engram_interp.statistics import Statistics
 
 
 @dataclass(frozen=True)
+class InputData:
+    """What the data say about one input, the same for all matrices that read it.
+
+    Attributes:
+        absorbed: whether it has a row of ones below it, as the last of its `d` dimensions.
+        S_plus: second moment of the target.
+        S: second moment of target and reference together.
+        kept: the directions of `S` above the cut.
+    """
+
+    absorbed: bool
+    S_plus: Float[Tensor, "d d"]
+    S: Float[Tensor, "d d"]
+    kept: Spectrum
+
+    @cached_property
+    def P_plus(self) -> Float[Tensor, "d d"]:
+        """The soft projector `P+` (paper, Eq. 5)."""
+        return self.kept.soft_projector(self.S_plus)
+
+
+@dataclass(frozen=True)
 class Part:
-    """The engram of one matrix.
+    """One matrix as the formulas have it, in float64; where its input has a row of ones, the bias is its last column.
 
     Attributes:
         site: which matrix.
-        W_plus: in the parameter's shape.
-        b_plus: of its absorbed bias, or None.
-        weight_norms: of the model's own weight, by head; see `Engram`.
+        data: what it reads.
+        W: the model's own.
+        dW: what the engram is part of: `W`, or its difference from another model's.
+        n_heads: into how many heads it falls; 0 where it has none.
     """
 
     site: Site
-    W_plus: Float[Tensor, "..."]
-    b_plus: Float[Tensor, "..."] | None
-    weight_norms: Float[Tensor, "head"]
+    data: InputData
+    W: Float[Tensor, "out d"]
+    dW: Float[Tensor, "out d"]
+    n_heads: int
+
+    @cached_property
+    def W_plus(self) -> Float[Tensor, "out d"]:
+        """The engram, `W+ = dW P+` (paper, Eq. 3)."""
+        return engram_matrix(self.dW, self.data.P_plus)
+
+    def weight(self, matrix: Float[Tensor, "out d"]) -> Float[Tensor, "out in"]:
+        """Such a matrix without the bias."""
+        return matrix[:, :-1] if self.data.absorbed else matrix
 
 
 def extract(
@@ -76,25 +121,53 @@ def extract(
     adapter = adapt(model)
     statistics = statistics_of(model, concept, components, layers, batch_size, progress)
     sites = sites_of(adapter, statistics, components, layers)
-    made = {part.site: part for part in parts(adapter, statistics, sites, rtol, absorb_bias, delta_from)}
-    tensors: dict[str, Tensor] = {}
-    for site in sites:
-        tensors[site.key] = made[site].W_plus
-        b_plus = made[site].b_plus
-        if site.bias is not None and b_plus is not None:
-            tensors[site.bias] = b_plus
-    return Engram(
-        tensors=tensors,
-        weight_norms={site.key: made[site].weight_norms for site in sites},
-        info=adapter.info,
-        name=statistics.name,
-        options={
-            "rtol": rtol,
-            "absorb_bias": absorb_bias,
-            "delta_from": None if delta_from is None else adapt(delta_from).info.name,
-            **{f"{group} tokens": count for group, count in statistics.counts.items()},
-        },
+    made = parts(adapter, statistics, sites, rtol, absorb_bias, delta_from)
+    return engram_of(
+        adapter, sites, made, statistics.name, options_of(rtol, absorb_bias, delta_from, statistics.counts)
     )
+
+
+def engram_of(
+    adapter: Adapter, sites: list[Site], made: Iterable[Part], name: str | None, options: dict[str, Any]
+) -> Engram:
+    """The engrams of matrices, in the order of their sites and the shapes and places of the model's parameters."""
+    tensors: dict[str, Tensor] = {}
+    for part in made:
+        site, matrix = part.site, part.W_plus
+        tensors[site.key] = _like(
+            adapter.parameter(site.key),
+            to_parameter(site.component, part.weight(matrix), like=adapter.parameter(site.key)),
+        )
+        if part.data.absorbed and site.bias is not None:
+            bias = adapter.parameter(site.bias)
+            tensors[site.bias] = _like(bias, matrix[:, -1].reshape(bias.shape))
+    keys = [key for site in sites for key in (site.key, site.bias) if key in tensors]
+    return Engram(
+        tensors={key: tensors[key] for key in keys if key is not None},
+        weight_norms={
+            site.key: head_norms(site.component, adapter.parameter(site.key)).detach().cpu() for site in sites
+        },
+        info=adapter.info,
+        name=name,
+        options=options,
+    )
+
+
+def options_of(
+    rtol: float | int | None, absorb_bias: bool, delta_from: nn.Module | None, counts: dict[str, int]
+) -> dict[str, Any]:
+    """How an engram was made, as it and its file say."""
+    return {
+        "rtol": rtol,
+        "absorb_bias": absorb_bias,
+        "delta_from": None if delta_from is None else adapt(delta_from).info.name,
+        **{f"{group} tokens": count for group, count in counts.items()},
+    }
+
+
+def _like(parameter: Tensor, tensor: Tensor) -> Tensor:
+    """Where the parameter is, and in its precision or float32, whichever is finer."""
+    return tensor.to(parameter.device, torch.promote_types(parameter.dtype, torch.float32)).contiguous()
 
 
 def statistics_of(
@@ -150,49 +223,62 @@ def parts(
     absorb_bias: bool,
     delta_from: nn.Module | None,
 ) -> Iterator[Part]:
-    """The engram of every matrix, those that share an input one after the other, and with it one soft projector."""
-    base = None if delta_from is None else adapt(delta_from)
-    if base is not None:
-        _check_same_shapes(adapter, base, sites)
-    absorbing = _absorbing_inputs(adapter, base) if absorb_bias else set()
-    for name in dict.fromkeys(site.input for site in sites):
+    """Every matrix with its engram, those that share an input one after the other, and with it one soft projector."""
+    base = base_of(adapter, delta_from, sites)
+    absorbing = absorbing_inputs(adapter, base) if absorb_bias else set()
+    for name, readers in by_input(sites).items():
         absorbed = name in absorbing
         S = statistics.total(name).matrix(absorbed)
-        P_plus = soft_projector(statistics.groups[TARGET][name].matrix(absorbed).to(S.device), S, rtol)
-        for site in sites:
-            if site.input == name:
-                yield _part(site, adapter, base, P_plus, absorbed)
+        S_plus = statistics.groups[TARGET][name].matrix(absorbed).to(S.device)
+        data = InputData(absorbed, S_plus, S, spectrum(S, rtol))
+        for site in readers:
+            yield part_of(site, data, adapter, base)
 
 
 @torch.no_grad()
-def _part(site: Site, adapter: Adapter, base: Adapter | None, P_plus: Float[Tensor, "d d"], absorbed: bool) -> Part:
-    weight = adapter.parameter(site.key)
-    dtype = torch.promote_types(weight.dtype, torch.float32)
-    dW = to_matrix(site.component, _difference(site.key, adapter, base).to(P_plus.device))
-    if not absorbed or site.bias is None:
-        W_plus, b_plus = engram_matrix(dW, P_plus[: dW.shape[1], : dW.shape[1]]), None
-    else:
-        db = _difference(site.bias, adapter, base).to(P_plus.device)
-        extended = engram_matrix(torch.cat([dW, db.flatten()[:, None]], dim=1), P_plus)
-        W_plus, b_plus = extended[:, :-1], extended[:, -1].reshape(db.shape).to(weight.device, dtype)
-    return Part(
-        site=site,
-        W_plus=to_parameter(site.component, W_plus, like=weight).to(weight.device, dtype).contiguous(),
-        b_plus=b_plus,
-        weight_norms=head_norms(site.component, weight).cpu(),
-    )
+def part_of(site: Site, data: InputData, adapter: Adapter, base: Adapter | None) -> Part:
+    """One matrix with what it reads; of `base`, where there is one, its difference."""
+    W = matrix_of(adapter, site, data.absorbed).to(data.S.device)
+    dW = W if base is None else W - matrix_of(base, site, data.absorbed).to(W)
+    return Part(site, data, W, dW, len(adapter.parameter(site.key)) if site.component in ATTENTION else 0)
 
 
-def _difference(key: str, adapter: Adapter, base: Adapter | None) -> Tensor:
-    """`dW` in float64: the weight itself (tabula rasa), or its difference from the base model's."""
-    weight = adapter.parameter(key).double()
-    difference = weight if base is None else weight - base.parameter(key).to(weight)
-    if not difference.isfinite().all():
-        raise ValueError(f"{key} is not finite: the model's weights hold nan or inf there")
-    return difference
+def matrix_of(adapter: Adapter, site: Site, absorbed: bool) -> Float[Tensor, "out d"]:
+    """A weight as the formulas have it, in float64; with `absorbed`, its bias (or zeros) as the last column.
+
+    Raises:
+        ValueError: a weight that is not finite.
+    """
+    W = to_matrix(site.component, adapter.parameter(site.key).detach().double())
+    if not W.isfinite().all():
+        raise ValueError(f"{site.key} is not finite: the model's weights hold nan or inf there")
+    if not absorbed:
+        return W
+    bias = W.new_zeros(len(W)) if site.bias is None else adapter.parameter(site.bias).detach().flatten()
+    return torch.cat([W, bias.to(W)[:, None]], dim=1)
 
 
-def _absorbing_inputs(adapter: Adapter, base: Adapter | None) -> set[str]:
+def base_of(adapter: Adapter, delta_from: nn.Module | None, sites: list[Site]) -> Adapter | None:
+    """The model whose weights are subtracted, where there is one.
+
+    Raises:
+        ValueError: a model of other shapes, or of weights processed otherwise.
+    """
+    if delta_from is None:
+        return None
+    base = adapt(delta_from)
+    if base.info.processing != adapter.info.processing:
+        raise ValueError(
+            f"delta_from has {base.info.processing} weights, the model {adapter.info.processing} ones: load both alike"
+        )
+    for site in sites:
+        shapes = [list(one.parameter(site.key).shape) for one in (adapter, base)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(f"{site.key} is {shapes[0]} in the model and {shapes[1]} in delta_from")
+    return base
+
+
+def absorbing_inputs(adapter: Adapter, base: Adapter | None) -> set[str]:
     """The inputs that get a row of ones: those of which some reader has a bias that is not zero throughout.
 
     TransformerLens gives a model without biases zeros in their place, and folding moves `b_V` into `b_O`. All readers
@@ -204,14 +290,3 @@ def _absorbing_inputs(adapter: Adapter, base: Adapter | None) -> set[str]:
         for site in adapter.all_sites()
         if site.bias is not None and any(bool(one.parameter(site.bias).count_nonzero()) for one in models)
     }
-
-
-def _check_same_shapes(adapter: Adapter, base: Adapter, sites: list[Site]) -> None:
-    if base.info.processing != adapter.info.processing:
-        raise ValueError(
-            f"delta_from has {base.info.processing} weights, the model {adapter.info.processing} ones: load both alike"
-        )
-    for site in sites:
-        shapes = [list(one.parameter(site.key).shape) for one in (adapter, base)]
-        if shapes[0] != shapes[1]:
-            raise ValueError(f"{site.key} is {shapes[0]} in the model and {shapes[1]} in delta_from")

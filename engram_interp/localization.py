@@ -1,56 +1,82 @@
-"""Where does the memory sit? `|W+|_F / |W|_F` of every matrix and every head (W-Norm; paper, Section 7 and Fig. 9)."""
+"""Where does the memory sit, and would a map of any other examples show the same?
+
+`|W+|_F / |W|_F` of every matrix and every head (W-Norm; paper, Section 7 and Fig. 9), and its ratio to what examples
+that own nothing of their own would give: with `S+ = (n/N) S`, that is `W+ = (n/N) W Pi`, `Pi` the kept directions.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import pandas as pd
 import plotly.graph_objects as go
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from engram_interp import plots
-from engram_interp.concept import BATCH_SIZE, Concept
+from engram_interp import nulls, plots
+from engram_interp.concept import BATCH_SIZE, TARGET, Concept
 from engram_interp.extraction import parts, sites_of, statistics_of
+from engram_interp.measures import sizes_of
 from engram_interp.models import adapt
-from engram_interp.sites import (
-    ATTENTION,
-    COMPONENTS,
-    UNEMBED,
-    component_names,
-    component_of,
-    expert_of,
-    head_norms,
-    layer_of,
-    share,
-)
+from engram_interp.sites import ATTENTION, COMPONENTS, UNEMBED, Site, component_names
 from engram_interp.statistics import Statistics
+
+NULLS = ("analytic", "resampled")
+PLACE = ["key", "component", "layer", "expert"]
+ALPHA = 0.05
+"""A p-value of at most this is marked in figures."""
+
+SCALES = {
+    "wnorm": plots.Scale("W-Norm"),
+    "fisher": plots.Scale("Fisher share"),
+    "excess": plots.Scale("W-Norm over its null", centre=1.0),
+    "fisher_excess": plots.Scale("Fisher share over its null", centre=1.0),
+}
+OF_EITHER_METRIC = ("expected", "excess", "p_value", "low", "high")
+QUANTITIES = ("wnorm", *OF_EITHER_METRIC, "fisher", *(f"fisher_{name}" for name in OF_EITHER_METRIC))
 
 
 @dataclass(frozen=True, eq=False)
 class LocalizationMap(Mapping[str, float]):
-    """W-Norm of every matrix and every head.
+    """Sizes of an engram, by matrix and by head, and what they would be of a concept that owns nothing of its own.
+
+    As a mapping, W-Norm by key. The same in either metric, as columns of `to_frame()` and as `quantity` of `grid`,
+    `heads`, `experts` and `plot`:
+
+    ============== ====================== ==========================================================================
+    W-Norm         Fisher
+    ============== ====================== ==========================================================================
+    `wnorm`        `fisher`               `|W+| / |W|`, in the Frobenius norm, and as `|W+ S^1/2| / |W S^1/2|`
+    `expected`     `fisher_expected`      what it would be if the target were like all examples
+    `excess`       `fisher_excess`        the ratio of the two; 1 is nothing of its own, or too few positions to tell
+    `p_value`      `fisher_p_value`       of random sets of as many examples, corrected for all matrices (or heads)
+    `low`, `high`  `fisher_low`, `..high` a 95 % interval of the excess, over resamplings of the target's examples
+    ============== ====================== ==========================================================================
+
+    The last three come with `null="resampled"` alone.
 
     Attributes:
-        engram_norms: by key, the Frobenius norms of `W+`, `[head]`; a matrix without heads has one.
-        weight_norms: by key, those of `W`.
+        table: a row a matrix (`head` is missing) and a row a head, with their `weight_norm`, `|W|_F`, and
+            `output_norm`, `|W S^1/2|_F`.
         n_layers: number of blocks of the model.
         name: the concept's name.
         model: the model's name.
     """
 
-    engram_norms: dict[str, Float[Tensor, "head"]]
-    weight_norms: dict[str, Float[Tensor, "head"]]
+    table: pd.DataFrame
     n_layers: int
     name: str | None = None
     model: str = ""
 
     def __getitem__(self, key: str) -> float:
-        if key not in self.engram_norms:
-            raise KeyError(f"the map has no {key!r}; it has {', '.join(list(self.engram_norms)[:3])}, ...")
-        return share(self.engram_norms[key].norm(), self.weight_norms[key].norm()).item()
+        matrices = self._matrices
+        if key not in set(matrices["key"]):
+            raise KeyError(f"the map has no {key!r}; it has {', '.join(list(matrices['key'])[:3])}, ...")
+        return float(matrices.set_index("key").at[key, "wnorm"])
 
     def __eq__(self, other: object) -> bool:
         return self is other
@@ -59,119 +85,202 @@ class LocalizationMap(Mapping[str, float]):
         return id(self)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.engram_norms)
+        return iter(self._matrices["key"])
 
     def __len__(self) -> int:
-        return len(self.engram_norms)
+        return len(self._matrices)
 
     def __repr__(self) -> str:
         return f"LocalizationMap({self.name!r}, {len(self)} matrices of {self.model!r})"
 
     @property
+    def _matrices(self) -> pd.DataFrame:
+        return self.table[self.table["head"].isna()]
+
+    @property
     def components(self) -> tuple[str, ...]:
         """The components in the map, in their standard order: the columns of `wnorm`."""
-        present = {component_of(key) for key in self.engram_norms}
+        present = set(self.table["component"])
         return tuple(name for name in COMPONENTS if name in present)
 
     @property
+    def quantities(self) -> tuple[str, ...]:
+        """What the map holds of every matrix and head."""
+        return tuple(name for name in QUANTITIES if name in self.table)
+
+    @property
     def wnorm(self) -> Float[Tensor, "layer component"]:
-        """W-Norms, `[layer component]`, NaN where there is no such matrix; `W_U` stands in the last layer's row.
+        """W-Norms; see `grid`."""
+        return self.grid("wnorm")
 
-        The experts of a mixture are one matrix here: the norm of all their engrams over that of all their weights.
-        """
-        grid = torch.full((self.n_layers, len(self.components)), torch.nan)
-        cells: dict[tuple[int, int], list[str]] = {}
-        for key in self.engram_norms:
-            layer = layer_of(key)
-            place = (-1 if layer is None else layer), self.components.index(component_of(key))
-            cells.setdefault(place, []).append(key)
-        for place, keys in cells.items():
-            part, whole = (torch.cat([norms[key] for key in keys]) for norms in (self.engram_norms, self.weight_norms))
-            grid[place] = share(part.norm(), whole.norm())
-        return grid
+    @property
+    def excess(self) -> Float[Tensor, "layer component"]:
+        """W-Norms over those of a concept that owns nothing of its own; see `grid`."""
+        return self.grid("excess")
 
-    def heads(self, component: str) -> Float[Tensor, "layer head"]:
-        """W-Norms of single heads, `[layer head]`, NaN in layers that the map leaves out; K and V by key/value head.
+    @property
+    def p_values(self) -> Float[Tensor, "layer component"]:
+        """Of W-Norms, corrected for all matrices; see `grid`. In the Fisher metric: `grid("fisher_p_value")`."""
+        return self.grid("p_value")
+
+    def grid(self, quantity: str) -> Float[Tensor, "layer component"]:
+        """A quantity by layer and component, NaN where there is no such matrix; `W_U` stands in the last layer's row.
+
+        The experts of a mixture are one matrix here: sizes are of all their engrams together, the p-value is the least
+        of theirs, and there is no interval.
 
         Raises:
-            ValueError: a component without heads, or one that the map does not have.
+            ValueError: a quantity that the map does not hold.
+        """
+        self._require(quantity)
+        grid = torch.full((self.n_layers, len(self.components)), torch.nan)
+        for (layer, component), cell in self._matrices.groupby(["layer", "component"], dropna=False):
+            row = -1 if pd.isna(layer) else int(layer)
+            grid[row, self.components.index(component)] = _of_cell(cell, quantity)
+        return grid
+
+    def heads(self, component: str, quantity: str = "wnorm") -> Float[Tensor, "layer head"]:
+        """A quantity of single heads, NaN in layers that the map leaves out; K and V by key/value head.
+
+        Raises:
+            ValueError: a component without heads, or one that the map does not have; a quantity that it does not hold.
         """
         (name,) = component_names(component)
         if name not in ATTENTION or name not in self.components:
             having = [known for known in self.components if known in ATTENTION]
             raise ValueError(f"the map has no heads of {name}; it has those of {', '.join(having) or 'no component'}")
-        keys = {layer_of(key): key for key in self.engram_norms if component_of(key) == name}
-        n_heads = len(self.engram_norms[next(iter(keys.values()))])
-        grid = torch.full((self.n_layers, n_heads), torch.nan)
-        for layer, key in keys.items():
-            assert layer is not None
-            grid[layer] = share(self.engram_norms[key], self.weight_norms[key])
-        return grid
+        return self._places(
+            self.table[(self.table["component"] == name) & self.table["head"].notna()], "head", quantity
+        )
 
-    def experts(self, component: str) -> Float[Tensor, "layer expert"]:
-        """W-Norms of the experts of mixtures, `[layer expert]`, NaN in layers without one.
+    def experts(self, component: str, quantity: str = "wnorm") -> Float[Tensor, "layer expert"]:
+        """A quantity of the experts of mixtures, NaN in layers without one.
 
         Raises:
-            ValueError: a component that no expert in the map has.
+            ValueError: a component that no expert in the map has; a quantity that the map does not hold.
         """
         (name,) = component_names(component)
         if name not in self._of_experts:
             has = ", ".join(self._of_experts) or "no component"
             raise ValueError(f"the map has no experts of {name}; it has those of {has}")
-        keys = [key for key in self.engram_norms if component_of(key) == name and expert_of(key) is not None]
-        places = {key: (layer_of(key), expert_of(key)) for key in keys}
-        n_experts = 1 + max(expert_of(key) or 0 for key in keys)
-        grid = torch.full((self.n_layers, n_experts), torch.nan)
-        for key, place in places.items():
-            grid[place] = self[key]
+        return self._places(
+            self.table[(self.table["component"] == name) & self.table["expert"].notna()], "expert", quantity
+        )
+
+    def _places(self, rows: pd.DataFrame, unit: str, quantity: str) -> Float[Tensor, "layer unit"]:
+        self._require(quantity)
+        grid = torch.full((self.n_layers, int(rows[unit].max()) + 1), torch.nan)
+        for layer, index, value in zip(rows["layer"], rows[unit], rows[quantity], strict=True):
+            grid[int(layer), int(index)] = value
         return grid
+
+    def _require(self, quantity: str) -> None:
+        if quantity in self.quantities:
+            return
+        if quantity in QUANTITIES:
+            raise ValueError(f'the map has no {quantity}: it comes with localize(..., null="resampled")')
+        raise ValueError(f"the map has no {quantity!r}; it has {', '.join(self.quantities)}")
 
     @property
     def _of_experts(self) -> list[str]:
-        names = {component_of(key) for key in self.engram_norms if expert_of(key) is not None}
+        names = set(self.table.loc[self.table["expert"].notna(), "component"])
         return [name for name in COMPONENTS if name in names]
 
     def to_frame(self) -> pd.DataFrame:
-        """A row a matrix: `key`, `component`, `layer`, `expert` (missing where there is none) and `wnorm`."""
-        rows = [(key, component_of(key), layer_of(key), expert_of(key), self[key]) for key in self.engram_norms]
-        frame = pd.DataFrame(rows, columns=["key", "component", "layer", "expert", "wnorm"])
-        return frame.astype({"layer": "Int64", "expert": "Int64"})
+        """A row a matrix: `key`, `component`, `layer`, `expert` (missing where there is none) and every quantity."""
+        return self._matrices[[*PLACE, *self.quantities]].reset_index(drop=True)
 
-    def top(self, k: int = 10) -> pd.DataFrame:
-        """The `k` matrices with the largest W-Norm, largest first."""
-        return self.to_frame().sort_values("wnorm", ascending=False, ignore_index=True).head(k)
+    def top(self, k: int = 10, by: str = "wnorm") -> pd.DataFrame:
+        """The `k` matrices that are largest in a quantity, largest first.
 
-    def plot(self) -> go.Figure:
-        """Heat map, components by layers, the unembedding in a row of its own."""
-        grid, unembed = self.wnorm, None
-        components = self.components
-        if UNEMBED in components:
-            grid, components, unembed = grid[:, :-1], components[:-1], self[f"unembed.{UNEMBED}"]
-        return plots.wnorm_map(grid, components, unembed, self._title("W-Norm"))
+        Raises:
+            ValueError: a quantity that the map does not hold.
+        """
+        self._require(by)
+        return self.to_frame().sort_values(by, ascending=False, ignore_index=True).head(k)
 
-    def plot_heads(self) -> go.Figure:
-        """A heat map of every attention component, layers by heads."""
-        grids = {name: self.heads(name) for name in self.components if name in ATTENTION}
-        if not grids:
+    def plot(self, quantity: str = "wnorm") -> go.Figure:
+        """Heat map, components by layers, the unembedding in a row of its own; a star marks what is significant.
+
+        Args:
+            quantity: `wnorm`, `excess`, `fisher` or `fisher_excess`.
+
+        Raises:
+            ValueError: another quantity.
+        """
+        grid, significant, components = self.grid(quantity), self._significant(quantity, self.grid), self.components
+        title, scale = self._title(quantity), SCALES[quantity]
+        if UNEMBED not in components:
+            return plots.component_map(grid, significant, components, None, scale, title)
+        unembed = float(grid[-1, -1]), bool(significant[-1, -1])
+        return plots.component_map(grid[:, :-1], significant[:, :-1], components[:-1], unembed, scale, title)
+
+    def plot_heads(self, quantity: str = "wnorm") -> go.Figure:
+        """A heat map of every attention component, layers by heads; see `plot`."""
+        names = [name for name in self.components if name in ATTENTION]
+        if not names:
             raise ValueError("the map has no attention component, so there are no heads to plot")
-        return plots.layer_maps(grids, "head", self._title("W-Norm by head"))
+        return self._plot_units("head", names, self.heads, quantity)
 
-    def plot_experts(self) -> go.Figure:
-        """A heat map of every MLP component, layers by experts."""
-        grids = {name: self.experts(name) for name in self._of_experts}
-        if not grids:
+    def plot_experts(self, quantity: str = "wnorm") -> go.Figure:
+        """A heat map of every MLP component, layers by experts; see `plot`."""
+        if not self._of_experts:
             raise ValueError("the map has no mixture of experts, so there are no experts to plot")
-        return plots.layer_maps(grids, "expert", self._title("W-Norm by expert"))
+        return self._plot_units("expert", self._of_experts, self.experts, quantity)
 
-    def _title(self, what: str) -> str:
+    def _plot_units(
+        self, unit: str, names: Sequence[str], units: Callable[[str, str], Tensor], quantity: str
+    ) -> go.Figure:
+        title = self._title(quantity, f" by {unit}")
+        grids = {name: units(name, quantity) for name in names}
+        significant = {name: self._significant(quantity, partial(units, name)) for name in names}
+        return plots.layer_maps(grids, significant, unit, SCALES[quantity], title)
+
+    def _significant(self, quantity: str, grid: Callable[[str], Tensor]) -> Bool[Tensor, "..."]:
+        """Where the quantity's metric is significant; nowhere, where the map has no p-values."""
+        p_value = "fisher_p_value" if quantity.startswith("fisher") else "p_value"
+        return grid(p_value) <= ALPHA if p_value in self.quantities else torch.zeros_like(grid(quantity)).bool()
+
+    def _title(self, quantity: str, by: str = "") -> str:
+        if quantity not in SCALES:
+            raise ValueError(f"a map is drawn of {', '.join(SCALES)}; got {quantity!r}")
         concept = f" of {self.name!r}" if self.name else ""
-        return f"{what}{concept} in {self.model}"
+        stars = f" (* p ≤ {ALPHA:g}, family-wise)" if "p_value" in self.quantities else ""
+        return f"{SCALES[quantity].title}{by}{concept} in {self.model}{stars}"
+
+
+def _of_cell(cell: pd.DataFrame, quantity: str) -> float:
+    """A quantity of a matrix, or of the experts of a layer together."""
+    if len(cell) == 1:
+        return float(cell[quantity].iloc[0])
+    if quantity.endswith("p_value"):
+        return float(cell[quantity].min())
+    whole = cell["output_norm" if quantity.startswith("fisher") else "weight_norm"]
+
+    def together(share: str) -> float:
+        return math.hypot(*(cell[share] * whole))
+
+    match quantity:
+        case "wnorm" | "expected" | "fisher" | "fisher_expected":
+            return _over(together(quantity), math.hypot(*whole))
+        case "excess":
+            return _over(together("wnorm"), together("expected"))
+        case "fisher_excess":
+            return _over(together("fisher"), together("fisher_expected"))
+    return math.nan
+
+
+def _over(part: float, whole: float) -> float:
+    return part / whole if whole else 0.0
 
 
 def localize(
     model: nn.Module,
     concept: Concept | Statistics,
     *,
+    null: str = "analytic",
+    draws: int = 499,
+    seed: int = 0,
     components: str | Collection[str] | None = None,
     layers: int | Collection[int] | None = None,
     batch_size: int = BATCH_SIZE,
@@ -180,24 +289,32 @@ def localize(
     delta_from: nn.Module | None = None,
     progress: bool | None = None,
 ) -> LocalizationMap:
-    """W-Norm of every matrix and head: the norm of its engram over that of its weight.
+    """How much of every matrix and head is the concept's, and how much that is over a concept of no memory of its own.
 
-    It is not bounded by 1: where tokens are hardly more than an input has dimensions, `P+` is far from a projection.
+    W-Norm is not bounded by 1: where tokens are hardly more than an input has dimensions, `P+` is no projection.
 
     Args:
         model: a `HookedTransformer` or `TransformerBridge`, whatever weight processing it was loaded with.
         concept: what to look for, or its statistics.
+        null: what sizes are compared with. `"analytic"`, at no cost: a target with the second moments of all examples,
+            which the noise of a small one exceeds by itself. `"resampled"`: random sets of as many examples, of target
+            and reference together, which have that noise too; it gives p-values and intervals. Every input's rows are
+            kept for it, and the memory and time that this takes are logged before it starts.
+        draws: how many random sets; p-values are multiples of `1 / (draws + 1)`.
+        seed: of the sets.
         components: which matrices; every one that the model has by default.
         layers: which layers; all by default. The unembedding is in none: `layers` leaves it out, unless `components`
             names it.
         batch_size: examples in a batch.
         rtol: the spectral cut; see `extract`.
-        absorb_bias: whether a bias is one more column of its weight. W-Norm is over the weight alone all the same.
-        delta_from: map the engram of `W - W_0`; the W-Norm stays a share of `|W|_F`, so an unmoved matrix has zero.
+        absorb_bias: whether a bias is one more column of its weight. W-Norm is over the weight alone all the same, the
+            Fisher share over both.
+        delta_from: map the engram of `W - W_0`; sizes stay shares of `W`, and an unmoved matrix has zero.
         progress: True or False shows or hides the bar; None shows it in a terminal only.
 
     Raises:
-        ValueError: see `extract`.
+        ValueError: see `extract`; another `null`, or fewer than 19 draws, too few for a p-value of 0.05.
+        TypeError: statistics, which hold no single examples, for a resampled null.
 
     Example:
         >>> from engram_interp import testbed
@@ -205,18 +322,33 @@ def localize(
         >>> wmap.top(2)["component"].tolist()
         ['W_gate', 'W_in']
     """
+    if null not in NULLS:
+        raise ValueError(f"null is {' or '.join(map(repr, NULLS))}, got {null!r}")
     adapter = adapt(model)
+    resampling = None
+    if null == "resampled":
+        resampling = nulls.resampling(model, concept, draws, seed, components, layers, batch_size, progress)
+        concept = resampling.statistics
     statistics = statistics_of(model, concept, components, layers, batch_size, progress)
     sites = sites_of(adapter, statistics, components, layers)
-    engram_norms, weight_norms = {}, {}
+    share = statistics.counts[TARGET] / sum(statistics.counts.values())
+    sizes: dict[str, nulls.Sizes] = {}
+    drawn: dict[str, nulls.Sizes] = {}
     for part in parts(adapter, statistics, sites, rtol, absorb_bias, delta_from):
-        engram_norms[part.site.key] = head_norms(part.site.component, part.W_plus).cpu()
-        weight_norms[part.site.key] = part.weight_norms
-    order = [site.key for site in sites]
-    return LocalizationMap(
-        engram_norms={key: engram_norms[key] for key in order},
-        weight_norms={key: weight_norms[key] for key in order},
-        n_layers=adapter.n_layers,
-        name=statistics.name,
-        model=adapter.info.name,
-    )
+        key = part.site.key
+        sizes[key] = sizes_of(part, share)
+        if resampling is not None:
+            drawn[key] = resampling.excess(part, sizes[key])
+    if resampling is not None:
+        sizes = nulls.significance(sizes, drawn)
+    table = pd.concat([_table(site, sizes[site.key]) for site in sites], ignore_index=True)
+    table = table.astype({"layer": "Int64", "expert": "Int64", "head": "Int64"})
+    return LocalizationMap(table, adapter.n_layers, statistics.name, adapter.info.name)
+
+
+def _table(site: Site, sizes: nulls.Sizes) -> pd.DataFrame:
+    """A row for the matrix and one for every head."""
+    numbers = {name: values.tolist() for name, values in sizes.items()}
+    heads = [None, *range(len(numbers["wnorm"]) - 1)]
+    place = {"key": site.key, "component": site.component, "layer": site.layer, "expert": site.expert}
+    return pd.DataFrame({"head": heads, **numbers}, dtype=object).assign(**place).astype(dict.fromkeys(numbers, float))

@@ -5,7 +5,7 @@ TransformerLens writes `x @ W` with heads apart; the paper writes `W x`. The pat
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from operator import index
 
@@ -66,6 +66,14 @@ class Site:
         place = "attn" if self.component in ATTENTION else "mlp"
         expert = "" if self.expert is None else f".experts.{self.expert}"
         return f"blocks.{self.layer}.{place}{expert}.{self.component}"
+
+
+def by_input(sites: Iterable[Site]) -> dict[str, list[Site]]:
+    """The sites that read each input, by the input's name."""
+    readers: dict[str, list[Site]] = {}
+    for site in sites:
+        readers.setdefault(site.input, []).append(site)
+    return readers
 
 
 def component_of(key: str) -> str:

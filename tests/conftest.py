@@ -126,7 +126,7 @@ def token_concept(n: int = 40, pos: int = 9, seed: int = 1) -> Concept:
 
 def as_batch(rows: torch.Tensor) -> Batch:
     everything = torch.ones_like(rows, dtype=torch.bool)
-    return Batch(rows, everything, everything, torch.zeros(len(rows), dtype=torch.long), ("x",) * len(rows))
+    return Batch(rows, everything, everything, *torch.zeros(2, len(rows), dtype=torch.long), ("x",) * len(rows))
 
 
 @pytest.fixture(params=VARIANTS)

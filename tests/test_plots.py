@@ -6,29 +6,44 @@ import torch
 from engram_interp import plots
 
 GRID = torch.tensor([[0.1, 0.4], [0.2, math.nan]])
+NONE = torch.zeros(2, 2, dtype=torch.bool)
+SHARE, RATIO = plots.Scale("share"), plots.Scale("ratio", centre=1.0)
+
+
+def component_map(unembed=(0.5, False), scale=SHARE):
+    return plots.component_map(GRID, NONE, ["W_Q", "W_in"], unembed, scale, "t")
 
 
 def test_a_share_is_drawn_from_zero_to_the_largest():
-    figure = plots.wnorm_map(GRID, ["W_Q", "W_in"], unembed=0.5, title="t")
+    figure = component_map()
     assert (figure.layout.coloraxis.cmin, figure.layout.coloraxis.cmax) == (0, 0.5)
     assert figure.layout.title.text == "t"
     assert figure.layout.xaxis.title.text == "layer"
     assert figure.layout.yaxis.title.text == "component"
 
 
+def test_a_ratio_is_drawn_around_its_centre():
+    # The farthest from 1 is 3.
+    axis = component_map(unembed=(3.0, True), scale=RATIO).layout.coloraxis
+    assert (axis.cmin, axis.cmax) == (-1, 3)
+    assert RATIO.axis([1.0])["cmax"] == 2
+
+
 def test_the_unembedding_has_a_row_of_its_own_only_where_there_is_one():
-    assert len(plots.wnorm_map(GRID, ["W_Q", "W_in"], unembed=0.5, title="t").data) == 2
-    assert len(plots.wnorm_map(GRID, ["W_Q", "W_in"], unembed=None, title="t").data) == 1
+    assert len(component_map().data) == 2
+    assert len(component_map(unembed=None).data) == 1
+    assert component_map(unembed=(0.5, True)).data[1].text[0][0] == "*"
 
 
-def test_cells_are_labelled_while_they_are_wide_enough():
-    wide = torch.rand(plots.MAX_LABELLED_COLUMNS + 1, 1)
-    assert plots.wnorm_map(wide, ["W_Q"], None, "t").data[0].texttemplate is None
-    assert plots.wnorm_map(wide[:-1], ["W_Q"], None, "t").data[0].texttemplate == "%{z:.3f}"
+def test_cells_are_labelled_while_they_are_wide_enough_and_starred_always():
+    wide, stars = torch.rand(plots.MAX_LABELLED_COLUMNS + 1, 1), torch.ones(plots.MAX_LABELLED_COLUMNS + 1, 1).bool()
+    assert plots.component_map(wide, stars, ["W_Q"], None, SHARE, "t").data[0].texttemplate == "%{text}"
+    assert "%{z" in plots.component_map(wide[:-1], stars[:-1], ["W_Q"], None, SHARE, "t").data[0].texttemplate
 
 
 def test_key_and_value_heads_are_named_so():
-    figure = plots.layer_maps({"W_Q": torch.rand(2, 4), "W_K": torch.rand(2, 2)}, "head", "t")
+    grids = {"W_Q": torch.rand(2, 4), "W_K": torch.rand(2, 2)}
+    figure = plots.layer_maps(grids, {name: grid > 2 for name, grid in grids.items()}, "head", SHARE, "t")
     assert figure.layout.xaxis.title.text == "head"
     assert figure.layout.xaxis2.title.text == "key/value head"
 

@@ -2,9 +2,9 @@
 
 from torch import nn
 
-from engram_interp.models.base import Adapter, ModelInfo
+from engram_interp.models.base import Adapter, ModelInfo, Record
 
-__all__ = ["Adapter", "ModelInfo", "adapt"]
+__all__ = ["Adapter", "ModelInfo", "Record", "adapt"]
 
 
 def adapt(model: nn.Module) -> Adapter:

@@ -121,7 +121,7 @@ def test_padding_changes_nothing_also_for_a_tokenizer_that_pads_on_the_left(full
     rows = torch.cat([torch.full((1, 1), full.tokenizer.pad_token_id), tokens(1, 5, d_vocab=900)], dim=1)
     padded = torch.cat([rows, torch.full((1, 3), full.tokenizer.pad_token_id)], dim=1)
     real = torch.arange(9)[None] < 6
-    batch = Batch(padded, real, real, torch.zeros(1, dtype=torch.long), ("x",))
+    batch = Batch(padded, real, real, *torch.zeros(2, 1, dtype=torch.long), ("x",))
     seen: dict[str, dict[str, torch.Tensor]] = {"bare": {}, "padded": {}}
     adapter = adapt(full)
     inputs = [site.input for site in adapter.sites()]
