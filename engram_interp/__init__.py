@@ -3,6 +3,7 @@
 from engram_interp import testbed
 from engram_interp.collect import collect
 from engram_interp.concept import Concept
+from engram_interp.decomposition import Decomposition, decompose
 from engram_interp.engram import Engram
 from engram_interp.export import export_hf
 from engram_interp.extraction import extract
@@ -18,12 +19,14 @@ __version__ = "0.1.0"
 __all__ = [
     "AlphaChoice",
     "Concept",
+    "Decomposition",
     "Engram",
     "LocalizationMap",
     "Score",
     "Statistics",
     "choose_alpha",
     "collect",
+    "decompose",
     "export_hf",
     "extract",
     "greedy_answers",

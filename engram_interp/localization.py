@@ -7,7 +7,7 @@ that own nothing of their own would give: with `S+ = (n/N) S`, that is `W+ = (n/
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from engram_interp import nulls, plots
 from engram_interp.concept import BATCH_SIZE, TARGET, Concept
-from engram_interp.extraction import parts, sites_of, statistics_of
+from engram_interp.extraction import Part, parts, sites_of, statistics_of
 from engram_interp.measures import sizes_of
-from engram_interp.models import adapt
+from engram_interp.models import Adapter, adapt
 from engram_interp.sites import ATTENTION, COMPONENTS, UNEMBED, Site, component_names
 from engram_interp.statistics import Statistics
 
@@ -331,19 +331,40 @@ def localize(
         concept = resampling.statistics
     statistics = statistics_of(model, concept, components, layers, batch_size, progress)
     sites = sites_of(adapter, statistics, components, layers)
-    share = statistics.counts[TARGET] / sum(statistics.counts.values())
+    target_share = statistics.counts[TARGET] / sum(statistics.counts.values())
+    made = parts(adapter, statistics, sites, rtol, absorb_bias, delta_from)
+    return map_of(adapter, sites, made, target_share, statistics.name, resampling)
+
+
+def map_of(
+    adapter: Adapter,
+    sites: Sequence[Site],
+    made: Iterable[Part],
+    target_share: float,
+    name: str | None,
+    resampling: nulls.Resampling | None = None,
+) -> LocalizationMap:
+    """The map of matrices whose engrams are at hand.
+
+    Args:
+        adapter: the model.
+        sites: the matrices, in the order of the map.
+        made: them and their engrams, in any order.
+        target_share: the target's share of the positions that count.
+        name: of the concept.
+        resampling: random sets to compare with, where there are any.
+    """
     sizes: dict[str, nulls.Sizes] = {}
     drawn: dict[str, nulls.Sizes] = {}
-    for part in parts(adapter, statistics, sites, rtol, absorb_bias, delta_from):
-        key = part.site.key
-        sizes[key] = sizes_of(part, share)
+    for part in made:
+        sizes[part.site.key] = sizes_of(part, target_share)
         if resampling is not None:
-            drawn[key] = resampling.excess(part, sizes[key])
+            drawn[part.site.key] = resampling.excess(part, sizes[part.site.key])
     if resampling is not None:
         sizes = nulls.significance(sizes, drawn)
     table = pd.concat([_table(site, sizes[site.key]) for site in sites], ignore_index=True)
     table = table.astype({"layer": "Int64", "expert": "Int64", "head": "Int64"})
-    return LocalizationMap(table, adapter.n_layers, statistics.name, adapter.info.name)
+    return LocalizationMap(table, adapter.n_layers, name, adapter.info.name)
 
 
 def _table(site: Site, sizes: nulls.Sizes) -> pd.DataFrame:

@@ -1,0 +1,335 @@
+"""`W_i+ = W S_i (sum_j S_j)^pinv`: many concepts from one pass (paper, Eq. 6), and any subset of them edited (Eq. 7).
+
+The engrams of all concepts add up to `W Pi`, the whole weight in the directions that the data has. A concept is kept as
+the second moments of its inputs, or as the inputs themselves where these are fewer numbers; engrams are made on demand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial, reduce
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from engram_interp.collect import NonFiniteError, one_pass, taken_rows
+from engram_interp.concept import BATCH_SIZE, REFERENCE, TARGET, Batch, Example, TokenExample, encode_groups
+from engram_interp.engram import Alpha, Engram
+from engram_interp.estimator import Spectrum, spectrum
+from engram_interp.extraction import InputData, Part, absorbing_inputs, base_of, engram_of, options_of, part_of
+from engram_interp.localization import LocalizationMap, map_of
+from engram_interp.models import Adapter, Record, adapt
+from engram_interp.sites import Site, by_input, head_norms
+from engram_interp.statistics import MomentSum
+
+
+@dataclass(frozen=True)
+class Factor:
+    """A concept's inputs, `[n d]`: `S_i = X^T X`."""
+
+    X: Float[Tensor, "n d"]
+    absorbed: bool
+
+    @property
+    def matrix(self) -> Float[Tensor, "D D"]:
+        """`S_i`, with a row of ones where a bias is absorbed."""
+        total = MomentSum(self.X)
+        total.add(self.X)
+        return total.result().matrix(self.absorbed)
+
+    @property
+    def n_floats(self) -> int:
+        """Numbers kept."""
+        return self.X.numel()
+
+
+@dataclass(frozen=True)
+class Packed:
+    """The upper triangle of `S_i`, row by row."""
+
+    triangle: Float[Tensor, "half"]
+    size: int
+
+    @classmethod
+    def of(cls, S: Float[Tensor, "D D"], dtype: torch.dtype) -> Packed:
+        """Of a symmetric matrix."""
+        rows, columns = torch.triu_indices(len(S), len(S), device=S.device)
+        return cls(S[rows, columns].to(dtype), len(S))
+
+    @property
+    def matrix(self) -> Float[Tensor, "D D"]:
+        """`S_i`."""
+        rows, columns = torch.triu_indices(self.size, self.size, device=self.triangle.device)
+        S = torch.zeros(self.size, self.size, dtype=torch.float64, device=self.triangle.device)
+        S[rows, columns] = S[columns, rows] = self.triangle.double()
+        return S
+
+    @property
+    def n_floats(self) -> int:
+        """Numbers kept."""
+        return self.triangle.numel()
+
+
+class ConceptSum:
+    """One input of one concept being collected: its rows, until their moments are fewer numbers.
+
+    Args:
+        absorbed: whether the input has a row of ones.
+    """
+
+    def __init__(self, absorbed: bool) -> None:
+        self._absorbed = absorbed
+        self._waiting: list[Tensor] = []
+        self._moments: MomentSum | None = None
+
+    def add(self, rows: Float[Tensor, "n d"]) -> None:
+        """Take rows in."""
+        self._waiting.append(rows)
+        size = rows.shape[1] + self._absorbed
+        if sum(len(waiting) for waiting in self._waiting) * rows.shape[1] > size * (size + 1) // 2:
+            self._moments = self._moments or MomentSum(rows)
+            self._moments.add(torch.cat(self._waiting))
+            self._waiting = []
+
+    def result(self, none: Float[Tensor, "0 d"]) -> Factor | Packed:
+        """Whichever is smaller; `none` is what a concept has that no position reached."""
+        rows = torch.cat([none, *self._waiting])
+        if self._moments is None:
+            return Factor(rows, self._absorbed)
+        self._moments.add(rows)
+        moment = self._moments.result()
+        return Packed.of(moment.matrix(self._absorbed), moment.second.dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class Decomposition(Mapping):  # of str to Engram; checking items' types at run time would make engrams
+    """The engrams of many concepts, each made when it is asked for: `parts["A"]`, `parts.engram({"A", "B"})`.
+
+    Attributes:
+        model: the model, which must not change as long as engrams are asked for.
+        kept: by concept and input, what its second moments follow from.
+        counts: positions that counted, by concept.
+        sites: the matrices.
+        options: `rtol`, `absorb_bias` and `delta_from`, as `extract` takes them.
+    """
+
+    model: nn.Module
+    kept: dict[str, dict[str, Factor | Packed]]
+    counts: dict[str, int]
+    sites: list[Site]
+    rtol: float | int | None
+    absorb_bias: bool
+    delta_from: nn.Module | None
+    _norms: list[Tensor] = field(repr=False)
+    _totals: dict[str, tuple[Tensor, Spectrum]] = field(default_factory=dict, repr=False)
+
+    def __getitem__(self, name: str) -> Engram:
+        if name not in self.kept:
+            raise KeyError(f"the decomposition has no {name!r}; it has {_listed(self.kept)}")
+        return self.engram(name)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.kept)
+
+    def __len__(self) -> int:
+        return len(self.kept)
+
+    def __repr__(self) -> str:
+        return f"Decomposition({_listed(self.kept)}; {len(self.sites)} matrices of {adapt(self.model).info.name!r})"
+
+    @property
+    def n_floats(self) -> dict[str, int]:
+        """Numbers kept of all concepts together, by input.
+
+        The first engram adds the sum of all moments and its eigenvectors, `2 D^2` numbers an input, which every other
+        engram then shares.
+        """
+        inputs = {site.input for site in self.sites}
+        return {name: sum(concept[name].n_floats for concept in self.kept.values()) for name in inputs}
+
+    def engram(self, names: str | Collection[str]) -> Engram:
+        """The engram of one concept, or of several together, which is the sum of theirs.
+
+        Raises:
+            ValueError: a name that the decomposition does not have, or none at all.
+            RuntimeError: the model's weights are no longer what they were: ask for engrams outside of any edit.
+        """
+        chosen = self._chosen(names)
+        adapter = adapt(self.model)
+        return engram_of(
+            adapter,
+            self.sites,
+            self._parts(chosen, adapter),
+            " + ".join(chosen),
+            options_of(self.rtol, self.absorb_bias, self.delta_from, self._counts_of(chosen)),
+        )
+
+    def ablate(self, names: str | Collection[str], alpha: Alpha = 1.0) -> nn.Module:
+        """A copy of the model without the engrams of these concepts; see `Engram.ablate`."""
+        return self.engram(names).ablate(self.model, alpha)
+
+    def localize(self, names: str | Collection[str]) -> LocalizationMap:
+        """The map of one concept, or of several together, against all others; see `engram_interp.localize`."""
+        chosen = self._chosen(names)
+        adapter = adapt(self.model)
+        counts = self._counts_of(chosen)
+        target_share = counts[TARGET] / sum(counts.values())
+        return map_of(adapter, self.sites, self._parts(chosen, adapter), target_share, " + ".join(chosen))
+
+    def _chosen(self, names: str | Collection[str]) -> list[str]:
+        asked = {names} if isinstance(names, str) else set(names)
+        if not asked or not asked <= self.kept.keys():
+            raise ValueError(f"the concepts are {_listed(self.kept)}; got {sorted(asked) or 'none'}")
+        return [name for name in self.kept if name in asked]
+
+    def _counts_of(self, chosen: Sequence[str]) -> dict[str, int]:
+        target = sum(self.counts[name] for name in chosen)
+        return {TARGET: target, REFERENCE: sum(self.counts.values()) - target}
+
+    def _parts(self, chosen: Sequence[str], adapter: Adapter) -> Iterator[Part]:
+        base = base_of(adapter, self.delta_from, self.sites)
+        if not all(map(torch.equal, self._norms, weight_norms(self.sites, adapter, base))):
+            raise RuntimeError(
+                "the weights are not those that were decomposed: take engrams before the model is edited, or outside "
+                "of the block in which it is"
+            )
+        absorbing = absorbing_inputs(adapter, base) if self.absorb_bias else set()
+        for name, readers in by_input(self.sites).items():
+            S, kept = self._total(name)
+            S_plus = self._moment(name, chosen)
+            data = InputData(name in absorbing, S_plus, S, kept)
+            for site in readers:
+                yield part_of(site, data, adapter, base)
+
+    def _total(self, name: str) -> tuple[Tensor, Spectrum]:
+        if name not in self._totals:
+            S = self._moment(name, list(self.kept))
+            self._totals[name] = S, spectrum(S, self.rtol)
+        return self._totals[name]
+
+    def _moment(self, name: str, concepts: Sequence[str]) -> Float[Tensor, "D D"]:
+        kept = [self.kept[concept][name] for concept in concepts]
+        matrices = [one.matrix for one in kept if isinstance(one, Packed)]
+        if factors := [one for one in kept if isinstance(one, Factor)]:
+            matrices.append(Factor(torch.cat([factor.X for factor in factors]), factors[0].absorbed).matrix)
+        return reduce(torch.add, matrices)
+
+
+def decompose(
+    model: nn.Module,
+    concepts: Mapping[str, Sequence[Example]],
+    *,
+    components: str | Collection[str] | None = None,
+    layers: int | Collection[int] | None = None,
+    batch_size: int = BATCH_SIZE,
+    rtol: float | int | None = None,
+    absorb_bias: bool = True,
+    delta_from: nn.Module | None = None,
+    progress: bool | None = None,
+) -> Decomposition:
+    """Many concepts from one pass, each told apart from all others (paper, Eq. 6).
+
+    Args:
+        model: a `HookedTransformer` or `TransformerBridge`, whatever weight processing it was loaded with.
+        concepts: examples by name, each as `Concept` takes them; what should only be told apart from goes in too, as a
+            concept of its own.
+        components: which matrices; every one that the model has by default.
+        layers: which layers; all by default. The unembedding is in none: `layers` leaves it out, unless `components`
+            names it.
+        batch_size: examples in a batch.
+        rtol: the spectral cut; see `extract`.
+        absorb_bias: treat a bias as one more column of its weight, and extract its engram too.
+        delta_from: take engrams of `W - W_0`, with `W_0` the weights of this model of the same shape.
+        progress: True or False shows or hides the bar; None shows it in a terminal only.
+
+    Raises:
+        ValueError: see `extract`.
+
+    Example:
+        >>> from engram_interp import testbed
+        >>> model, corpus = testbed.load("full"), testbed.authors()
+        >>> people = {author.name: author.examples for author in corpus.forget10}
+        >>> parts = decompose(model, {**people, "world": corpus.world_examples}, components="gate", layers=[0])
+        >>> first, second, *_ = parts
+        >>> edited = parts.ablate({first, second}, alpha=2.0)
+    """
+    adapter = adapt(model)
+    sites = adapter.sites(components, layers)
+    base = base_of(adapter, delta_from, sites)
+    absorbing = absorbing_inputs(adapter, base) if absorb_bias else set()
+    encoded = encode_groups(concepts, adapter.encoder)
+    if not encoded:
+        raise ValueError("there is no concept to decompose: give examples by name")
+    return Decomposition(
+        model=model,
+        kept=_collect(adapter, sites, absorbing, encoded, batch_size, progress),
+        counts={name: sum(int(one.counts.sum()) for one in examples) for name, examples in encoded.items()},
+        sites=sites,
+        rtol=rtol,
+        absorb_bias=absorb_bias,
+        delta_from=delta_from,
+        _norms=weight_norms(sites, adapter, base),
+    )
+
+
+def weight_norms(sites: Sequence[Site], adapter: Adapter, base: Adapter | None) -> list[Tensor]:
+    """The norms of all weights, by head, to tell whether they have changed."""
+    models = [one for one in (adapter, base) if one is not None]
+    return [head_norms(site.component, one.parameter(site.key)).detach() for one in models for site in sites]
+
+
+def _collect(
+    adapter: Adapter,
+    sites: Sequence[Site],
+    absorbing: set[str],
+    encoded: dict[str, list[TokenExample]],
+    batch_size: int,
+    progress: bool | None,
+) -> dict[str, dict[str, Factor | Packed]]:
+    inputs = by_input(sites)
+    sums = [{name: ConceptSum(name in absorbing) for name in inputs} for _ in encoded]
+    none: dict[str, Tensor] = {}
+
+    def begin(batch: Batch) -> Record:
+        concept = batch.groups[:, None].expand_as(batch.counts).flatten()
+        return partial(_take_in, sums, none, batch.counts.flatten().nonzero().flatten(), concept)
+
+    one_pass(adapter, sites, encoded, begin, batch_size, progress)
+    return {
+        concept: {name: total.result(none[name]) for name, total in by_name.items()}
+        for concept, by_name in zip(encoded, sums, strict=True)
+    }
+
+
+def _take_in(
+    sums: list[dict[str, ConceptSum]],
+    none: dict[str, Tensor],
+    at: Int[Tensor, "n"],
+    concept: Int[Tensor, "batch_pos"],
+    name: str,
+    activation: Float[Tensor, "*positions d"],
+    routed: Int[Tensor, "m"] | None = None,
+) -> None:
+    """Hand every concept its rows of an input."""
+    rows, positions = taken_rows(activation, at, routed)
+    if not rows.isfinite().all():
+        raise NonFiniteError(name)
+    none.setdefault(name, rows[:0].detach())
+    owner, order = concept[positions.cpu()].sort(stable=True)
+    owners, counts = owner.unique_consecutive(return_counts=True)
+    split = rows.detach()[order.to(rows.device)].split(counts.tolist())
+    for index, mine in zip(owners.tolist(), split, strict=True):
+        sums[index][name].add(mine)
+
+
+def _listed(names: Collection[str], at_most: int = 8) -> str:
+    listed = ", ".join(map(repr, list(names)[:at_most]))
+    return listed + (f", ... ({len(names)})" if len(names) > at_most else "")
