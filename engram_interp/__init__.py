@@ -1,8 +1,10 @@
 """Find, weigh, test and edit AI engrams in transformer language models: `engram_interp.localize(model, concept)`."""
 
 from engram_interp import testbed
+from engram_interp.ablation import PAPER, AblationStudy, AllBut, Only, ablation_study
 from engram_interp.collect import collect
 from engram_interp.concept import Concept
+from engram_interp.criteria import Criteria, criteria
 from engram_interp.decomposition import Decomposition, decompose
 from engram_interp.engram import Engram
 from engram_interp.export import export_hf
@@ -17,15 +19,22 @@ from engram_interp.strength import AlphaChoice, choose_alpha
 __version__ = "0.1.0"
 
 __all__ = [
+    "PAPER",
+    "AblationStudy",
+    "AllBut",
     "AlphaChoice",
     "Concept",
+    "Criteria",
     "Decomposition",
     "Engram",
     "LocalizationMap",
+    "Only",
     "Score",
     "Statistics",
+    "ablation_study",
     "choose_alpha",
     "collect",
+    "criteria",
     "decompose",
     "export_hf",
     "extract",

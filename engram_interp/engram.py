@@ -125,20 +125,28 @@ class Engram(Mapping[str, Tensor]):
         components: str | Collection[str] | None = None,
         layers: int | Collection[int] | None = None,
         heads: int | Collection[int] | None = None,
+        keys: str | Collection[str] | None = None,
     ) -> Engram:
-        """The part of the engram that lies in the named components, layers and heads; biases go with their weights.
+        """The part of the engram in the named components, layers, heads and matrices; biases go with their weights.
 
         Args:
             components: `W_Q` to `W_U` or short; all by default.
             layers: all by default; the unembedding is in none: `layers` leaves it out, unless `components` names it.
             heads: keeps these heads of attention matrices and sets the others to zero; matrices without heads go. `W_K`
                 and `W_V` count key/value heads. A bias `b_O` belongs to no head and goes too.
+            keys: single matrices by their paths, as `blocks.3.attn.W_Q`; all by default.
 
         Raises:
-            ValueError: a component or layer that the engram lacks, heads of matrices that have none, or no such head.
+            ValueError: a component, layer or matrix that the engram lacks, heads of matrices that have none, no such
+                head, or nothing at all in common.
         """
+        named = set(self.weight_norms) if keys is None else {keys} if isinstance(keys, str) else set(keys)
+        if not named or not named <= set(self.weight_norms):
+            raise ValueError(f"the engram has no matrix {sorted(named - set(self.weight_norms)) or 'in an empty list'}")
         sites = [Site(component_of(key), layer_of(key), "", expert=expert_of(key)) for key in self.weight_norms]
-        chosen = {site.key for site in select_sites(sites, components, layers)}
+        chosen = named & {site.key for site in select_sites(sites, components, layers)}
+        if not chosen:
+            raise ValueError(f"none of {sorted(named)} lies in components={components}, layers={layers}")
         kept = [key for key in self.tensors if weight_key(key) in chosen]
         tensors = {key: self.tensors[key] for key in kept}
         if heads is not None:

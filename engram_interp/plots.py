@@ -21,7 +21,9 @@ SHARE_SCALE = "Viridis"
 RATIO_SCALE = "RdBu_r"
 TARGET_COLOUR = "#d1495b"
 REFERENCE_COLOUR = "#2e6f95"
+SIDE_COLOURS = {"target": TARGET_COLOUR, "reference": REFERENCE_COLOUR}
 CHOSEN_COLOUR = "#444444"
+MATRIX_COLOUR = "#6b7a8f"
 TEMPLATE = "plotly_white"
 MAX_LABELLED_COLUMNS = 16
 
@@ -131,7 +133,7 @@ def alpha_curve(points: pd.DataFrame, alpha: float, floor: float, title: str) ->
         title: what is plotted.
     """
     figure = make_subplots(rows=1, cols=2, horizontal_spacing=0.1)
-    for side, colour in (("target", TARGET_COLOUR), ("reference", REFERENCE_COLOUR)):
+    for side, colour in SIDE_COLOURS.items():
         for column, measure in enumerate(("accuracy", "loss"), start=1):
             figure.add_trace(
                 go.Scatter(
@@ -164,6 +166,85 @@ def alpha_curve(points: pd.DataFrame, alpha: float, floor: float, title: str) ->
     figure.update_yaxes(title_text="answer accuracy (share of tokens)", range=[0, 1.03], row=1, col=1)
     figure.update_yaxes(title_text="answer loss (nats a token)", rangemode="tozero", row=1, col=2)
     return _styled(figure, title, 400)
+
+
+def criteria(matrices: pd.DataFrame, names: Sequence[str], behaviour: pd.DataFrame, title: str) -> go.Figure:
+    """By how much every matrix misses each criterion, and the answers of the model in each state.
+
+    Args:
+        matrices: a row a matrix: `key`, `component`, and a column a criterion.
+        names: the criteria.
+        behaviour: a row a state, with `target_accuracy` and `reference_accuracy`.
+        title: what is plotted.
+    """
+    figure = make_subplots(
+        rows=1, cols=2, horizontal_spacing=0.12, column_widths=[0.5, 0.5],
+        subplot_titles=["By matrix: how much of the output misses the condition", "In behaviour: what is answered"],
+    )  # fmt: skip
+    for name in names:
+        figure.add_trace(
+            go.Box(
+                y=matrices[name], x=[name] * len(matrices), text=matrices["key"], boxpoints="all", pointpos=0,
+                jitter=0.6, marker={"color": MATRIX_COLOUR, "size": 4}, line={"color": MATRIX_COLOUR, "width": 1},
+                fillcolor="rgba(0,0,0,0)", showlegend=False, hovertemplate="%{text}: %{y:.3~g}<extra></extra>",
+            ), 1, 1,
+        )  # fmt: skip
+    for side, colour in SIDE_COLOURS.items():
+        accuracy = behaviour[f"{side}_accuracy"]
+        figure.add_trace(
+            go.Bar(
+                x=list(behaviour.index), y=accuracy, name=side, marker={"color": colour}, texttemplate="%{y:.0%}",
+                textposition="outside",
+            ), 1, 2,
+        )  # fmt: skip
+    figure.update_yaxes(title_text="share of output energy (0: met)", rangemode="tozero", row=1, col=1)
+    figure.update_yaxes(title_text="answer accuracy (share of tokens)", range=[0, 1.12], row=1, col=2)
+    figure.update_xaxes(title_text="criterion", row=1, col=1)
+    figure.update_xaxes(title_text="state of the model", row=1, col=2)
+    return _styled(figure, title, 430).update_layout(barmode="group")
+
+
+def ablation_study(table: pd.DataFrame, unedited: str, title: str) -> go.Figure:
+    """A panel a score: every subset's value with its interval, and the unedited model's as a dashed line.
+
+    Args:
+        table: a row a subset and score: `subset`, `score`, `value`, `low` and `high`.
+        unedited: the subset that is none.
+        title: what is plotted.
+    """
+    scores, subsets = list(table["score"].unique()), [name for name in table["subset"].unique() if name != unedited]
+    columns = min(len(scores), 2)
+    rows = math.ceil(len(scores) / columns)
+    figure = make_subplots(
+        rows=rows, cols=columns, subplot_titles=scores, shared_yaxes=True, horizontal_spacing=0.06,
+        vertical_spacing=0.35 / rows if rows > 1 else 0,
+    )  # fmt: skip
+    for index, score in enumerate(scores):
+        row, column = index // columns + 1, index % columns + 1
+        values = table[table["score"] == score].set_index("subset")
+        shown = values.loc[subsets]
+        colour = next((colour for side, colour in SIDE_COLOURS.items() if score.startswith(side)), MATRIX_COLOUR)
+        figure.add_trace(
+            go.Scatter(
+                x=shown["value"], y=subsets, mode="markers", marker={"color": colour, "size": 9}, showlegend=False,
+                error_x={
+                    "type": "data", "symmetric": False, "array": shown["high"] - shown["value"],
+                    "arrayminus": shown["value"] - shown["low"], "color": colour,
+                },
+                hovertemplate="%{y}: %{x:.4~g}<extra></extra>",
+            ), row, column,
+        )  # fmt: skip
+        before = float(values.at[unedited, "value"])
+        figure.add_trace(
+            go.Scatter(
+                x=[before] * len(subsets), y=subsets, mode="lines", name=unedited, showlegend=index == 0,
+                line={"color": CHOSEN_COLOUR, "dash": "dash"}, hovertemplate=f"{unedited}: {before:.4g}<extra></extra>",
+            ), row, column,
+        )  # fmt: skip
+        reach = [0, 1.03] if "accuracy" in score else None
+        figure.update_xaxes(title_text=score, range=reach, rangemode="tozero", row=row, col=column)
+        figure.update_yaxes(autorange="reversed", title_text="ablated" if column == 1 else None, row=row, col=column)
+    return _styled(figure, title, 130 + rows * (110 + 26 * len(subsets)))
 
 
 def to_html(figure: go.Figure, index: int) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from engram_interp.concept import BATCH_SIZE, Batch, Example, TokenExample, batches, encode_groups
@@ -67,24 +67,68 @@ def score_encoded(
     adapter: Adapter, encoded: dict[str, list[TokenExample]], *, batch_size: int, progress: bool | None
 ) -> dict[str, Score]:
     """`score` on examples that are tokens already."""
-    totals = {group: torch.zeros(3, dtype=torch.float64) for group in encoded}
+    totals = _totals(adapter, encoded, batch_size, progress)
+    return {group: _score(group, *total.sum(0).tolist()) for group, total in totals.items()}
+
+
+@dataclass(frozen=True)
+class ExampleScores:
+    """The same of every example that has a counted token with another before it.
+
+    Attributes:
+        accuracy: `[example]`, share of counted tokens that are the argmax.
+        loss: `[example]`, mean cross-entropy of the counted tokens, in nats.
+    """
+
+    accuracy: Float[Tensor, "example"]
+    loss: Float[Tensor, "example"]
+
+
+def example_scores(
+    model: nn.Module,
+    groups: Mapping[str, Sequence[Example]],
+    *,
+    batch_size: int = BATCH_SIZE,
+    progress: bool | None = None,
+) -> dict[str, ExampleScores]:
+    """Accuracy and loss example by example; otherwise as `score`."""
+    adapter = adapt(model)
+    totals = _totals(adapter, encode_groups(groups, adapter.encoder), batch_size, progress)
+    scores = {}
+    for group, total in totals.items():
+        right, loss, n = total[total[:, 2] > 0].T
+        if not len(n):
+            raise ValueError(_nothing(group))
+        scores[group] = ExampleScores(right / n, loss / n)
+    return scores
+
+
+def _totals(
+    adapter: Adapter, encoded: dict[str, list[TokenExample]], batch_size: int, progress: bool | None
+) -> dict[str, Float[Tensor, "example 3"]]:
+    """Of every example: how many tokens are right, the sum of their losses, and how many are scored."""
+    totals = {group: torch.zeros(len(examples), 3, dtype=torch.float64) for group, examples in encoded.items()}
     for batch in batches(encoded, batch_size, progress, "scoring"):
-        right, losses, groups = _token_scores(adapter, batch)
+        scores, groups, numbers = _token_scores(adapter, batch)
         for index, total in enumerate(totals.values()):
             mine = groups == index
-            total += torch.stack([right[mine].sum(), losses[mine].sum(), mine.sum()]).to(total)
-    return {group: _score(group, *total.tolist()) for group, total in totals.items()}
+            total.index_add_(0, numbers[mine], scores[mine])
+    return totals
 
 
 def _score(group: str, right: float, loss: float, n_tokens: float) -> Score:
     if not n_tokens:
-        raise ValueError(f"nothing to score in {group}: no counted token has another token before it")
+        raise ValueError(_nothing(group))
     return Score(right / n_tokens, loss / n_tokens, int(n_tokens))
 
 
+def _nothing(group: str) -> str:
+    return f"nothing to score in {group}: no counted token has another token before it"
+
+
 @torch.no_grad()
-def _token_scores(adapter: Adapter, batch: Batch) -> tuple[Bool[Tensor, "n"], Tensor, Tensor]:
-    """Of every scored token: whether it is the argmax, its loss, and the group it belongs to."""
+def _token_scores(adapter: Adapter, batch: Batch) -> tuple[Float[Tensor, "n 3"], Int[Tensor, "n"], Int[Tensor, "n"]]:
+    """Of every scored token: whether it is the argmax, its loss, and a one; its group, and its example in the group."""
     scored = batch.counts.clone()
     scored[:, 0] = False
     final, truth = adapter.final(batch, at=scored.roll(-1, dims=1)), batch.tokens[scored]
@@ -96,4 +140,6 @@ def _token_scores(adapter: Adapter, batch: Batch) -> tuple[Bool[Tensor, "n"], Te
         tokens = tokens.to(logits.device)
         right.append((logits.argmax(-1) == tokens).cpu())
         losses.append(nn.functional.cross_entropy(logits, tokens, reduction="none").cpu())
-    return torch.cat(right), torch.cat(losses), batch.groups[:, None].expand_as(scored)[scored]
+    hits, nats = torch.cat(right).double(), torch.cat(losses).double()
+    groups, numbers = (of[:, None].expand_as(scored)[scored] for of in (batch.groups, batch.numbers))
+    return torch.stack([hits, nats, torch.ones_like(nats)], dim=1), groups, numbers

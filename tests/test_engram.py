@@ -288,3 +288,12 @@ def test_a_file_gives_back_the_same_engram(variant, tmp_path):
 
 def test_a_copied_model_is_the_same_model(llama, engram):
     engram.ablate(copy.deepcopy(llama))
+
+
+def test_selection_by_key_takes_the_bias_along(gpt2):
+    engram = extract(gpt2, token_concept())
+    assert list(engram.select(keys="blocks.0.mlp.W_in")) == ["blocks.0.mlp.W_in", "blocks.0.mlp.b_in"]
+    with pytest.raises(ValueError, match=r"the engram has no matrix \['blocks\.7\.mlp\.W_in'\]"):
+        engram.select(keys=["blocks.7.mlp.W_in"])
+    with pytest.raises(ValueError, match="none of .* lies in components=Q, layers=None"):
+        engram.select("Q", keys="blocks.0.mlp.W_in")

@@ -1,8 +1,9 @@
 import pytest
 import torch
 
-from engram_interp import Concept, score
+from engram_interp import Concept, score, testbed
 from engram_interp.concept import TokenExample
+from engram_interp.scoring import example_scores
 from tests.conftest import build, tokens
 
 
@@ -61,3 +62,21 @@ def test_nothing_to_score_is_an_error():
     concept = Concept.from_tokens(tokens(2, 4), tokens(2, 4), target_mask=only_first)
     with pytest.raises(ValueError, match="nothing to score in target: no counted token has another token before it"):
         score(build("llama"), concept.sides)
+
+
+def test_examples_add_up_to_the_score_of_all_of_them(full):
+    facts = testbed.authors().world_examples[:30]
+    found, total = example_scores(full, {"facts": facts}, batch_size=7)["facts"], score(full, {"facts": facts})["facts"]
+    alone = [score(full, {"fact": [fact]})["fact"] for fact in facts]
+    assert found.accuracy.tolist() == pytest.approx([one.accuracy for one in alone])
+    assert found.loss.tolist() == pytest.approx([one.loss for one in alone], rel=1e-3)
+    n_tokens = torch.tensor([float(one.n_tokens) for one in alone])
+    assert float((found.loss * n_tokens).sum() / n_tokens.sum()) == pytest.approx(total.loss, rel=1e-4)
+
+
+def test_an_example_without_anything_to_score_is_left_out(llama):
+    rows = tokens(3, 4)
+    concept = Concept.from_tokens(rows, rows, torch.tensor([[1, 1, 1, 1], [1, 0, 0, 0], [0, 0, 1, 0]]).bool())
+    assert len(example_scores(llama, {"x": concept.target})["x"].loss) == 2
+    with pytest.raises(ValueError, match="nothing to score in x: no counted token has another token before it"):
+        example_scores(llama, {"x": list(concept.target)[1:2]})

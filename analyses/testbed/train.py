@@ -16,7 +16,6 @@ from importlib.metadata import version
 
 import torch
 from safetensors.torch import save
-from tokenizer import build_tokenizer
 from torch import nn
 from tqdm.auto import tqdm
 
@@ -99,6 +98,8 @@ def scores(model: nn.Module) -> dict[str, dict[str, float]]:
 
 def main() -> None:
     """Train base, full and retain, and write their weights and the manifest into the package."""
+    from tokenizer import build_tokenizer  # of this folder, which is in the path when this file is what runs
+
     torch.manual_seed(SEED)
     build_tokenizer().save_pretrained(TOKENIZER)
     corpus = authors()

@@ -1,0 +1,209 @@
+"""Does a map find a memory whose place is known? `python analyses/planted_memory.py`.
+
+New facts (holdout authors) are trained into the testbed's `full` model with one layer's MLP, or one layer's attention,
+left trainable, everything else frozen; old facts are rehearsed beside them. Every map then ranks all matrices, and is
+scored on the trained module's: AUROC, and whether the first is one of them. Beside the maps stand causal ablation, one
+matrix's engram at a time, and the plain norm of the weight change, which is zero wherever nothing was trained.
+"""
+
+import json
+import random
+from importlib.metadata import version
+from pathlib import Path
+
+import click
+import pandas as pd
+import plotly.graph_objects as go
+import torch
+from plotly.subplots import make_subplots
+from scipy.stats import mannwhitneyu
+from testbed.train import answer_loss, shuffled_batches
+from torch import nn
+from tqdm.auto import tqdm
+
+import engram_interp as ei
+from engram_interp.concept import encode_groups
+from engram_interp.models import adapt
+from engram_interp.sites import MLP, component_of, layer_of
+
+MODULES = {"MLP": MLP, "attention": ("W_Q", "W_K", "W_V", "W_O")}
+OUTPUTS = ("W_out", "W_O")
+LAYERS, SEEDS = range(4), range(3)
+N_AUTHORS = 6
+LEARNING_RATE = 2e-3
+MAX_EPOCHS = 60
+LEARNT = 0.97
+ALPHA = 8.0
+DRAWS = 99
+RESULTS = Path(__file__).with_suffix(".json")
+
+
+def concept_of(seed: int) -> ei.Concept:
+    """The new facts of one seed, against everything that `full` knows."""
+    corpus = ei.testbed.authors()
+    people = corpus.holdout[seed * N_AUTHORS : (seed + 1) * N_AUTHORS]
+    new = [example for author in people for example in author.examples]
+    old = [example for author in corpus.full for example in author.examples] + corpus.world_examples
+    return ei.Concept(new, old, name=f"{N_AUTHORS} new authors, seed {seed}")
+
+
+def plant(concept: ei.Concept, module: str, layer: int, seed: int) -> nn.Module:
+    """`full`, having learnt the target in one module."""
+    torch.manual_seed(seed)
+    rng = random.Random(seed)
+    model = ei.testbed.load("full").requires_grad_(False)
+    adapter = adapt(model)
+    keys = [site.key for site in adapter.sites(MODULES[module], layer)]
+    trained = [adapter.parameter(key).requires_grad_(True) for key in keys]
+    optimizer = torch.optim.AdamW(trained, lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.0)
+    encoded = encode_groups(concept.sides, adapter.encoder)
+    new, old = encoded["target"], encoded["reference"]
+    for _ in range(MAX_EPOCHS):
+        for batch in shuffled_batches(new + rng.sample(old, len(new)), rng):
+            optimizer.zero_grad()
+            answer_loss(model, batch).backward()
+            optimizer.step()
+        if ei.score(model, {"target": concept.target})["target"].accuracy >= LEARNT:
+            break
+    return model.requires_grad_(False)
+
+
+def maps_of(model: nn.Module, base: nn.Module, concept: ei.Concept) -> pd.DataFrame:
+    """Every map's number of every matrix: a row a key."""
+    statistics = ei.collect(model, concept, progress=False)
+    tabula_rasa = ei.localize(model, statistics).to_frame().set_index("key")
+    resampled = ei.localize(model, concept, null="resampled", draws=DRAWS, progress=False).to_frame().set_index("key")
+    delta = ei.localize(model, statistics, delta_from=base).to_frame().set_index("key")
+    change = {key: _change(adapt(model).parameter(key), adapt(base).parameter(key)) for key in tabula_rasa.index}
+    return pd.DataFrame(
+        {
+            "W-Norm": tabula_rasa["wnorm"],
+            "W-Norm excess, analytic": tabula_rasa["excess"],
+            "W-Norm excess, resampled": resampled["excess"],
+            "Fisher": tabula_rasa["fisher"],
+            "Fisher excess, analytic": tabula_rasa["fisher_excess"],
+            "Fisher excess, resampled": resampled["fisher_excess"],
+            "causal ablation": pd.Series(ablations(model, concept, statistics)),
+            "W-Norm, delta": delta["wnorm"],
+            "W-Norm excess, delta": delta["excess"],
+            "Fisher, delta": delta["fisher"],
+            "Fisher excess, delta": delta["fisher_excess"],
+            "weight change": pd.Series(change),
+            "p-value": resampled["p_value"],
+            "Fisher p-value": resampled["fisher_p_value"],
+        }
+    )
+
+
+def _change(weight: torch.Tensor, before: torch.Tensor) -> float:
+    return float((weight - before).norm() / before.norm())
+
+
+def ablations(model: nn.Module, concept: ei.Concept, statistics: ei.Statistics) -> dict[str, float]:
+    """The target's loss when one matrix's engram is ablated, by key."""
+    engram = ei.extract(model, statistics)
+    losses = {}
+    for key in engram.weight_norms:
+        with engram.select(keys=key).ablated(model, ALPHA):
+            losses[key] = ei.score(model, {"target": concept.target}, progress=False)["target"].loss
+    return losses
+
+
+def scores_of(maps: pd.DataFrame, module: str, layer: int) -> list[dict[str, object]]:
+    """How well every map ranks the trained module's matrices before all others."""
+    true = [layer_of(key) == layer and component_of(key) in MODULES[module] for key in maps.index]
+    rows: list[dict[str, object]] = []
+    for name in [column for column in maps if not column.lower().endswith("p-value")]:
+        values, first = maps[name], maps[name].idxmax()
+        u = mannwhitneyu(values[true], values[[not one for one in true]]).statistic
+        rows.append(
+            {
+                "map": name,
+                "auroc": float(u) / (sum(true) * (len(true) - sum(true))),
+                "first": first,
+                "top_1": bool(true[list(maps.index).index(first)]),
+                "top_1_layer": layer_of(first) == layer,
+                "top_1_is_output": bool(true[list(maps.index).index(first)]) and component_of(first) in OUTPUTS,
+            }
+        )
+    return rows
+
+
+def run(module: str, layer: int, seed: int, base: nn.Module) -> list[dict[str, object]]:
+    concept = concept_of(seed)
+    model = plant(concept, module, layer, seed)
+    learnt = ei.score(model, concept.sides, progress=False)
+    maps = maps_of(model, base, concept)
+    true = [layer_of(key) == layer and component_of(key) in MODULES[module] for key in maps.index]
+    of_run = {
+        "module": module,
+        "layer": layer,
+        "seed": seed,
+        "target_accuracy": learnt["target"].accuracy,
+        "reference_accuracy": learnt["reference"].accuracy,
+        **{
+            f"significant_{where}_{name}": float((maps.loc[chosen, name] <= 0.05).mean())
+            for name in ("p-value", "Fisher p-value")
+            for where, chosen in (("in", true), ("outside", [not one for one in true]))
+        },
+    }
+    return [{**of_run, **row} for row in scores_of(maps, module, layer)]
+
+
+def summary(rows: pd.DataFrame) -> pd.DataFrame:
+    """Means over layers and seeds, a row a map."""
+    measures = ["auroc", "top_1", "top_1_layer", "top_1_is_output"]
+    both = rows.groupby("map", sort=False)[measures].mean()
+    by_module = rows.pivot_table(index="map", columns="module", values=["auroc", "top_1"], sort=False)
+    by_module.columns = [f"{measure}_{module}" for measure, module in by_module.columns]
+    return both.join(by_module).round(3)
+
+
+def figure(rows: pd.DataFrame) -> go.Figure:
+    """AUROC of every map, a point a planted memory, and its mean."""
+    names = list(rows["map"].unique())
+    plot = make_subplots(rows=1, cols=2, subplot_titles=list(MODULES), shared_yaxes=True, horizontal_spacing=0.04)
+    for column, module in enumerate(MODULES, start=1):
+        mine = rows[rows["module"] == module]
+        means = mine.groupby("map")["auroc"].mean()
+        plot.add_trace(
+            go.Scatter(
+                x=mine["auroc"], y=mine["map"], mode="markers", name="one memory", showlegend=column == 1,
+                text=[f"layer {layer}, seed {seed}" for layer, seed in zip(mine["layer"], mine["seed"], strict=True)],
+                marker={"color": "#6b7a8f", "size": 6, "opacity": 0.5},
+            ), 1, column,
+        )  # fmt: skip
+        plot.add_trace(
+            go.Scatter(
+                x=means[names], y=names, mode="markers", name="mean", showlegend=column == 1,
+                marker={"color": "#d1495b", "size": 12, "symbol": "line-ns-open", "line": {"width": 3}},
+            ), 1, column,
+        )  # fmt: skip
+        plot.add_vline(x=0.5, line={"dash": "dot", "color": "#444444"}, row=1, col=column)
+        plot.update_xaxes(title_text="AUROC (0.5: by chance)", range=[0, 1.03], row=1, col=column)
+        plot.update_yaxes(autorange="reversed", row=1, col=column)
+    return plot.update_layout(
+        title="How well each map ranks the module that a memory was trained into", template="plotly_white", height=520
+    )
+
+
+@click.command()
+@click.option("--plot", type=click.Path(path_type=Path), help="Where to draw the results, as .html.")
+@click.option("--only-plot", is_flag=True, help="Draw the results that are there.")
+def main(plot: Path | None, only_plot: bool) -> None:
+    """Plant 24 memories, map each, and write the results beside this file."""
+    if not only_plot:
+        base = ei.testbed.load("full")
+        places = [(module, layer, seed) for module in MODULES for layer in LAYERS for seed in SEEDS]
+        rows = pd.DataFrame([row for place in tqdm(places) for row in run(*place, base)])
+        made_with = {name: version(name) for name in ("torch", "transformer-lens")}
+        found = {"made_with": made_with, "summary": summary(rows).reset_index().to_dict("records")}
+        RESULTS.write_text(json.dumps({**found, "memories": rows.to_dict("records")}, indent=1) + "\n")
+    results = json.loads(RESULTS.read_text())
+    click.echo(pd.DataFrame(results["summary"]).to_string(index=False))
+    if plot is not None:
+        figure(pd.DataFrame(results["memories"])).write_html(plot)
+
+
+if __name__ == "__main__":
+    main()

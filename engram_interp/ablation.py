@@ -1,0 +1,193 @@
+"""Which layer types carry the memory? One engram ablated in parts: some matrices only, or all but these (Table 8)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from scipy.stats import bootstrap
+from torch import nn
+from tqdm.auto import tqdm
+
+from engram_interp import plots
+from engram_interp.concept import BATCH_SIZE, Concept
+from engram_interp.engram import Alpha, Engram
+from engram_interp.extraction import extract
+from engram_interp.models import adapt
+from engram_interp.scoring import example_scores
+from engram_interp.sites import component_of
+from engram_interp.statistics import Statistics
+
+UNEDITED = "unedited"
+N_RESAMPLES = 1000
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Only:
+    """The named matrices and no others; all that is not named is all there is. See `Engram.select`."""
+
+    components: str | Collection[str] | None = None
+    layers: int | Collection[int] | None = None
+    heads: int | Collection[int] | None = None
+    keys: str | Collection[str] | None = None
+
+    def of(self, engram: Engram) -> Engram:
+        """That part of an engram."""
+        return engram.select(self.components, self.layers, self.heads, self.keys)
+
+
+@dataclass(frozen=True)
+class AllBut(Only):
+    """All matrices but the named ones."""
+
+    def of(self, engram: Engram) -> Engram:
+        """That part of an engram: what selecting takes out is zero in it."""
+        return engram - super().of(engram)
+
+
+PAPER: Mapping[str, Only] = {
+    "all linear projections": Only(),
+    "Q/K only": Only(["Q", "K"]),
+    "Q/K + gate": Only(["Q", "K", "gate"]),
+    "no Q/K/gate": AllBut(["Q", "K", "gate"]),
+}
+"""The four subsets of the paper's Table 8."""
+PAPER_UNGATED: Mapping[str, Only] = {
+    "all linear projections": Only(),
+    "Q/K only": Only(["Q", "K"]),
+    "Q/K + in": Only(["Q", "K", "in"]),
+    "no Q/K/in": AllBut(["Q", "K", "in"]),
+}
+"""The same for a model without gates, where `W_in` is what the non-linearity reads."""
+
+Score = Callable[[nn.Module, Concept | Statistics], Mapping[str, Sequence[float]]]
+"""From a model and the concept: by name of the score, a number an example."""
+
+
+@dataclass(frozen=True)
+class AblationStudy:
+    """Scores of a model without parts of an engram.
+
+    Attributes:
+        table: a row a subset and score: `subset` (first, `unedited`), `score`, `value` (the mean over examples), `low`
+            and `high` (its 95 % bootstrap interval), `n` examples.
+        name: the concept's name.
+        model: the model's name.
+    """
+
+    table: pd.DataFrame
+    name: str | None = None
+    model: str = ""
+
+    def to_frame(self) -> pd.DataFrame:
+        """Values, a row a subset and a column a score."""
+        wide = self.table.pivot(index="subset", columns="score", values="value")
+        return wide.loc[self.table["subset"].unique(), self.table["score"].unique()]
+
+    def plot(self) -> go.Figure:
+        """A panel a score: every subset's value and interval, the unedited model's as a line."""
+        concept = f" of {self.name!r}" if self.name else ""
+        title = f"Which matrices carry it: the engram{concept} ablated in part, {self.model}"
+        return plots.ablation_study(self.table, UNEDITED, title)
+
+
+def answers(model: nn.Module, concept: Concept | Statistics) -> dict[str, Sequence[float]]:
+    """Answer accuracy and loss of every example of target and reference: the default score of `ablation_study`.
+
+    Raises:
+        TypeError: statistics, which hold no examples.
+    """
+    if not isinstance(concept, Concept):
+        raise TypeError("statistics hold no examples to score: give the Concept, or a score of your own")
+    found = example_scores(model, concept.sides)
+    return {
+        f"{side} {measure}": getattr(scores, measure).tolist()
+        for measure in ("accuracy", "loss")
+        for side, scores in found.items()
+    }
+
+
+def ablation_study(
+    model: nn.Module,
+    concept: Concept | Statistics,
+    subsets: Mapping[str, Only] = PAPER,
+    *,
+    alpha: Alpha = "w-norm",
+    score: Score = answers,
+    batch_size: int = BATCH_SIZE,
+    rtol: float | int | None = None,
+    absorb_bias: bool = True,
+    delta_from: nn.Module | None = None,
+    seed: int = 0,
+    progress: bool | None = None,
+) -> AblationStudy:
+    """Ablate parts of a concept's engram, one after the other, and score the model each time (paper, Table 8).
+
+    The engram is extracted once, whatever the number of subsets; the model is restored bit for bit.
+
+    Args:
+        model: the model.
+        concept: what to look for, or its statistics.
+        subsets: `Only(...)` and `AllBut(...)` by name: component types, layers, heads, single matrices. The default is
+            the paper's; a model without gates has `W_in` in the gate's place, and the names say so.
+        alpha: strength of the whole edit, of which every subset is a part; see `Engram.ablate`. `"w-norm"` is over all
+            matrices, whichever are in a subset.
+        score: from a model and the concept to a number an example, by name; see `answers`, the default.
+        batch_size: examples in a batch of the statistics.
+        rtol: the spectral cut; see `extract`.
+        absorb_bias: see `extract`.
+        delta_from: see `extract`.
+        seed: of the bootstrap over examples.
+        progress: True or False shows or hides the bar; None shows it in a terminal only.
+
+    Raises:
+        ValueError: a subset that names what the model lacks, or one that is called `unedited`; see also `extract`.
+
+    Example:
+        >>> import engram_interp as ei
+        >>> model, corpus = ei.testbed.load("full"), ei.testbed.authors()
+        >>> author, *others = corpus.forget10[:4]
+        >>> concept = ei.Concept(author.examples, [example for other in others for example in other.examples])
+        >>> layers = {f"layer {i}": ei.Only(layers=i) for i in range(4)}
+        >>> study = ei.ablation_study(model, concept, layers | {"all but heads 0": ei.AllBut("Q", heads=0)}, alpha=2.0)
+        >>> list(study.to_frame())
+        ['target accuracy', 'reference accuracy', 'target loss', 'reference loss']
+    """
+    if UNEDITED in subsets or not subsets:
+        raise ValueError(f"subsets are one or more by name, {UNEDITED!r} is the model itself; got {list(subsets)}")
+    engram = extract(
+        model, concept, batch_size=batch_size, rtol=rtol, absorb_bias=absorb_bias, delta_from=delta_from,
+        progress=progress,
+    )  # fmt: skip
+    if subsets is PAPER and not any(component_of(key) == "W_gate" for key in engram):
+        subsets = PAPER_UNGATED
+    parts = {name: subset.of(engram) for name, subset in subsets.items()}
+    strengths = engram.alphas(alpha)
+    rows = _rows(UNEDITED, score(model, concept), seed)
+    disable = None if progress is None else not progress
+    for name, part in tqdm(parts.items(), desc="ablating", unit="subset", leave=False, disable=disable):
+        with part.ablated(model, {key: strengths[key] for key in part.weight_norms}):
+            rows += _rows(name, score(model, concept), seed)
+    return AblationStudy(pd.DataFrame(rows), engram.name, adapt(model).info.name)
+
+
+def _rows(subset: str, scores: Mapping[str, Sequence[float]], seed: int) -> list[dict[str, object]]:
+    if not scores:
+        raise ValueError("the score returned nothing: it returns a number an example, by name")
+    return [{"subset": subset, "score": name, **_mean(np.asarray(values), seed)} for name, values in scores.items()]
+
+
+def _mean(values: np.ndarray, seed: int) -> dict[str, float]:
+    """The mean over examples, and its bootstrap interval where there are two or more."""
+    low = high = float("nan")
+    if len(values) > 1:
+        resampled = bootstrap(
+            (values,), np.mean, n_resamples=N_RESAMPLES, confidence_level=LEVEL, method="percentile", batch=64,
+            rng=np.random.default_rng(seed),
+        )  # fmt: skip
+        low, high = resampled.confidence_interval
+    return {"value": float(values.mean()), "low": float(low), "high": float(high), "n": len(values)}

@@ -1,0 +1,262 @@
+"""Is it an engram? Specificity, reactivation, sufficiency and necessity (paper, Table 1), measured twice.
+
+| criterion    | condition                    | in behaviour                                            |
+|--------------|------------------------------|---------------------------------------------------------|
+| specificity  | `W+ X- ~ 0`                  | ablating leaves the answers to the reference            |
+| reactivation | `W+ X+ ~ dW X+`              | injected into the null state, it gives the answers back |
+| sufficiency  | `(W_0 + W+) X+ ~ W_1 X+`     | ... of those that the null state lacks                  |
+| necessity    | `(W_1 - W+) X+ ~ W_0 X+`     | ablating takes these answers away                       |
+
+Every number says by how much its condition is missed: 0 is met, 1 is as if there were no engram. Algebraic ones are
+shares of output energy, `|A X|^2 = tr(A S A^T)`, and need the statistics alone; they see one matrix at a time, on the
+inputs of the unedited model. Behavioural ones see what the whole edit does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import pandas as pd
+import plotly.graph_objects as go
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from engram_interp import plots
+from engram_interp.collect import collect
+from engram_interp.concept import BATCH_SIZE, REFERENCE, TARGET, Concept, encode_groups, require_concept
+from engram_interp.engram import Alpha, Engram
+from engram_interp.extraction import absorbing_inputs, base_of, matrix_of
+from engram_interp.measures import output_norm
+from engram_interp.models import Adapter, adapt
+from engram_interp.scoring import score_encoded
+from engram_interp.sites import Site, share, to_matrix, weight_key
+from engram_interp.statistics import Statistics
+
+CONDITIONS = {
+    "specificity": "W+ X- ~ 0",
+    "reactivation": "W+ X+ ~ dW X+",
+    "sufficiency": "(W_0 + W+) X+ ~ W_1 X+",
+    "necessity": "(W_1 - W+) X+ ~ W_0 X+",
+}
+MODEL, ABLATED, NULL, INJECTED = "the model", "engram ablated", "null state", "engram injected"
+
+
+@dataclass(frozen=True)
+class Criteria:
+    """By how much an engram misses the four criteria; 0 is met.
+
+    Attributes:
+        matrices: a row a matrix: `key`, `component`, `layer`, `expert` and the four algebraic numbers.
+        behaviour: answer accuracy and loss, a row a state and a column a side and measure: the model, the model without
+            the engram, the null state, and the null state with the engram.
+        alpha: how strongly the engram was applied.
+        name: the concept's name.
+        model: the model's name.
+    """
+
+    matrices: pd.DataFrame
+    behaviour: pd.DataFrame
+    alpha: Alpha = 1.0
+    name: str | None = None
+    model: str = ""
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row a criterion: its condition; the median matrix's number, with quartiles; and the behavioural number."""
+        quartiles = self.matrices[list(CONDITIONS)].quantile([0.25, 0.5, 0.75])
+        frame = pd.DataFrame(
+            {
+                "condition": CONDITIONS,
+                "algebraic": quartiles.loc[0.5],
+                "lower_quartile": quartiles.loc[0.25],
+                "upper_quartile": quartiles.loc[0.75],
+                "behavioural": behavioural(self.behaviour),
+            }
+        )
+        return frame.loc[list(CONDITIONS)].rename_axis("criterion")
+
+    def plot(self) -> go.Figure:
+        """What every matrix misses, and the answers of the four states."""
+        concept = f" of {self.name!r}" if self.name else ""
+        strength = f", alpha = {self.alpha:.3g}" if isinstance(self.alpha, (int, float)) else ""
+        title = f"The four criteria: the engram{concept} in {self.model}{strength}"
+        return plots.criteria(self.matrices, list(CONDITIONS), self.behaviour, title)
+
+
+def criteria(
+    model: nn.Module,
+    engram: Engram,
+    concept: Concept,
+    *,
+    alpha: Alpha = 1.0,
+    delta_from: nn.Module | None = None,
+    statistics: Statistics | None = None,
+    batch_size: int = BATCH_SIZE,
+    progress: bool | None = None,
+) -> Criteria:
+    """How well an engram meets the four criteria, by matrix and in the model's answers.
+
+    Args:
+        model: the model that the engram is part of; it is left as it was.
+        engram: what is tested.
+        concept: its target and reference, as text or tokens: the model must be run on them.
+        alpha: how strongly it is ablated and injected; see `Engram.ablate`.
+        delta_from: the null state is this model; by default it is `model` with zeros for the engram's matrices (tabula
+            rasa). An engram that was taken from a difference needs the model that it was taken from.
+        statistics: the concept's, where they are at hand; collected by default.
+        batch_size: examples in a batch.
+        progress: True or False shows or hides the bars; None shows them in a terminal only.
+
+    Raises:
+        ValueError: an engram of another model, or one of a difference without `delta_from`; see also `collect`.
+
+    Example:
+        >>> import engram_interp as ei
+        >>> model, corpus = ei.testbed.load("full"), ei.testbed.authors()
+        >>> author, *others = corpus.forget10[:4]
+        >>> concept = ei.Concept(author.examples, [example for other in others for example in other.examples])
+        >>> found = ei.criteria(model, ei.extract(model, concept), concept)
+        >>> list(found.to_frame().index)
+        ['specificity', 'reactivation', 'sufficiency', 'necessity']
+    """
+    require_concept(concept)
+    if engram.options.get("delta_from") is not None and delta_from is None:
+        raise ValueError(
+            f"the engram is of a difference from {engram.options['delta_from']!r}: give that model as delta_from"
+        )
+    adapter = adapt(model)
+    engram.info.require(adapter.info, "the engram")
+    sites = [site for site in adapter.all_sites() if site.key in engram.weight_norms]
+    scaled = _scaled(engram, alpha)
+    if statistics is None:
+        components = {site.component for site in sites}
+        layers = {site.layer for site in sites if site.layer is not None}
+        statistics = collect(
+            model, concept, components=components, layers=layers or None, batch_size=batch_size, progress=progress
+        )
+    statistics.info.require(adapter.info, "the statistics")
+    return Criteria(
+        matrices=_matrices(adapter, base_of(adapter, delta_from, sites), sites, scaled, statistics),
+        behaviour=_behaviour(model, delta_from, scaled, concept, batch_size, progress),
+        alpha=alpha,
+        name=concept.name,
+        model=adapter.info.name,
+    )
+
+
+def algebraic(
+    W_1: Float[Tensor, "out d"],
+    W_0: Float[Tensor, "out d"],
+    W_plus: Float[Tensor, "out d"],
+    S_plus: Float[Tensor, "d d"],
+    S_minus: Float[Tensor, "d d"],
+) -> dict[str, float]:
+    """By what share of the output energy each condition is missed; 0 of an output that is zero throughout.
+
+    Args:
+        W_1: the model's matrix.
+        W_0: that of the null state.
+        W_plus: the engram, as strong as it is applied.
+        S_plus: second moment of the target's inputs.
+        S_minus: second moment of the reference's inputs.
+
+    Example:
+        >>> W, S = torch.eye(2), torch.eye(2)
+        >>> algebraic(W, 0 * W, 0.5 * W, S, S)
+        {'specificity': 0.25, 'reactivation': 0.25, 'sufficiency': 0.25, 'necessity': 0.25}
+    """
+    dW = W_1 - W_0
+    missed = {
+        "specificity": (W_plus, W_1, S_minus),
+        "reactivation": (W_plus - dW, dW, S_plus),
+        "sufficiency": (W_0 + W_plus - W_1, W_1, S_plus),
+        "necessity": (W_1 - W_plus - W_0, W_1, S_plus),
+    }
+    return {name: share(output_norm(by, S), output_norm(of, S)).square().item() for name, (by, of, S) in missed.items()}
+
+
+def behavioural(behaviour: pd.DataFrame) -> dict[str, float]:
+    """By what share of the answers (tokens right) each criterion is missed; see `Criteria.behaviour`.
+
+    Not a number where there is nothing to miss: a null state that knows the target as well as the model does.
+    """
+    target, reference = behaviour["target_accuracy"], behaviour["reference_accuracy"]
+    learned = target[MODEL] - target[NULL]
+    return {
+        "specificity": _ratio(reference[MODEL] - reference[ABLATED], reference[MODEL]),
+        "reactivation": _ratio(target[MODEL] - target[INJECTED], target[MODEL]),
+        "sufficiency": _ratio(target[MODEL] - target[INJECTED], learned),
+        "necessity": _ratio(target[ABLATED] - target[NULL], learned),
+    }
+
+
+def _ratio(part: float, whole: float) -> float:
+    return float(part / whole) if whole else float("nan")
+
+
+def _scaled(engram: Engram, alpha: Alpha) -> Engram:
+    alphas = engram.alphas(alpha)
+    return replace(engram, tensors={key: alphas[weight_key(key)] * tensor for key, tensor in engram.tensors.items()})
+
+
+@torch.no_grad()
+def _matrices(
+    adapter: Adapter, base: Adapter | None, sites: list[Site], engram: Engram, statistics: Statistics
+) -> pd.DataFrame:
+    absorbing = absorbing_inputs(adapter, base)
+    rows = []
+    for site in sites:
+        absorbed = site.input in absorbing
+        moments = {group: statistics.groups[group][site.input].matrix(absorbed).cpu() for group in (TARGET, REFERENCE)}
+        W_1 = matrix_of(adapter, site, absorbed).cpu()
+        W_0 = torch.zeros_like(W_1) if base is None else matrix_of(base, site, absorbed).cpu()
+        missed = algebraic(W_1, W_0, _as_matrix(engram, site, absorbed), moments[TARGET], moments[REFERENCE])
+        rows.append(
+            {"key": site.key, "component": site.component, "layer": site.layer, "expert": site.expert, **missed}
+        )
+    return pd.DataFrame(rows).astype({"layer": "Int64", "expert": "Int64"})
+
+
+def _as_matrix(engram: Engram, site: Site, absorbed: bool) -> Float[Tensor, "out d"]:
+    W_plus = to_matrix(site.component, engram.tensors[site.key].double()).cpu()
+    if not absorbed:
+        return W_plus
+    bias = None if site.bias is None else engram.tensors.get(site.bias)
+    column = torch.zeros(len(W_plus)) if bias is None else bias.flatten()
+    return torch.cat([W_plus, column.to(W_plus)[:, None]], dim=1)
+
+
+def _behaviour(
+    model: nn.Module,
+    base: nn.Module | None,
+    engram: Engram,
+    concept: Concept,
+    batch_size: int,
+    progress: bool | None,
+) -> pd.DataFrame:
+    encoded = encode_groups(concept.sides, adapt(model).encoder)
+
+    def answers(one: nn.Module) -> dict[str, float]:
+        found = score_encoded(adapt(one), encoded, batch_size=batch_size, progress=progress)
+        return {
+            f"{side}_{measure}": getattr(found[side], measure)
+            for side in (TARGET, REFERENCE)
+            for measure in ("accuracy", "loss")
+        }
+
+    states: dict[str, Mapping[str, float]] = {MODEL: answers(model)}
+    with engram.ablated(model):
+        states[ABLATED] = answers(model)
+    if base is None:
+        # The weights themselves, as an engram: without them a matrix is zero, and without all but W+ it is W+.
+        weights = replace(engram, tensors={key: adapt(model).parameter(key).detach().clone() for key in engram.tensors})
+        with weights.ablated(model):
+            states[NULL] = answers(model)
+        with (weights - engram).ablated(model):
+            states[INJECTED] = answers(model)
+    else:
+        states[NULL] = answers(base)
+        with engram.rebind(base).injected(base):
+            states[INJECTED] = answers(base)
+    return pd.DataFrame.from_dict(states, orient="index").rename_axis("state")
