@@ -35,6 +35,7 @@ MAX_EPOCHS = 60
 LEARNT = 0.97
 ALPHA = 8.0
 DRAWS = 99
+P_VALUES = ["p-value", "Fisher p-value"]
 RESULTS = Path(__file__).with_suffix(".json")
 
 
@@ -109,12 +110,17 @@ def ablations(model: nn.Module, concept: ei.Concept, statistics: ei.Statistics) 
     return losses
 
 
+def in_module(maps: pd.DataFrame, module: str, layer: int) -> list[bool]:
+    """Of every matrix, whether it is one of the trained ones."""
+    return [layer_of(key) == layer and component_of(key) in MODULES[module] for key in maps.index.astype(str)]
+
+
 def scores_of(maps: pd.DataFrame, module: str, layer: int) -> list[dict[str, object]]:
     """How well every map ranks the trained module's matrices before all others."""
-    true = [layer_of(key) == layer and component_of(key) in MODULES[module] for key in maps.index]
+    true = in_module(maps, module, layer)
     rows: list[dict[str, object]] = []
-    for name in [column for column in maps if not column.lower().endswith("p-value")]:
-        values, first = maps[name], maps[name].idxmax()
+    for name in maps.columns.drop(P_VALUES):
+        values, first = maps[name], str(maps[name].idxmax())
         u = mannwhitneyu(values[true], values[[not one for one in true]]).statistic
         rows.append(
             {
@@ -134,7 +140,7 @@ def run(module: str, layer: int, seed: int, base: nn.Module) -> list[dict[str, o
     model = plant(concept, module, layer, seed)
     learnt = ei.score(model, concept.sides, progress=False)
     maps = maps_of(model, base, concept)
-    true = [layer_of(key) == layer and component_of(key) in MODULES[module] for key in maps.index]
+    true = in_module(maps, module, layer)
     of_run = {
         "module": module,
         "layer": layer,
@@ -143,7 +149,7 @@ def run(module: str, layer: int, seed: int, base: nn.Module) -> list[dict[str, o
         "reference_accuracy": learnt["reference"].accuracy,
         **{
             f"significant_{where}_{name}": float((maps.loc[chosen, name] <= 0.05).mean())
-            for name in ("p-value", "Fisher p-value")
+            for name in P_VALUES
             for where, chosen in (("in", true), ("outside", [not one for one in true]))
         },
     }
@@ -179,8 +185,10 @@ def figure(rows: pd.DataFrame) -> go.Figure:
                 marker={"color": "#d1495b", "size": 12, "symbol": "line-ns-open", "line": {"width": 3}},
             ), 1, column,
         )  # fmt: skip
-        plot.add_vline(x=0.5, line={"dash": "dot", "color": "#444444"}, row=1, col=column)
-        plot.update_xaxes(title_text="AUROC (0.5: by chance)", range=[0, 1.03], row=1, col=column)
+        chance = {"x": [0.5, 0.5], "y": [names[0], names[-1]], "mode": "lines", "name": "by chance"}
+        line = {"dash": "dot", "color": "#444444"}
+        plot.add_trace(go.Scatter(**chance, line=line, showlegend=column == 1), 1, column)
+        plot.update_xaxes(title_text="AUROC", range=[0, 1.03], row=1, col=column)
         plot.update_yaxes(autorange="reversed", row=1, col=column)
     return plot.update_layout(
         title="How well each map ranks the module that a memory was trained into", template="plotly_white", height=520

@@ -32,14 +32,13 @@ def main(repeats: int) -> None:
     first, second, *_ = concepts
     concept = corpus.concept(first)
     seconds: dict[str, list[float]] = {"extract": [], "decompose": [], "first engram": [], "next engram": []}
-    for repeat in range(repeats + 1):
-        took = {"extract": timed(lambda: ei.extract(model, concept, progress=False))[0]}
-        took["decompose"], parts = timed(lambda: ei.decompose(model, concepts, progress=False))
+    parts = ei.decompose(model, concepts, progress=False)  # warms up
+    for _ in range(repeats):
+        seconds["extract"].append(timed(lambda: ei.extract(model, concept, progress=False))[0])
+        took, parts = timed(lambda: ei.decompose(model, concepts, progress=False))
+        seconds["decompose"].append(took)
         for name, author in (("first engram", first), ("next engram", second)):
-            took[name] = timed(lambda parts=parts, author=author: parts[author])[0]
-        if repeat:  # the first round warms up
-            for name, value in took.items():
-                seconds[name].append(value)
+            seconds[name].append(timed(lambda parts=parts, author=author: parts[author])[0])
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     for name, value in medians.items():
         click.echo(f"{name:14s} {value:7.3f} s   {value / medians['extract']:.2f} x extract")

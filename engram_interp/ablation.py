@@ -86,7 +86,7 @@ class AblationStudy:
     def to_frame(self) -> pd.DataFrame:
         """Values, a row a subset and a column a score."""
         wide = self.table.pivot(index="subset", columns="score", values="value")
-        return wide.loc[self.table["subset"].unique(), self.table["score"].unique()]
+        return wide.reindex(index=self.table["subset"].unique(), columns=self.table["score"].unique())
 
     def plot(self) -> go.Figure:
         """A panel a score: every subset's value and interval, the unedited model's as a line."""

@@ -207,7 +207,7 @@ def _logits_error(model: Adapter, hf: PreTrainedModel) -> float:
     shape = 2, min(16, model.encoder.n_ctx or 16)
     tokens = torch.randint(0, model.encoder.d_vocab, shape, generator=torch.Generator().manual_seed(0))
     everywhere = torch.ones_like(tokens, dtype=torch.bool)
-    batch = Batch(tokens, everywhere, everywhere, torch.zeros(2, dtype=torch.long), ("random",) * 2)
+    batch = Batch(tokens, everywhere, everywhere, torch.zeros(2, dtype=torch.long), torch.arange(2), ("random",) * 2)
     expected = model.unembed(model.final(batch, everywhere)).float().cpu()
     found = hf(tokens.to(hf.device)).logits.flatten(0, 1).float().cpu()
     error = (found - expected).norm(dim=1) / (expected - expected.mean(1, keepdim=True)).norm(dim=1)

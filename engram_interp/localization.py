@@ -73,10 +73,10 @@ class LocalizationMap(Mapping[str, float]):
     model: str = ""
 
     def __getitem__(self, key: str) -> float:
-        matrices = self._matrices
-        if key not in set(matrices["key"]):
-            raise KeyError(f"the map has no {key!r}; it has {', '.join(list(matrices['key'])[:3])}, ...")
-        return float(matrices.set_index("key").at[key, "wnorm"])
+        found = self._matrices.loc[self._matrices["key"] == key, "wnorm"].tolist()
+        if not found:
+            raise KeyError(f"the map has no {key!r}; it has {', '.join(list(self)[:3])}, ...")
+        return float(found[0])
 
     def __eq__(self, other: object) -> bool:
         return self is other
@@ -134,9 +134,10 @@ class LocalizationMap(Mapping[str, float]):
         """
         self._require(quantity)
         grid = torch.full((self.n_layers, len(self.components)), torch.nan)
-        for (layer, component), cell in self._matrices.groupby(["layer", "component"], dropna=False):
-            row = -1 if pd.isna(layer) else int(layer)
-            grid[row, self.components.index(component)] = _of_cell(cell, quantity)
+        matrices = self._matrices
+        rows = matrices["layer"].fillna(self.n_layers - 1)
+        for (row, component), cell in matrices.groupby([rows, "component"]):
+            grid[int(str(row)), self.components.index(str(component))] = _of_cell(cell, quantity)
         return grid
 
     def heads(self, component: str, quantity: str = "wnorm") -> Float[Tensor, "layer head"]:

@@ -69,21 +69,22 @@ def component_map(
         title: what is plotted.
     """
     layers = [str(layer) for layer in range(grid.shape[0])]
-    rows = [_heatmap(grid.T, significant.T, layers, components, "%{y}, layer %{x}")] if components else []
+    rows, heights = [], []
+    if components:
+        rows.append(_heatmap(grid.T, significant.T, layers, components, "%{y}, layer %{x}"))
+        heights.append(len(components))
     if unembed is not None:
         value, star = (torch.tensor([[one]]) for one in unembed)
         rows.append(_heatmap(value, star, ["after the last layer"], ["W_U"], "%{y}, %{x}"))
-    figure = make_subplots(
-        rows=len(rows), cols=1, row_heights=[len(row.y) for row in rows], vertical_spacing=0.16 if len(rows) > 1 else 0
-    )
+        heights.append(1)
+    figure = make_subplots(rows=len(rows), cols=1, row_heights=heights, vertical_spacing=0.16 if len(rows) > 1 else 0)
     for index, row in enumerate(rows, start=1):
         in_blocks = bool(components) and index == 1
         figure.add_trace(row, index, 1)
         figure.update_xaxes(title_text="layer" if in_blocks else None, type="category", row=index, col=1)
         figure.update_yaxes(autorange="reversed", title_text="component" if in_blocks else None, row=index, col=1)
-    height = 190 + 38 * sum(len(row.y) for row in rows)
     values = [*grid.flatten().tolist(), *([] if unembed is None else [unembed[0]])]
-    return _styled(figure, title, height).update_layout(coloraxis=scale.axis(values))
+    return _styled(figure, title, 190 + 38 * sum(heights)).update_layout(coloraxis=scale.axis(values))
 
 
 def layer_maps(

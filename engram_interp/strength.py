@@ -47,7 +47,7 @@ class AlphaChoice:
     @property
     def chosen(self) -> pd.Series:
         """The curve's row at `alpha`."""
-        return self.curve.set_index("alpha", drop=False).loc[self.alpha]
+        return self.curve[self.curve["alpha"] == self.alpha].iloc[0]
 
     @property
     def floor(self) -> float:

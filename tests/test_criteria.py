@@ -72,10 +72,8 @@ def test_matrices_equal_brute_force_on_the_inputs(variant):
         site = next(site for site in adapter.sites() if site.key == key)
         X = rows[site.input].X[rows[site.input].example < 60].double()
         Y = rows[site.input].X[rows[site.input].example >= 60].double()
-        W, b = (
-            adapter.parameter(key).detach().double(),
-            adapter.parameter(site.bias).detach().double() if site.bias else 0,
-        )
+        W = adapter.parameter(key).detach().double()
+        b = adapter.parameter(site.bias).detach().double() if site.bias else 0
         W_plus, b_plus = 2 * engram[key].double(), 2 * engram[site.bias].double() if site.bias in list(engram) else 0
         reference, target = Y @ W + b, X @ W + b
         specificity = (Y @ W_plus + b_plus).square().sum() / reference.square().sum()
@@ -123,7 +121,7 @@ def test_states_are_those_that_editing_gives(full, concept):
     assert states.loc[ABLATED, "target_loss"] == pytest.approx(edited["target"].loss, rel=1e-4)
     assert states.loc[ABLATED, "reference_accuracy"] == pytest.approx(edited["reference"].accuracy)
     zeroed = adapt(full).copy()
-    for key, tensor in engram.items():
+    for key in engram:
         adapt(zeroed).parameter(key).data.zero_()
     assert states.loc[NULL, "reference_loss"] == pytest.approx(score(zeroed, concept.sides)["reference"].loss, rel=1e-4)
     for key, tensor in engram.items():
