@@ -22,11 +22,11 @@ from engram_interp.engram import Alpha
 from engram_interp.examples import read_examples
 from engram_interp.export import export_hf, require_no_model
 from engram_interp.extraction import extract
-from engram_interp.localization import LocalizationMap, localize
+from engram_interp.localization import NULLS, SCALES, LocalizationMap, localize
 from engram_interp.models.loading import load_model
 from engram_interp.report import investigate, write_report
 from engram_interp.scoring import score
-from engram_interp.sites import expert_of
+from engram_interp.sites import ATTENTION, expert_of
 from engram_interp.strength import choose_alpha
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -115,22 +115,32 @@ def demo(
             gold = testbed.load("retain")
     findings = investigate(model, concept, keep=keep, gold=gold)
     write_report(findings, _provenance(findings.counts), out)
-    click.echo(findings.wmap.top(5).to_string(index=False))
+    click.echo(_table(findings.wmap, 5, "fisher_excess"))
     click.echo(findings.scores.map("{:.1%}".format, na_action="ignore").to_string(na_rep="-"))
     click.echo(f"alpha = {findings.choice.alpha:.3g}; the report is {out}")
 
 
 @main.command("localize")
 @_model_options
+@click.option(
+    "--null",
+    type=click.Choice(NULLS),
+    default="analytic",
+    show_default=True,
+    help="What sizes are compared with; resampled gives p-values and intervals.",
+)
+@click.option("--by", type=click.Choice(list(SCALES)), default="wnorm", show_default=True, help="What to sort by.")
 @click.option("--out", type=Writable(), help="Where to write the map: .html (figures), .csv or .json.")
-def localize_command(model_name: str, target: Path, reference: Path, out: Path | None, **options: Any) -> None:
-    """Where the target's memory sits: W-Norm of every matrix."""
+def localize_command(
+    model_name: str, target: Path, reference: Path, null: str, by: str, out: Path | None, **options: Any
+) -> None:
+    """Where the target's memory sits: W-Norm and Fisher share of every matrix, and their excess over a null."""
     if out is not None and out.suffix not in (".html", ".csv", ".json"):
         raise click.UsageError(f"--out is an .html, .csv or .json file, got {out}")
-    wmap = localize(_load(model_name), _concept(target, reference), **_parsed(options))
+    wmap = localize(_load(model_name), _concept(target, reference), null=null, **_parsed(options))
     if out is not None:
         _write_map(wmap, out)
-    click.echo(wmap.top(10).to_string(index=False))
+    click.echo(_table(wmap, 10, by))
 
 
 @main.command("extract")
@@ -217,17 +227,23 @@ def _alpha(text: str) -> Alpha:
         raise click.UsageError(f"--alpha is a number, w-norm or auto; got {text!r}") from None
 
 
+def _table(wmap: LocalizationMap, k: int, by: str) -> str:
+    """The largest matrices, in the columns that fit a terminal."""
+    shown = [name for name in (*SCALES, "p_value", "fisher_p_value") if name in wmap.quantities]
+    return wmap.top(k, by)[["key", *shown]].to_string(index=False, float_format="{:.3g}".format)
+
+
 def _write_map(wmap: LocalizationMap, out: Path) -> None:
     if out.suffix == ".csv":
         wmap.to_frame().to_csv(out, index=False)
     elif out.suffix == ".json":
         wmap.to_frame().to_json(out, orient="records", indent=2)
     else:
-        figures: list[go.Figure] = [wmap.plot()]
-        if any(name in wmap.components for name in ("W_Q", "W_K", "W_V", "W_O")):
-            figures.append(wmap.plot_heads())
+        figures: list[go.Figure] = [wmap.plot(quantity) for quantity in SCALES]
+        if any(name in wmap.components for name in ATTENTION):
+            figures += [wmap.plot_heads(quantity) for quantity in SCALES]
         if any(expert_of(key) is not None for key in wmap):
-            figures.append(wmap.plot_experts())
+            figures += [wmap.plot_experts(quantity) for quantity in SCALES]
         parts = [plots.to_html(figure, index) for index, figure in enumerate(figures)]
         title = html.escape(out.stem)
         out.write_text(f"<!doctype html><meta charset='utf-8'><title>{title}</title>{''.join(parts)}", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""One self-contained page about one memory: where it sits, what edit takes it out, what is said before and after."""
+"""One self-contained page about one memory: where it sits, what takes it out, whether it is one, and what is said."""
 
 from __future__ import annotations
 
@@ -16,14 +16,35 @@ from torch import nn
 from engram_interp import plots
 from engram_interp.collect import collect
 from engram_interp.concept import REFERENCE, TARGET, Concept, Example
+from engram_interp.criteria import Criteria, criteria
 from engram_interp.extraction import extract
 from engram_interp.generation import greedy_answers
-from engram_interp.localization import LocalizationMap, localize
+from engram_interp.localization import ALPHA, LocalizationMap, localize
 from engram_interp.scoring import score
 from engram_interp.strength import AlphaChoice, choose_alpha
 
 N_QUESTIONS = 20
 """Questions shown of each side, at most."""
+DRAWS = 199
+"""Random sets that the map is compared with."""
+
+
+WNORM_NOTE = (
+    "W-Norm: the share of each weight matrix that the target's inputs own. A star marks what random sets of as many "
+    "examples do not reach."
+)
+EXCESS_NOTE = (
+    "The same over what random sets of as many examples own on average: 1 is nothing of the target's own, and most of "
+    "what the map above shows is what any few examples would."
+)
+FISHER_NOTE = (
+    "The share of each matrix's output that is the target's, over that of random sets. It does not depend on how the "
+    "inputs are scaled."
+)
+CRITERIA_NOTE = (
+    "By how much each condition is missed, 0 being met. Null state: zeros in place of the engram's matrices; injected: "
+    "the engram alone in their place."
+)
 
 
 @dataclass(frozen=True)
@@ -41,8 +62,9 @@ class Findings:
     """What a report tells.
 
     Attributes:
-        wmap: where the memory sits.
+        wmap: where the memory sits, against a resampled null.
         choice: the edit strength, and the curve it was chosen from.
+        criteria: whether the engram is one, at that strength.
         scores: answer accuracy, a row a side and a column a model.
         answers: question tables by side; empty for examples that are not `(prompt, answer)` pairs.
         counts: counted tokens by side.
@@ -50,6 +72,7 @@ class Findings:
 
     wmap: LocalizationMap
     choice: AlphaChoice
+    criteria: Criteria
     scores: pd.DataFrame
     answers: dict[str, list[AnswerRow]]
     counts: dict[str, int]
@@ -89,8 +112,9 @@ def investigate(
         for side in before
     }
     return Findings(
-        wmap=localize(model, statistics),
+        wmap=localize(model, concept, null="resampled", draws=DRAWS, progress=progress),
         choice=choice,
+        criteria=criteria(model, engram, concept, alpha=choice.alpha, statistics=statistics, progress=progress),
         scores=_scores(choice, concept, gold),
         answers=answers,
         counts=statistics.counts,
@@ -104,13 +128,16 @@ def render(findings: Findings, provenance: str) -> str:
         files("engram_interp").joinpath("report.html.jinja").read_text(encoding="utf-8")
     )
     figures = [
-        ("Where it sits", "W-Norm: the share of each weight matrix that the target's inputs own.", wmap.plot()),
-        ("Which heads", "The same for single heads; K and V by key/value head.", wmap.plot_heads()),
+        ("Where it sits", WNORM_NOTE, wmap.plot()),
+        ("... against random examples", EXCESS_NOTE, wmap.plot("excess")),
+        ("... by what comes out of the matrix", FISHER_NOTE, wmap.plot("fisher_excess")),
+        ("Which heads", "The same of single heads; K and V by key/value head.", wmap.plot_heads("fisher_excess")),
         (
             "How strong an edit",
             "W - alpha W+ for growing alpha: the strongest that leaves the reference what it must keep.",
             choice.plot(),
         ),
+        ("Is it an engram?", CRITERIA_NOTE, findings.criteria.plot()),
     ]
     headings = {TARGET: "The target's questions", REFERENCE: "Other questions"}
     return template.render(
@@ -118,6 +145,7 @@ def render(findings: Findings, provenance: str) -> str:
         provenance=provenance,
         lead=_lead(findings),
         scores=findings.scores,
+        criteria=findings.criteria.to_frame(),
         figures=[
             {"heading": heading, "note": note, "html": plots.to_html(figure, index)}
             for index, (heading, note, figure) in enumerate(figures)
@@ -150,9 +178,13 @@ def _scores(choice: AlphaChoice, concept: Concept, gold: nn.Module | None) -> pd
 def _lead(findings: Findings) -> str:
     (before, after, *gold), (kept_before, kept_after, *_) = findings.scores.to_numpy().tolist()
     gold_text = f" (a model that never saw it: {gold[0]:.1%})" if gold else ""
-    strongest = findings.wmap.top(1).iloc[0]
+    frame = findings.wmap.to_frame()
+    by_excess, by_norm = (findings.wmap.top(1, by=quantity).iloc[0] for quantity in ("fisher_excess", "wnorm"))
+    n_significant = int((frame["fisher_p_value"] <= ALPHA).sum())
     return (
-        f"The memory is strongest in {strongest['key']}: {strongest['wnorm']:.1%} of that matrix by norm. Ablated at "
+        f"The target owns more than random examples do in {n_significant} of {len(frame)} matrices (family-wise "
+        f"p ≤ {ALPHA:g}), most of all in {by_excess['key']}: {by_excess['fisher_excess']:.2f} times their share of its "
+        f"output. By norm alone the first is {by_norm['key']}, with {by_norm['wnorm']:.1%} of the matrix. Ablated at "
         f"alpha = {findings.choice.alpha:.3g}, the model gets {after:.1%} of the target's answer tokens right instead "
         f"of {before:.1%}{gold_text}, and {kept_after:.1%} of everything else instead of {kept_before:.1%}."
     )
