@@ -42,7 +42,18 @@ def test_localize_writes_the_map_in_every_form(run, concept, full, tmp_path):
         assert found["wnorm"].to_numpy() == pytest.approx(expected["wnorm"].to_numpy(), rel=1e-5)
     assert "blocks.0.mlp.W_" in result.output
     assert run("localize", "--out", str(tmp_path / "map.html")).exit_code == 0
-    assert (tmp_path / "map.html").read_text().count("Plotly.newPlot") == 2
+    assert (tmp_path / "map.html").read_text().count("Plotly.newPlot") == 8  # four quantities, by matrix and by head
+
+
+def test_localize_compares_with_random_sets_and_sorts(run, tmp_path):
+    options = ("--components", "gate,O", "--layers", "0,1")
+    result = run("localize", *options, "--null", "resampled", "--by", "excess", "--out", str(tmp_path / "map.csv"))
+    assert result.exit_code == 0, result.output
+    frame = pd.read_csv(tmp_path / "map.csv").sort_values("excess", ascending=False)
+    assert {"p_value", "fisher_p_value", "low", "high"} <= set(frame)
+    shown = [line.split()[0] for line in result.output.splitlines() if line.strip().startswith("blocks.")]
+    assert shown == frame["key"].tolist()
+    assert "fisher_p_value" in result.output
 
 
 def test_localize_takes_components_and_layers(run, tmp_path):

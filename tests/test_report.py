@@ -19,11 +19,17 @@ def test_the_page_says_what_was_found_and_needs_nothing_else(full, concept, tmp_
     write_report(findings, "made by a test", tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
     assert page == render(findings, "made by a test")
-    assert page.count("plotly-graph-div") >= 3
+    assert page.count("plotly-graph-div") >= 6
     assert not re.findall(r'<(?:script|link|img)[^>]+(?:src|href)="http', page)
     assert "A &lt;b&gt;name&lt;/b&gt;" in page
     assert f"alpha = {findings.choice.alpha:.3g}" in page
     assert "made by a test" in page
+    assert page.count("0.05, family-wise)") >= 3
+    rows = findings.criteria.to_frame()
+    assert all(name in page and row.condition in page for name, row in rows.iterrows())
+    assert f"{100 * rows.loc['necessity', 'behavioural']:.1f} %" in page
+    first = findings.wmap.top(1, by="fisher_excess").iloc[0]
+    assert f"most of all in {first['key']}: {first['fisher_excess']:.2f} times" in page
 
 
 def test_the_tables_compare_before_and_after(full, concept):
