@@ -129,6 +129,20 @@ def taken_rows(
     return rows.index_select(0, taken.to(rows.device)), routed[taken]
 
 
+def finite_rows(
+    name: str, activation: Float[Tensor, "*batch_pos d"], at: Int[Tensor, "n"], routed: Int[Tensor, "m"] | None
+) -> tuple[Float[Tensor, "taken d"], Int[Tensor, "taken"]]:
+    """`taken_rows` to keep, their positions on the CPU.
+
+    Raises:
+        NonFiniteError: one of them is not finite.
+    """
+    rows, positions = taken_rows(activation, at, routed)
+    if not rows.isfinite().all():
+        raise NonFiniteError(name)
+    return rows.detach(), positions.cpu()
+
+
 def warn_of_few(statistics: Statistics) -> None:
     """Say which inputs were not seen at all, and whether there are fewer positions than the statistics need."""
     groups = list(statistics.groups.values())

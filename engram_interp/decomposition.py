@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from engram_interp.collect import NonFiniteError, one_pass, taken_rows
+from engram_interp.collect import finite_rows, one_pass
 from engram_interp.concept import BATCH_SIZE, REFERENCE, TARGET, Batch, Example, TokenExample, encode_groups
 from engram_interp.engram import Alpha, Engram
 from engram_interp.estimator import Spectrum, spectrum
@@ -94,8 +94,8 @@ class ConceptSum:
             self._waiting = []
 
     def result(self, none: Float[Tensor, "0 d"]) -> Factor | Packed:
-        """Whichever is smaller; `none` is what a concept has that no position reached."""
-        rows = torch.cat([none, *self._waiting])
+        """Whichever is smaller, and the end of the sum; `none` is what a concept has that no position reached."""
+        rows, self._waiting = torch.cat([none, *self._waiting]), []
         if self._moments is None:
             return Factor(rows, self._absorbed)
         self._moments.add(rows)
@@ -319,15 +319,13 @@ def _take_in(
     routed: Int[Tensor, "m"] | None = None,
 ) -> None:
     """Hand every concept its rows of an input."""
-    rows, positions = taken_rows(activation, at, routed)
-    if not rows.isfinite().all():
-        raise NonFiniteError(name)
-    none.setdefault(name, rows[:0].detach())
-    owner, order = concept[positions.cpu()].sort(stable=True)
+    rows, positions = finite_rows(name, activation, at, routed)
+    none.setdefault(name, rows.new_zeros(0, rows.shape[1]))
+    owner, order = concept[positions].sort(stable=True)
     owners, counts = owner.unique_consecutive(return_counts=True)
-    split = rows.detach()[order.to(rows.device)].split(counts.tolist())
+    split = rows[order.to(rows.device)].split(counts.tolist())
     for index, mine in zip(owners.tolist(), split, strict=True):
-        sums[index][name].add(mine)
+        sums[index][name].add(mine.clone())  # a view would keep the whole batch
 
 
 def _listed(names: Collection[str], at_most: int = 8) -> str:

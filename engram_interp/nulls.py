@@ -37,6 +37,8 @@ METRICS = {"wnorm": "", "fisher": "fisher_"}
 MIN_DRAWS = 19
 N_BOOTSTRAPS = 200
 LEVEL = 0.95
+ROUNDING = 1e-5
+"""Sizes of random sets are made in float32; what varies less than this, does not vary."""
 CHUNK = 2**24
 """Numbers that are made at a time."""
 BIG_BYTES, LONG_SECONDS = 2e9, 60
@@ -213,8 +215,9 @@ def family_p_values(excess: Float[Tensor, "set unit"]) -> Float[Tensor, "unit"]:
     largest of all is what a family-wise error rate is about (Westfall and Young's single-step maxT). The target counts
     as one of the sets, which makes the level exact.
     """
-    z = (excess - excess.mean(0)) / excess.std(0)
-    z = z.nan_to_num(-torch.inf)  # of a unit that does not vary
+    mean, std = excess.mean(0), excess.std(0)
+    # A unit that varies by rounding alone is never the largest.
+    z = ((excess - mean) / std).where(std > ROUNDING * mean, -torch.inf)
     return (z.amax(1)[:, None] >= z[0]).double().mean(0) if z.shape[1] else z[0]
 
 
@@ -251,7 +254,8 @@ def _announce(adapter: Adapter, sites: list[Site], encoded: dict[str, list[Token
     widths = adapter.widths({site.input for site in sites})
     weights = {site: adapter.parameter(site.key) for site in sites}
     size = next(iter(weights.values())).element_size()
-    needed = sum(counted) * sum(widths.values()) * size
+    # Beside all rows, those of one input are there in float32, and times a matrix and two inverses.
+    needed = sum(counted) * (sum(widths.values()) * size + 5 * max(widths.values()) * 4)
     rows_of_a_set = sum(counted) * sets.shape[1] / len(counted)
     work = 0.0
     for site, weight in weights.items():
@@ -263,7 +267,7 @@ def _announce(adapter: Adapter, sites: list[Site], encoded: dict[str, list[Token
     seconds = work / rate
     logger.log(
         logging.WARNING if needed > BIG_BYTES or seconds > LONG_SECONDS else logging.INFO,
-        "the resampled null keeps %.0f MB of rows and takes about %.0f s beside the forward pass: %d sets of %d "
+        "the resampled null takes %.0f MB for rows of inputs, and about %.0f s beside the forward pass: %d sets of %d "
         "examples", needed / 1e6, seconds, len(sets), sets.shape[1],
     )  # fmt: skip
 

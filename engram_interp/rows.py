@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from engram_interp.collect import NonFiniteError, one_pass, taken_rows
+from engram_interp.collect import finite_rows, one_pass
 from engram_interp.concept import Batch, TokenExample
 from engram_interp.models import Adapter, Record
 from engram_interp.sites import Site
@@ -79,10 +79,8 @@ def _take_in(
     activation: Float[Tensor, "*positions d"],
     routed: Int[Tensor, "m"] | None = None,
 ) -> None:
-    rows, positions = taken_rows(activation, at, routed)
-    if not rows.isfinite().all():
-        raise NonFiniteError(name)
-    pieces.setdefault(name, []).append((rows.detach(), example[positions.cpu()]))
+    rows, positions = finite_rows(name, activation, at, routed)
+    pieces.setdefault(name, []).append((rows, example[positions]))
 
 
 def _joined(pieces: list[tuple[Tensor, Tensor]], offered: Int[Tensor, "example"]) -> Rows:

@@ -2,9 +2,11 @@ import pytest
 import torch
 
 from engram_interp import collect, localize
+from engram_interp.concept import encode_groups
 from engram_interp.extraction import parts
 from engram_interp.measures import head_moments, heads_of, output_norm
 from engram_interp.models import adapt
+from engram_interp.rows import collect_rows
 from tests.conftest import build, folded, token_concept
 
 
@@ -40,9 +42,6 @@ def test_head_moments_are_the_diagonal_blocks(llama):
 @pytest.mark.parametrize("variant", ["llama", "gpt2"])
 def test_the_fisher_share_is_the_share_of_output_energy(variant):
     # Brute force: |W+ X| / |W X| on the inputs themselves, the bias included, and of W_O's heads without it.
-    from engram_interp.concept import encode_groups
-    from engram_interp.rows import collect_rows
-
     model, concept = build(variant), token_concept(n=120)
     adapter = adapt(model)
     rows = collect_rows(adapter, adapter.sites(), encode_groups(concept.sides, adapter.encoder), 64, False)
@@ -55,8 +54,9 @@ def test_the_fisher_share_is_the_share_of_output_energy(variant):
         frame = wmap.to_frame().set_index("key")
         assert frame.loc[part.site.key, "fisher"] == pytest.approx(float(expected), rel=1e-4)
         if part.site.component == "W_O":
-            own = [slice(8 * head, 8 * head + 8) for head in range(4)] if variant == "llama" else []
-            for head, columns in enumerate(own):
+            columns_of = part.weight(part.W).shape[1] // part.n_heads
+            for head in range(part.n_heads):
+                columns = slice(head * columns_of, (head + 1) * columns_of)
                 z = X[:, columns]
                 expected = (z @ part.W_plus[:, columns].T).norm() / (z @ part.W[:, columns].T).norm()
                 found = wmap.heads("O", "fisher")[part.site.layer, head]

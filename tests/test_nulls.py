@@ -104,14 +104,10 @@ def test_intervals_hold_the_excess_and_shrink_with_more_examples(llama):
 
 
 def test_there_is_one_pass_over_the_examples(llama, monkeypatch):
-    from engram_interp.models.hooked_transformer import HookedTransformerAdapter
-
     seen = []
-    run = HookedTransformerAdapter.run
+    run = type(adapt(llama)).run
     monkeypatch.setattr(
-        HookedTransformerAdapter,
-        "run",
-        lambda self, batch, *rest: seen.append(len(batch.tokens)) or run(self, batch, *rest),
+        type(adapt(llama)), "run", lambda self, batch, *rest: seen.append(len(batch.tokens)) or run(self, batch, *rest)
     )
     localize(llama, token_concept(), null="resampled", draws=19)
     assert sum(seen) == 40 + 80
@@ -120,7 +116,7 @@ def test_there_is_one_pass_over_the_examples(llama, monkeypatch):
 def test_the_cost_is_said_before_it_starts(llama, caplog):
     with caplog.at_level(logging.INFO, logger="engram_interp"):
         localize(llama, token_concept(), null="resampled", draws=19)
-    said = [record.message for record in caplog.records if "resampled null keeps" in record.message]
+    said = [record.message for record in caplog.records if "resampled null takes" in record.message]
     assert len(said) == 1
     assert said[0].endswith("220 sets of 40 examples")
 

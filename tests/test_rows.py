@@ -4,6 +4,7 @@ import torch
 from engram_interp import Concept, collect
 from engram_interp.concept import encode_groups
 from engram_interp.models import adapt
+from engram_interp.models.loading import bridge_of
 from engram_interp.rows import collect_rows
 from tests import huggingface
 from tests.conftest import build, token_concept, tokens
@@ -38,8 +39,6 @@ def test_every_row_stands_with_its_example(llama):
 
 
 def test_of_an_expert_only_what_is_routed_to_it():
-    from engram_interp.models.loading import bridge_of
-
     model = bridge_of("tiny", huggingface.make("Mixtral"))
     concept = Concept.from_tokens(tokens(9, 8), tokens(12, 8, seed=2))
     statistics, rows = collect(model, concept), rows_of(model, concept)
