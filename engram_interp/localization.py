@@ -51,8 +51,8 @@ class LocalizationMap(Mapping[str, float]):
     W-Norm         Fisher
     ============== ====================== ==========================================================================
     `wnorm`        `fisher`               `|W+| / |W|`, in the Frobenius norm, and as `|W+ S^1/2| / |W S^1/2|`
-    `expected`     `fisher_expected`      what it would be if the target were like all examples
-    `excess`       `fisher_excess`        the ratio of the two; 1 is nothing of its own, or too few positions to tell
+    `expected`     `fisher_expected`      what the null gives: that of `(n/N) W Pi`, or the mean of random sets
+    `excess`       `fisher_excess`        the ratio of the two; 1 is nothing of its own
     `p_value`      `fisher_p_value`       of random sets of as many examples, corrected for all matrices (or heads)
     `low`, `high`  `fisher_low`, `..high` a 95 % interval of the excess, over resamplings of the target's examples
     ============== ====================== ==========================================================================
@@ -311,7 +311,8 @@ def localize(
         absorb_bias: whether a bias is one more column of its weight. W-Norm is over the weight alone all the same, the
             Fisher share over both.
         delta_from: map the engram of `W - W_0`; sizes stay shares of `W`, and an unmoved matrix has zero.
-        progress: True or False shows or hides the bar; None shows it in a terminal only.
+        progress: True or False shows or hides the bar; None shows it in a terminal only. What a resampled null costs is
+            logged as a warning, which Python shows by default, and with False as information.
 
     Raises:
         ValueError: see `extract`; another `null`, or fewer than 19 draws, too few for a p-value of 0.05.

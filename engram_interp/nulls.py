@@ -41,7 +41,6 @@ ROUNDING = 1e-5
 """Sizes of random sets are made in float32; what varies less than this, does not vary."""
 CHUNK = 2**24
 """Numbers that are made at a time."""
-BIG_BYTES, LONG_SECONDS = 2e9, 60
 
 
 @dataclass(frozen=True)
@@ -104,7 +103,7 @@ def resampling(
     encoded = encode_groups(concept.sides, adapter.encoder)
     n_target, n_examples = len(concept.target), len(concept.target) + len(concept.reference)
     sets = sets_of_examples(n_target, n_examples, draws, seed)
-    _announce(adapter, sites, encoded, sets)
+    _announce(adapter, sites, encoded, sets, logging.INFO if progress is False else logging.WARNING)
     rows = collect_rows(adapter, sites, encoded, batch_size, progress)
     groups = {
         TARGET: {name: found.moment(0, n_target) for name, found in rows.items()},
@@ -248,8 +247,10 @@ def _by_own_moment(part: Part, owned: Float[Tensor, "n d"]) -> Float[Tensor, "n 
     return rearrange(by_head, "head n x -> n (head x)")
 
 
-def _announce(adapter: Adapter, sites: list[Site], encoded: dict[str, list[TokenExample]], sets: Tensor) -> None:
-    """Say what memory and time resampling takes: as a warning, where that is much."""
+def _announce(
+    adapter: Adapter, sites: list[Site], encoded: dict[str, list[TokenExample]], sets: Tensor, level: int
+) -> None:
+    """Say what memory and time resampling takes."""
     counted = [int(example.counts.sum()) for examples in encoded.values() for example in examples]
     widths = adapter.widths({site.input for site in sites})
     weights = {site: adapter.parameter(site.key) for site in sites}
@@ -266,7 +267,7 @@ def _announce(adapter: Adapter, sites: list[Site], encoded: dict[str, list[Token
     rate = _multiply_adds_a_second(round(rows_of_a_set), max(widths.values()), next(iter(weights.values())).device)
     seconds = work / rate
     logger.log(
-        logging.WARNING if needed > BIG_BYTES or seconds > LONG_SECONDS else logging.INFO,
+        level,
         "the resampled null takes %.0f MB for rows of inputs, and about %.0f s beside the forward pass: %d sets of %d "
         "examples", needed / 1e6, seconds, len(sets), sets.shape[1],
     )  # fmt: skip
