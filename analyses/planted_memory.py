@@ -166,28 +166,34 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def figure(rows: pd.DataFrame) -> go.Figure:
-    """AUROC of every map, a point a planted memory, and its mean."""
+    """How often every map's first matrix is in the module, and its AUROC, a point a planted memory."""
     names = list(rows["map"].unique())
-    plot = make_subplots(rows=1, cols=2, subplot_titles=list(MODULES), shared_yaxes=True, horizontal_spacing=0.04)
-    for column, module in enumerate(MODULES, start=1):
+    titles = ["first matrix in the module", *(f"all matrices, memories in {module}" for module in MODULES)]
+    plot = make_subplots(rows=1, cols=3, subplot_titles=titles, shared_yaxes=True, horizontal_spacing=0.03)
+    first = rows.groupby("map")["top_1"].mean()[names]
+    bar = {"marker": {"color": "#d1495b"}, "texttemplate": "%{x:.0%}", "showlegend": False}
+    plot.add_trace(go.Bar(x=first, y=names, orientation="h", **bar), 1, 1)
+    plot.update_xaxes(title_text="share of 24 memories", range=[0, 1.03], row=1, col=1)
+    plot.update_yaxes(autorange="reversed", row=1, col=1)
+    for column, module in enumerate(MODULES, start=2):
         mine = rows[rows["module"] == module]
         means = mine.groupby("map")["auroc"].mean()
         plot.add_trace(
             go.Scatter(
-                x=mine["auroc"], y=mine["map"], mode="markers", name="one memory", showlegend=column == 1,
+                x=mine["auroc"], y=mine["map"], mode="markers", name="one memory", showlegend=column == 2,
                 text=[f"layer {layer}, seed {seed}" for layer, seed in zip(mine["layer"], mine["seed"], strict=True)],
                 marker={"color": "#6b7a8f", "size": 6, "opacity": 0.5},
             ), 1, column,
         )  # fmt: skip
         plot.add_trace(
             go.Scatter(
-                x=means[names], y=names, mode="markers", name="mean", showlegend=column == 1,
+                x=means[names], y=names, mode="markers", name="mean", showlegend=column == 2,
                 marker={"color": "#d1495b", "size": 12, "symbol": "line-ns-open", "line": {"width": 3}},
             ), 1, column,
         )  # fmt: skip
         chance = {"x": [0.5, 0.5], "y": [names[0], names[-1]], "mode": "lines", "name": "by chance"}
         line = {"dash": "dot", "color": "#444444"}
-        plot.add_trace(go.Scatter(**chance, line=line, showlegend=column == 1), 1, column)
+        plot.add_trace(go.Scatter(**chance, line=line, showlegend=column == 2), 1, column)
         plot.update_xaxes(title_text="AUROC", range=[0, 1.03], row=1, col=column)
         plot.update_yaxes(autorange="reversed", row=1, col=column)
     return plot.update_layout(
