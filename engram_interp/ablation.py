@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,6 @@ from engram_interp.engram import Alpha, Engram
 from engram_interp.extraction import extract
 from engram_interp.models import adapt
 from engram_interp.scoring import example_scores
-from engram_interp.sites import component_of
 from engram_interp.statistics import Statistics
 
 UNEDITED = "unedited"
@@ -45,7 +45,13 @@ class AllBut(Only):
     """All matrices but the named ones."""
 
     def of(self, engram: Engram) -> Engram:
-        """That part of an engram: what selecting takes out is zero in it."""
+        """That part of an engram: what selecting takes out is zero in it.
+
+        Raises:
+            ValueError: nothing is named, so that nothing would be left to ablate.
+        """
+        if (self.components, self.layers, self.heads, self.keys) == (None,) * 4:
+            raise ValueError("AllBut names what is not ablated, as AllBut(['Q', 'K']); got nothing")
         return engram - super().of(engram)
 
 
@@ -103,7 +109,7 @@ def answers(model: nn.Module, concept: Concept | Statistics) -> dict[str, Sequen
     """
     if not isinstance(concept, Concept):
         raise TypeError("statistics hold no examples to score: give the Concept, or a score of your own")
-    found = example_scores(model, concept.sides)
+    found = example_scores(model, concept.sides, progress=False)
     return {
         f"{side} {measure}": getattr(scores, measure).tolist()
         for measure in ("accuracy", "loss")
@@ -145,7 +151,9 @@ def ablation_study(
         progress: True or False shows or hides the bar; None shows it in a terminal only.
 
     Raises:
-        ValueError: a subset that names what the model lacks, or one that is called `unedited`; see also `extract`.
+        ValueError: a subset that names what the model lacks, or one that is called `unedited`; scores that are not a
+            finite number an example; see also `extract`.
+        TypeError: a subset of another kind.
 
     Example:
         >>> import engram_interp as ei
@@ -159,12 +167,14 @@ def ablation_study(
     """
     if UNEDITED in subsets or not subsets:
         raise ValueError(f"subsets are one or more by name, {UNEDITED!r} is the model itself; got {list(subsets)}")
+    if wrong := [name for name, subset in subsets.items() if not isinstance(subset, Only)]:
+        raise TypeError(f"a subset is Only(...) or AllBut(...); {wrong[0]!r} is {subsets[wrong[0]]!r}")
+    if subsets is PAPER and not any(site.component == "W_gate" for site in adapt(model).all_sites()):
+        subsets = PAPER_UNGATED
     engram = extract(
         model, concept, batch_size=batch_size, rtol=rtol, absorb_bias=absorb_bias, delta_from=delta_from,
         progress=progress,
     )  # fmt: skip
-    if subsets is PAPER and not any(component_of(key) == "W_gate" for key in engram):
-        subsets = PAPER_UNGATED
     parts = {name: subset.of(engram) for name, subset in subsets.items()}
     strengths = engram.alphas(alpha)
     rows = _rows(UNEDITED, score(model, concept), seed)
@@ -175,10 +185,16 @@ def ablation_study(
     return AblationStudy(pd.DataFrame(rows), engram.name, adapt(model).info.name)
 
 
-def _rows(subset: str, scores: Mapping[str, Sequence[float]], seed: int) -> list[dict[str, object]]:
+def _rows(subset: str, scores: Mapping[str, Any], seed: int) -> list[dict[str, object]]:
     if not scores:
         raise ValueError("the score returned nothing: it returns a number an example, by name")
-    return [{"subset": subset, "score": name, **_mean(np.asarray(values), seed)} for name, values in scores.items()]
+    rows = []
+    for name, values in scores.items():
+        numbers = np.asarray(values, dtype=float)
+        if numbers.ndim != 1 or not numbers.size or not np.isfinite(numbers).all():
+            raise ValueError(f"the score {name!r} of {subset!r} is not a finite number an example: got {values!r}")
+        rows.append({"subset": subset, "score": name, **_mean(numbers, seed)})
+    return rows
 
 
 def _mean(values: np.ndarray, seed: int) -> dict[str, float]:

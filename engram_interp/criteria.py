@@ -7,9 +7,10 @@
 | sufficiency  | `(W_0 + W+) X+ ~ W_1 X+`     | ... of those that the null state lacks                  |
 | necessity    | `(W_1 - W+) X+ ~ W_0 X+`     | ablating takes these answers away                       |
 
-Every number says by how much its condition is missed: 0 is met, 1 is as if there were no engram. Algebraic ones are
-shares of output energy, `|A X|^2 = tr(A S A^T)`, and need the statistics alone; they see one matrix at a time, on the
-inputs of the unedited model. Behavioural ones see what the whole edit does.
+Every number says by how much its condition is missed; 0 is met. Algebraic ones are shares of output energy,
+`|A X|^2 = tr(A S A^T)`, and need the statistics alone; they see one matrix at a time, on the inputs of the unedited
+model. For one matrix, what injecting adds is what ablating removes: sufficiency and necessity are one number, and so is
+reactivation where `W_0` is zero. Behavioural ones, shares of answer tokens, see what the whole edit does, and differ.
 """
 
 from __future__ import annotations
@@ -104,7 +105,7 @@ def criteria(
         alpha: how strongly it is ablated and injected; see `Engram.ablate`.
         delta_from: the null state is this model; by default it is `model` with zeros for the engram's matrices (tabula
             rasa). An engram that was taken from a difference needs the model that it was taken from.
-        statistics: the concept's, where they are at hand; collected by default.
+        statistics: the concept's, where they are at hand; collected by default. What they lack is an error.
         batch_size: examples in a batch.
         progress: True or False shows or hides the bars; None shows them in a terminal only.
 
@@ -121,9 +122,11 @@ def criteria(
         ['specificity', 'reactivation', 'sufficiency', 'necessity']
     """
     require_concept(concept)
-    if engram.options.get("delta_from") is not None and delta_from is None:
+    taken_from = engram.options.get("delta_from")
+    given = None if delta_from is None else adapt(delta_from).info.name
+    if taken_from is not None and given != taken_from:
         raise ValueError(
-            f"the engram is of a difference from {engram.options['delta_from']!r}: give that model as delta_from"
+            f"the engram is of a difference from {taken_from!r}: give that model as delta_from, got {given or 'none'}"
         )
     adapter = adapt(model)
     engram.info.require(adapter.info, "the engram")
@@ -205,12 +208,20 @@ def _matrices(
     adapter: Adapter, base: Adapter | None, sites: list[Site], engram: Engram, statistics: Statistics
 ) -> pd.DataFrame:
     absorbing = absorbing_inputs(adapter, base)
+    missing = [site.key for site in sites if site.input not in statistics.inputs]
+    if missing or not {TARGET, REFERENCE} <= statistics.groups.keys():
+        raise ValueError(
+            f"the statistics have the groups {', '.join(statistics.groups)} and lack {', '.join(missing) or 'no input'}"
+            f": collect target and reference for the engram's matrices"
+        )
     rows = []
     for site in sites:
         absorbed = site.input in absorbing
         moments = {group: statistics.groups[group][site.input].matrix(absorbed).cpu() for group in (TARGET, REFERENCE)}
         W_1 = matrix_of(adapter, site, absorbed).cpu()
         W_0 = torch.zeros_like(W_1) if base is None else matrix_of(base, site, absorbed).cpu()
+        if base is None and absorbed and site.bias not in set(engram.tensors):
+            W_0[:, -1] = W_1[:, -1]  # tabula rasa zeroes what the engram is part of, and this bias is not
         missed = algebraic(W_1, W_0, _as_matrix(engram, site, absorbed), moments[TARGET], moments[REFERENCE])
         rows.append(
             {"key": site.key, "component": site.component, "layer": site.layer, "expert": site.expert, **missed}

@@ -9,19 +9,20 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial, reduce
+from itertools import chain
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from engram_interp.collect import finite_rows, one_pass
 from engram_interp.concept import BATCH_SIZE, REFERENCE, TARGET, Batch, Example, TokenExample, encode_groups
 from engram_interp.engram import Alpha, Engram
-from engram_interp.estimator import Spectrum, spectrum
+from engram_interp.estimator import Spectrum, require_rtol, spectrum
 from engram_interp.extraction import InputData, Part, absorbing_inputs, base_of, engram_of, options_of, part_of
 from engram_interp.localization import LocalizationMap, map_of
 from engram_interp.models import Adapter, Record, adapt
-from engram_interp.sites import Site, by_input, head_norms
+from engram_interp.sites import Site, by_input
 from engram_interp.statistics import MomentSum
 
 
@@ -55,21 +56,24 @@ class Packed:
     @classmethod
     def of(cls, S: Float[Tensor, "D D"], dtype: torch.dtype) -> Packed:
         """Of a symmetric matrix."""
-        rows, columns = torch.triu_indices(len(S), len(S), device=S.device)
-        return cls(S[rows, columns].to(dtype), len(S))
+        return cls(S[_upper(S)].to(dtype), len(S))
 
     @property
     def matrix(self) -> Float[Tensor, "D D"]:
         """`S_i`."""
-        rows, columns = torch.triu_indices(self.size, self.size, device=self.triangle.device)
         S = torch.zeros(self.size, self.size, dtype=torch.float64, device=self.triangle.device)
-        S[rows, columns] = S[columns, rows] = self.triangle.double()
-        return S
+        S[_upper(S)] = self.triangle.double()
+        return S + S.triu(1).T
 
     @property
     def n_floats(self) -> int:
         """Numbers kept."""
         return self.triangle.numel()
+
+
+def _upper(S: Float[Tensor, "D D"]) -> Bool[Tensor, "D D"]:
+    """Where the upper triangle is, with the diagonal."""
+    return torch.ones_like(S, dtype=torch.bool).triu()
 
 
 class ConceptSum:
@@ -122,13 +126,17 @@ class Decomposition(Mapping):  # of str to Engram; checking items' types at run 
     rtol: float | int | None
     absorb_bias: bool
     delta_from: nn.Module | None
-    _norms: list[Tensor] = field(repr=False)
+    _absorbing: set[str] = field(repr=False)
+    _checks: list[Tensor] = field(repr=False)
     _totals: dict[str, tuple[Tensor, Spectrum]] = field(default_factory=dict, repr=False)
 
     def __getitem__(self, name: str) -> Engram:
         if name not in self.kept:
             raise KeyError(f"the decomposition has no {name!r}; it has {_listed(self.kept)}")
         return self.engram(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.kept
 
     def __eq__(self, other: object) -> bool:
         return self is other
@@ -187,7 +195,9 @@ class Decomposition(Mapping):  # of str to Engram; checking items' types at run 
     def _chosen(self, names: str | Collection[str]) -> list[str]:
         asked = {names} if isinstance(names, str) else set(names)
         if not asked or not asked <= self.kept.keys():
-            raise ValueError(f"the concepts are {_listed(self.kept)}; got {sorted(asked) or 'none'}")
+            raise ValueError(
+                f"the concepts are {_listed(self.kept)}; got {', '.join(sorted(map(repr, asked))) or 'none'}"
+            )
         return [name for name in self.kept if name in asked]
 
     def _counts_of(self, chosen: Sequence[str]) -> dict[str, int]:
@@ -196,16 +206,15 @@ class Decomposition(Mapping):  # of str to Engram; checking items' types at run 
 
     def _parts(self, chosen: Sequence[str], adapter: Adapter) -> Iterator[Part]:
         base = base_of(adapter, self.delta_from, self.sites)
-        if not all(map(torch.equal, self._norms, weight_norms(self.sites, adapter, base))):
+        if not all(map(torch.equal, self._checks, checks_of(self.sites, adapter, base))):
             raise RuntimeError(
                 "the weights are not those that were decomposed: take engrams before the model is edited, or outside "
                 "of the block in which it is"
             )
-        absorbing = absorbing_inputs(adapter, base) if self.absorb_bias else set()
         for name, readers in by_input(self.sites).items():
             S, kept = self._total(name)
             S_plus = self._moment(name, chosen)
-            data = InputData(name in absorbing, S_plus, S, kept)
+            data = InputData(name in self._absorbing, S_plus, S, kept)
             for site in readers:
                 yield part_of(site, data, adapter, base)
 
@@ -217,9 +226,11 @@ class Decomposition(Mapping):  # of str to Engram; checking items' types at run 
 
     def _moment(self, name: str, concepts: Sequence[str]) -> Float[Tensor, "D D"]:
         kept = [self.kept[concept][name] for concept in concepts]
-        matrices = [one.matrix for one in kept if isinstance(one, Packed)]
+        # One matrix at a time: of many concepts, all of them side by side would be what packing avoids.
+        matrices = (one.matrix for one in kept if isinstance(one, Packed))
         if factors := [one for one in kept if isinstance(one, Factor)]:
-            matrices.append(Factor(torch.cat([factor.X for factor in factors]), factors[0].absorbed).matrix)
+            joined = Factor(torch.cat([factor.X for factor in factors]), factors[0].absorbed)
+            matrices = chain([joined.matrix], matrices)
         return reduce(torch.add, matrices)
 
 
@@ -252,6 +263,7 @@ def decompose(
 
     Raises:
         ValueError: see `extract`.
+        TypeError: something else than examples by name.
 
     Example:
         >>> from engram_interp import testbed
@@ -261,6 +273,9 @@ def decompose(
         >>> first, second, *_ = parts
         >>> edited = parts.ablate({first, second}, alpha=2.0)
     """
+    if not isinstance(concepts, Mapping) or not all(isinstance(name, str) for name in concepts):
+        raise TypeError(f'concepts are examples by name, as {{"A": [...], "rest": [...]}}; got {_shown(concepts)}')
+    require_rtol(rtol)
     adapter = adapt(model)
     sites = adapter.sites(components, layers)
     base = base_of(adapter, delta_from, sites)
@@ -276,14 +291,17 @@ def decompose(
         rtol=rtol,
         absorb_bias=absorb_bias,
         delta_from=delta_from,
-        _norms=weight_norms(sites, adapter, base),
+        _absorbing=absorbing,
+        _checks=checks_of(sites, adapter, base),
     )
 
 
-def weight_norms(sites: Sequence[Site], adapter: Adapter, base: Adapter | None) -> list[Tensor]:
-    """The norms of all weights, by head, to tell whether they have changed."""
+def checks_of(sites: Sequence[Site], adapter: Adapter, base: Adapter | None) -> list[Float[Tensor, "2"]]:
+    """Sum and norm of every weight and bias, to tell whether one has changed."""
     models = [one for one in (adapter, base) if one is not None]
-    return [head_norms(site.component, one.parameter(site.key)).detach() for one in models for site in sites]
+    keys = [key for site in sites for key in (site.key, site.bias) if key is not None]
+    values = (one.parameter(key).detach().double() for one in models for key in keys)
+    return [torch.stack([value.sum(), value.norm()]).cpu() for value in values]
 
 
 def _collect(
@@ -326,6 +344,10 @@ def _take_in(
     split = rows[order.to(rows.device)].split(counts.tolist())
     for index, mine in zip(owners.tolist(), split, strict=True):
         sums[index][name].add(mine.clone())  # a view would keep the whole batch
+
+
+def _shown(concepts: object) -> str:
+    return f"the names {list(concepts)}" if isinstance(concepts, Mapping) else f"a {type(concepts).__name__}"
 
 
 def _listed(names: Collection[str], at_most: int = 8) -> str:

@@ -46,6 +46,16 @@ def default_rtol(d: int) -> float:
     return d * 2.0**-23
 
 
+def require_rtol(rtol: float | int | None) -> None:
+    """Raise where a cut is none.
+
+    Raises:
+        ValueError: an `rtol` outside [0, 1).
+    """
+    if rtol is not None and not 0 <= rtol < 1:
+        raise ValueError(f"rtol is a share of the largest eigenvalue, 0 <= rtol < 1; got {rtol}")
+
+
 def spectrum(S: Float[Tensor, "d d"], rtol: float | int | None = None) -> Spectrum:
     """The directions of a second moment above the cut, by an eigendecomposition in float64.
 
@@ -60,9 +70,8 @@ def spectrum(S: Float[Tensor, "d d"], rtol: float | int | None = None) -> Spectr
         >>> spectrum(torch.diag(torch.tensor([4.0, 1.0, 0.0]))).lam.tolist()
         [1.0, 4.0]
     """
+    require_rtol(rtol)
     rtol = default_rtol(len(S)) if rtol is None else rtol
-    if not 0 <= rtol < 1:
-        raise ValueError(f"rtol is a share of the largest eigenvalue, 0 <= rtol < 1; got {rtol}")
     if not S.isfinite().all():
         raise ValueError(f"a second moment of size {len(S)} is not finite: its activations overflowed")
     S = S.double()

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from engram_interp import nulls, plots
 from engram_interp.concept import BATCH_SIZE, TARGET, Concept
-from engram_interp.extraction import Part, parts, sites_of, statistics_of
+from engram_interp.estimator import require_rtol
+from engram_interp.extraction import Part, base_of, parts, sites_of, statistics_of
 from engram_interp.measures import sizes_of
 from engram_interp.models import Adapter, adapt
 from engram_interp.sites import ATTENTION, COMPONENTS, UNEMBED, Site, component_names
@@ -33,8 +34,8 @@ ALPHA = 0.05
 SCALES = {
     "wnorm": plots.Scale("W-Norm"),
     "fisher": plots.Scale("Fisher share"),
-    "excess": plots.Scale("W-Norm over its null", centre=1.0),
-    "fisher_excess": plots.Scale("Fisher share over its null", centre=1.0),
+    "excess": plots.Scale("W-Norm over its null", ratio=True),
+    "fisher_excess": plots.Scale("Fisher share over its null", ratio=True),
 }
 OF_EITHER_METRIC = ("expected", "excess", "p_value", "low", "high")
 QUANTITIES = ("wnorm", *OF_EITHER_METRIC, "fisher", *(f"fisher_{name}" for name in OF_EITHER_METRIC))
@@ -146,7 +147,7 @@ class LocalizationMap(Mapping[str, float]):
         Raises:
             ValueError: a component without heads, or one that the map does not have; a quantity that it does not hold.
         """
-        (name,) = component_names(component)
+        name = _one_component(component)
         if name not in ATTENTION or name not in self.components:
             having = [known for known in self.components if known in ATTENTION]
             raise ValueError(f"the map has no heads of {name}; it has those of {', '.join(having) or 'no component'}")
@@ -160,7 +161,7 @@ class LocalizationMap(Mapping[str, float]):
         Raises:
             ValueError: a component that no expert in the map has; a quantity that the map does not hold.
         """
-        (name,) = component_names(component)
+        name = _one_component(component)
         if name not in self._of_experts:
             has = ", ".join(self._of_experts) or "no component"
             raise ValueError(f"the map has no experts of {name}; it has those of {has}")
@@ -192,13 +193,15 @@ class LocalizationMap(Mapping[str, float]):
         return self._matrices[[*PLACE, *self.quantities]].reset_index(drop=True)
 
     def top(self, k: int = 10, by: str = "wnorm") -> pd.DataFrame:
-        """The `k` matrices that are largest in a quantity, largest first.
+        """The `k` matrices that are largest in a quantity, largest first; of p-values, the smallest.
 
         Raises:
-            ValueError: a quantity that the map does not hold.
+            ValueError: a quantity that the map does not hold, or a `k` below 1.
         """
         self._require(by)
-        return self.to_frame().sort_values(by, ascending=False, ignore_index=True).head(k)
+        if k < 1:
+            raise ValueError(f"k is the number of matrices to show, 1 or more; got {k}")
+        return self.to_frame().sort_values(by, ascending=by.endswith("p_value"), ignore_index=True).head(k)
 
     def plot(self, quantity: str = "wnorm") -> go.Figure:
         """Heat map, components by layers, the unembedding in a row of its own; a star marks what is significant.
@@ -248,6 +251,12 @@ class LocalizationMap(Mapping[str, float]):
         concept = f" of {self.name!r}" if self.name else ""
         stars = f" (* p ≤ {ALPHA:g}, family-wise)" if "p_value" in self.quantities else ""
         return f"{SCALES[quantity].title}{by}{concept} in {self.model}{stars}"
+
+
+def _one_component(component: str) -> str:
+    if not isinstance(component, str):
+        raise TypeError(f"expected one component, as 'W_Q'; got {component!r}")
+    return component_names(component)[0]
 
 
 def _of_cell(cell: pd.DataFrame, quantity: str) -> float:
@@ -329,6 +338,8 @@ def localize(
     adapter = adapt(model)
     resampling = None
     if null == "resampled":
+        require_rtol(rtol)
+        base_of(adapter, delta_from, adapter.sites(components, layers))
         resampling = nulls.resampling(model, concept, draws, seed, components, layers, batch_size, progress)
         concept = resampling.statistics
     statistics = statistics_of(model, concept, components, layers, batch_size, progress)
@@ -363,7 +374,7 @@ def map_of(
         if resampling is not None:
             drawn[part.site.key] = resampling.excess(part, sizes[part.site.key])
     if resampling is not None:
-        sizes = nulls.significance(sizes, drawn)
+        sizes = nulls.significance(sizes, drawn, n_target=resampling.sets.shape[1])
     table = pd.concat([_table(site, sizes[site.key]) for site in sites], ignore_index=True)
     table = table.astype({"layer": "Int64", "expert": "Int64", "head": "Int64"})
     return LocalizationMap(table, adapter.n_layers, name, adapter.info.name)

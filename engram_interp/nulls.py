@@ -7,6 +7,7 @@ from the rows of the inputs, with no forward pass and no factorisation of its ow
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from engram_interp.measures import head_moments
 from engram_interp.models import Adapter, adapt
 from engram_interp.rows import Rows, collect_rows
 from engram_interp.sites import ATTENTION, Site, share, to_matrix
-from engram_interp.statistics import Statistics
+from engram_interp.statistics import Statistics, full_precision
 
 logger = logging.getLogger("engram_interp")
 
@@ -37,8 +38,8 @@ METRICS = {"wnorm": "", "fisher": "fisher_"}
 MIN_DRAWS = 19
 N_BOOTSTRAPS = 200
 LEVEL = 0.95
-ROUNDING = 1e-5
-"""Sizes of random sets are made in float32; what varies less than this, does not vary."""
+ROUNDING = 1e-6
+"""Sizes of random sets are made in float32: two that differ by less than this share are equal."""
 CHUNK = 2**24
 """Numbers that are made at a time."""
 
@@ -67,7 +68,8 @@ class Resampling:
             sizes: of the target's own engram.
         """
         rows = self.rows[part.site.input]
-        norms = set_norms(part, rows, rows_of_sets(rows, self.sets))
+        with full_precision():
+            norms = set_norms(part, rows, rows_of_sets(rows, self.sets))
         offered = rows.offered[self.sets].sum(1).double()
         found = {}
         for (metric, prefix), whole in zip(METRICS.items(), ("weight_norm", "output_norm"), strict=True):
@@ -93,8 +95,10 @@ def resampling(
         ValueError: too few draws; see `collect`.
         TypeError: something else than a concept.
     """
-    if draws < MIN_DRAWS:
-        raise ValueError(f"draws is {MIN_DRAWS} or more, for a p-value of 1 / (draws + 1) <= 0.05; got {draws}")
+    if not isinstance(draws, int) or draws < MIN_DRAWS:
+        raise ValueError(
+            f"draws is a whole number, {MIN_DRAWS} or more, for a p-value of 1 / (draws + 1) <= 0.05; got {draws}"
+        )
     if isinstance(concept, Statistics):
         raise TypeError('null="resampled" draws whole examples, which statistics do not hold: give the Concept itself')
     require_concept(concept)
@@ -102,6 +106,11 @@ def resampling(
     sites = adapter.sites(components, layers)
     encoded = encode_groups(concept.sides, adapter.encoder)
     n_target, n_examples = len(concept.target), len(concept.target) + len(concept.reference)
+    if math.comb(n_examples, n_target) < MIN_DRAWS + 1:
+        logger.warning(
+            "%d of %d examples can be drawn in %d ways only, too few for a p-value of 0.05: give more reference "
+            "examples", n_target, n_examples, math.comb(n_examples, n_target),
+        )  # fmt: skip
     sets = sets_of_examples(n_target, n_examples, draws, seed)
     _announce(adapter, sites, encoded, sets, logging.INFO if progress is False else logging.WARNING)
     rows = collect_rows(adapter, sites, encoded, batch_size, progress)
@@ -119,7 +128,8 @@ def sets_of_examples(n_target: int, n_examples: int, draws: int, seed: int) -> I
     generator = torch.Generator().manual_seed(seed)
     random = torch.stack([torch.randperm(n_examples, generator=generator)[:n_target] for _ in range(draws)])
     bootstraps = torch.randint(n_target, (N_BOOTSTRAPS, n_target), generator=generator)
-    return torch.cat([torch.arange(n_target)[None], random, bootstraps])
+    # In order, so that the same examples have the same size, to the last bit.
+    return torch.cat([torch.arange(n_target)[None], random, bootstraps]).sort(dim=1).values
 
 
 def rows_of_sets(rows: Rows, sets: Int[Tensor, "set m"]) -> Int[Tensor, "set n"]:
@@ -131,12 +141,13 @@ def rows_of_sets(rows: Rows, sets: Int[Tensor, "set m"]) -> Int[Tensor, "set n"]
     return pad_sequence(list(places.split(lengths.sum(1).tolist())), batch_first=True, padding_value=len(rows.X))
 
 
-def significance(sizes: dict[str, Sizes], drawn: dict[str, Sizes]) -> dict[str, Sizes]:
+def significance(sizes: dict[str, Sizes], drawn: dict[str, Sizes], n_target: int) -> dict[str, Sizes]:
     """The sizes with what random sets say of them; p-values have one family of all matrices, and one of all heads.
 
     Args:
         sizes: by key.
         drawn: the excess of all sets by key; see `Resampling.excess`.
+        n_target: examples of the target.
     """
     found = {key: dict(values) for key, values in sizes.items()}
     for metric, prefix in METRICS.items():
@@ -147,10 +158,14 @@ def significance(sizes: dict[str, Sizes], drawn: dict[str, Sizes]) -> dict[str, 
             for key, p in zip(family, joined.split([values.shape[1] for values in family.values()]), strict=True):
                 p_values.setdefault(key, []).append(p)
         for key, values in drawn.items():
-            # Noise puts random sets above the closed form too, so it is they that the target is compared with.
+            # Noise puts random sets above the closed form too, so it is they that the target is compared with; where
+            # none of them reached an expert at all, the closed form remains.
             noise = values[metric][1:-N_BOOTSTRAPS].mean(0)
+            noise = noise.where(noise > 0, 1.0)
             excess = share(sizes[key][f"{prefix}excess"], noise)
             low, high = interval(excess, share(values[metric][-N_BOOTSTRAPS:], noise))
+            if n_target == 1:  # one example says nothing of how others would vary
+                low, high = torch.full_like(low, torch.nan), torch.full_like(high, torch.nan)
             found[key] |= {
                 f"{prefix}expected": sizes[key][f"{prefix}expected"] * noise,
                 f"{prefix}excess": excess,
@@ -214,10 +229,13 @@ def family_p_values(excess: Float[Tensor, "set unit"]) -> Float[Tensor, "unit"]:
     largest of all is what a family-wise error rate is about (Westfall and Young's single-step maxT). The target counts
     as one of the sets, which makes the level exact.
     """
+    if not excess.shape[1]:
+        return excess[0]
     mean, std = excess.mean(0), excess.std(0)
-    # A unit that varies by rounding alone is never the largest.
-    z = ((excess - mean) / std).where(std > ROUNDING * mean, -torch.inf)
-    return (z.amax(1)[:, None] >= z[0]).double().mean(0) if z.shape[1] else z[0]
+    # A unit that varies by rounding alone is never the largest, and rounding breaks no tie.
+    z = ((excess - mean) / std).where(std > 100 * ROUNDING * mean, -torch.inf)
+    tie = (ROUNDING * mean / std).nan_to_num(0.0, posinf=0.0)
+    return (z.amax(1)[:, None] >= z[0] - tie).double().mean(0)
 
 
 def interval(
@@ -264,7 +282,9 @@ def _announce(
         n_products = 3 if site.component == "W_O" else 2
         columns = out if site.component in ATTENTION else min(out, d)
         work += len(sets) * n_products * rows_of_a_set * columns * d + sum(counted) * d * (columns + 2 * d)
-    rate = _multiply_adds_a_second(round(rows_of_a_set), max(widths.values()), next(iter(weights.values())).device)
+    rate = _multiply_adds_a_second(
+        max(1, round(rows_of_a_set)), max(widths.values()), next(iter(weights.values())).device
+    )
     seconds = work / rate
     logger.log(
         level,

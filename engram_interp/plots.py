@@ -1,7 +1,7 @@
 """Every figure, from plain numbers: nothing here knows a model, and nothing here shows a figure.
 
-A share (W-Norm) is drawn on one sequential scale that begins at 0, a ratio on a diverging one around its centre. Target
-and reference keep their colours everywhere.
+A share (W-Norm) is drawn on one sequential scale that begins at 0, a ratio on a diverging one, logarithmic around 1.
+Target and reference keep their colours everywhere.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from torch import Tensor
 
 SHARE_SCALE = "Viridis"
 RATIO_SCALE = "RdBu_r"
+LEAST_RATIO = 2.0**-6
+"""A ratio below this has the colour of it."""
 TARGET_COLOUR = "#d1495b"
 REFERENCE_COLOUR = "#2e6f95"
 SIDE_COLOURS = {"target": TARGET_COLOUR, "reference": REFERENCE_COLOUR}
@@ -34,20 +36,26 @@ class Scale:
 
     Attributes:
         title: what is drawn.
-        centre: the value that means nothing either way; None of a share, whose colours begin at 0.
+        ratio: whether it is a ratio, whose colours are its logarithm around 1; a share's begin at 0.
     """
 
     title: str
-    centre: float | None = None
+    ratio: bool = False
+
+    def colours(self, values: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """What the colour axis measures."""
+        return values.clamp(min=LEAST_RATIO).log2() if self.ratio else values
 
     def axis(self, values: Iterable[float]) -> dict[str, object]:
         """Plotly's colour axis for these values."""
-        known = [value for value in values if not math.isnan(value)]
-        bar = {"colorbar": {"title": {"text": self.title.replace(" over ", "<br>over ")}}}
-        if self.centre is None:
-            return {"colorscale": SHARE_SCALE, "cmin": 0, "cmax": max(known), **bar}
-        reach = max(abs(value - self.centre) for value in known) or 1.0
-        return {"colorscale": RATIO_SCALE, "cmin": self.centre - reach, "cmax": self.centre + reach, **bar}
+        known = torch.tensor([value for value in values if not math.isnan(value)])
+        bar: dict[str, object] = {"title": {"text": self.title.replace(" over ", "<br>over ")}}
+        if not self.ratio:
+            return {"colorscale": SHARE_SCALE, "cmin": 0, "cmax": float(known.max()), "colorbar": bar}
+        reach = float(self.colours(known).abs().max()) or 1.0
+        ticks = torch.linspace(-reach, reach, 5)
+        bar |= {"tickvals": ticks.tolist(), "ticktext": [f"{value:.2g}" for value in ticks.exp2().tolist()]}
+        return {"colorscale": RATIO_SCALE, "cmin": -reach, "cmax": reach, "colorbar": bar}
 
 
 def component_map(
@@ -71,11 +79,11 @@ def component_map(
     layers = [str(layer) for layer in range(grid.shape[0])]
     rows, heights = [], []
     if components:
-        rows.append(_heatmap(grid.T, significant.T, layers, components, "%{y}, layer %{x}"))
+        rows.append(_heatmap(grid.T, significant.T, layers, components, scale, "%{y}, layer %{x}"))
         heights.append(len(components))
     if unembed is not None:
         value, star = (torch.tensor([[one]]) for one in unembed)
-        rows.append(_heatmap(value, star, ["after the last layer"], ["W_U"], "%{y}, %{x}"))
+        rows.append(_heatmap(value, star, ["after the last layer"], ["W_U"], scale, "%{y}, %{x}"))
         heights.append(1)
     figure = make_subplots(rows=len(rows), cols=1, row_heights=heights, vertical_spacing=0.16 if len(rows) > 1 else 0)
     for index, row in enumerate(rows, start=1):
@@ -113,7 +121,7 @@ def layer_maps(
     for column, (name, grid) in enumerate(grids.items(), start=1):
         layers, units = ([str(i) for i in range(n)] for n in grid.shape)
         where = f"{name}, layer %{{y}}, {unit} %{{x}}"
-        figure.add_trace(_heatmap(grid, significant[name], units, layers, where), 1, column)
+        figure.add_trace(_heatmap(grid, significant[name], units, layers, scale, where), 1, column)
         kind = "key/value head" if name in ("W_K", "W_V") else unit
         figure.update_xaxes(title_text=kind, type="category", row=1, col=column)
         figure.update_yaxes(
@@ -259,22 +267,24 @@ def _heatmap(
     significant: Bool[Tensor, "row column"],
     x: Sequence[str],
     y: Sequence[str],
+    scale: Scale,
     where: str,
 ) -> go.Heatmap:
     """Cells are labelled with their value while they are wide enough to hold it, else with their star alone."""
     stars = [["*" if star else "" for star in row] for row in significant.tolist()]
     return go.Heatmap(
-        z=grid.tolist(),
+        z=scale.colours(grid).tolist(),
         x=list(x),
         y=list(y),
         text=stars,
+        customdata=grid.tolist(),
         coloraxis="coloraxis",
         xgap=1,
         ygap=1,
         hoverongaps=False,
-        texttemplate="%{z:.3~g}%{text}" if len(x) <= MAX_LABELLED_COLUMNS else "%{text}",
+        texttemplate="%{customdata:.3~g}%{text}" if len(x) <= MAX_LABELLED_COLUMNS else "%{text}",
         textfont={"size": 11},
-        hovertemplate=where + ": %{z:.4~g}%{text}<extra></extra>",
+        hovertemplate=where + ": %{customdata:.4~g}%{text}<extra></extra>",
     )
 
 

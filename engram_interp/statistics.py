@@ -75,7 +75,7 @@ class Moment:
 
 
 @contextmanager
-def _full_precision() -> Iterator[None]:
+def full_precision() -> Iterator[None]:
     """Products of float32 in float32, also where a user lets matmuls run in TF32 or bf16."""
     setting = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
@@ -109,7 +109,7 @@ class MomentSum:
         `X^T X` is symmetric: only its strips right of the diagonal are summed.
         """
         X = X.to(self._second.dtype)
-        with _full_precision():
+        with full_precision():
             for start, stop in self._strips:
                 self._second[start:stop, start:].addmm_(X[:, start:stop].T, X[:, start:])
         for rows in X.split(64):

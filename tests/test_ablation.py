@@ -32,7 +32,6 @@ def edited_keys(engram) -> set[str]:
         (Only(), {"Q", "K", "V", "O", "gate", "in", "out", "U"}),
         (Only(["Q", "K"]), {"Q", "K"}),
         (AllBut(["Q", "K", "gate"]), {"V", "O", "in", "out", "U"}),
-        (AllBut(), set()),
         (AllBut("U"), {"Q", "K", "V", "O", "gate", "in", "out"}),
     ],
 )
@@ -169,6 +168,14 @@ def test_subsets_without_a_name_of_their_own_are_refused(llama):
         ablation_study(llama, token_concept(), {"unedited": Only()})
     with pytest.raises(ValueError, match="subsets are one or more by name"):
         ablation_study(llama, token_concept(), {})
+    with pytest.raises(ValueError, match="AllBut names what is not ablated"):
+        ablation_study(llama, token_concept(), {"nothing": AllBut()})
+
+
+@pytest.mark.parametrize("values", [[], [1.0, float("nan")], 1.0, [[1.0], [2.0]]])
+def test_a_score_that_is_not_a_number_an_example_is_refused(llama, values):
+    with pytest.raises(ValueError, match="the score 'x' of 'unedited' is not a finite number an example"):
+        ablation_study(llama, token_concept(), score=lambda model, given: {"x": values})
 
 
 def test_a_study_by_hand_as_a_frame():

@@ -96,6 +96,16 @@ def test_an_engram_of_everything_meets_what_concerns_the_target(llama):
     assert states.loc[ABLATED].to_numpy() == pytest.approx(states.loc[NULL].to_numpy(), rel=1e-4)
 
 
+def test_a_bias_that_the_engram_leaves_out_stays_in_the_null_state(gpt2):
+    concept = token_concept(n=60)
+    plain = extract(gpt2, concept, absorb_bias=False)
+    whole = replace(plain, tensors={key: adapt(gpt2).parameter(key).detach() for key in plain})
+    found = criteria(gpt2, whole, concept)
+    for name in ("reactivation", "sufficiency", "necessity"):
+        assert found.matrices[name].to_numpy() == pytest.approx(0, abs=1e-6)
+    assert found.behaviour.loc[INJECTED].to_numpy() == pytest.approx(found.behaviour.loc[MODEL].to_numpy(), rel=1e-4)
+
+
 def test_nothing_as_the_engram_misses_all_but_specificity(llama):
     concept = token_concept(n=60)
     engram = extract(llama, concept)
@@ -132,7 +142,9 @@ def test_states_are_those_that_editing_gives(full, concept):
 def test_a_memory_is_injected_into_a_model_that_never_had_it(full, concept):
     base = testbed.load("retain")
     engram = extract(full, concept, delta_from=base)
-    with pytest.raises(ValueError, match="of a difference from 'testbed:retain': give that model as delta_from"):
+    with pytest.raises(
+        ValueError, match="of a difference from 'testbed:retain': give that model as delta_from, got none"
+    ):
         criteria(full, engram, concept)
     found = criteria(full, engram, concept, delta_from=base, alpha=2.0)
     states = found.behaviour["target_accuracy"]
@@ -171,3 +183,8 @@ def test_what_does_not_belong_together_is_refused(llama):
     engram: Engram = extract(build("llama", seed=4), concept)
     with pytest.raises(ValueError, match="cannot use the engram, made from another model"):
         criteria(llama, engram, concept)
+    own, queries = extract(llama, concept), collect(llama, concept, components="Q")
+    with pytest.raises(
+        ValueError, match=r"the statistics have the groups target, reference and lack blocks\.0\.attn\.W_O"
+    ):
+        criteria(llama, own, concept, statistics=queries)

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engram_interp import Concept, decompose, extract, localize
-from engram_interp.decomposition import ConceptSum, Factor, Packed
+from engram_interp.decomposition import ConceptSum, Decomposition, Factor, Packed
 from engram_interp.models import adapt
 from engram_interp.models.loading import bridge_of
 from engram_interp.sites import to_matrix
@@ -160,6 +160,23 @@ def test_a_model_that_was_edited_meanwhile_is_refused(llama):
     with engram.ablated(llama, alpha=0.5), pytest.raises(RuntimeError, match="the weights are not those that were"):
         parts["B"]
     assert parts["B"].name == "B"
+    adapt(llama).parameter("blocks.0.mlp.W_in").data.neg_()  # of the same norm
+    with pytest.raises(RuntimeError, match="the weights are not those that were"):
+        parts["B"]
+
+
+def test_a_bias_that_changes_is_noticed(gpt2):
+    parts = decompose(gpt2, concepts())
+    adapt(gpt2).parameter("blocks.0.attn.b_Q").data.mul_(5)
+    with pytest.raises(RuntimeError, match="the weights are not those that were"):
+        parts["A"]
+
+
+def test_asking_whether_a_concept_is_there_makes_no_engram(llama, monkeypatch):
+    parts = decompose(llama, concepts())
+    monkeypatch.setattr(Decomposition, "engram", None)
+    assert "A" in parts
+    assert "Z" not in parts
 
 
 def test_unknown_names_are_refused(llama):
@@ -167,7 +184,7 @@ def test_unknown_names_are_refused(llama):
     assert repr(parts).startswith("Decomposition('A', 'B', 'C', 'rest'; 15 matrices of")
     with pytest.raises(KeyError, match="the decomposition has no 'Z'; it has 'A', 'B', 'C', 'rest'"):
         parts["Z"]
-    with pytest.raises(ValueError, match=r"the concepts are 'A', 'B', 'C', 'rest'; got \['A', 'Z'\]"):
+    with pytest.raises(ValueError, match=r"the concepts are 'A', 'B', 'C', 'rest'; got 'A', 'Z'"):
         parts.engram({"A", "Z"})
     with pytest.raises(ValueError, match="the concepts are .*; got none"):
         parts.ablate(set())

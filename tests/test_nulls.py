@@ -8,7 +8,15 @@ from engram_interp.concept import encode_groups
 from engram_interp.extraction import parts
 from engram_interp.measures import frobenius_norms, output_norms
 from engram_interp.models import adapt
-from engram_interp.nulls import N_BOOTSTRAPS, family_p_values, interval, rows_of_sets, set_norms, sets_of_examples
+from engram_interp.nulls import (
+    N_BOOTSTRAPS,
+    family_p_values,
+    interval,
+    rows_of_sets,
+    set_norms,
+    sets_of_examples,
+    significance,
+)
 from engram_interp.rows import collect_rows
 from tests.conftest import build, token_concept, tokens
 
@@ -18,7 +26,7 @@ def test_sets_are_whole_examples_as_many_as_the_target_has():
     assert sets.shape == (1 + 50 + N_BOOTSTRAPS, 4)
     assert sets[0].tolist() == [0, 1, 2, 3]
     random, bootstraps = sets[1:51], sets[51:]
-    assert all(len(set(row.tolist())) == 4 for row in random)
+    assert all(len(set(row.tolist())) == 4 and row.tolist() == sorted(row.tolist()) for row in random)
     assert set(random.flatten().tolist()) == set(range(9))
     assert set(bootstraps.flatten().tolist()) == set(range(4))
     assert any(len(set(row.tolist())) < 4 for row in bootstraps)
@@ -86,6 +94,39 @@ def test_a_memory_is_significant_and_random_examples_of_the_same_people_are_not(
     assert localize(full, mixed, null="resampled", draws=99, layers=[0]).p_values[0].min() > 0.05
 
 
+def test_ties_are_no_evidence(llama, caplog):
+    # Of nine examples there are nine sets of eight, so a p-value is 1 / 9 or more; of equal examples, all are equal.
+    rows = tokens(9, 8)
+    few = localize(llama, Concept.from_tokens(rows[:8], rows[8:]), null="resampled", draws=99).to_frame()
+    assert "8 of 9 examples can be drawn in 9 ways only" in caplog.text
+    assert few[["p_value", "fisher_p_value"]].to_numpy().min() > 0.05
+    alike = tokens(1, 9)
+    equal = localize(llama, Concept.from_tokens(alike.repeat(4, 1), alike.repeat(20, 1)), null="resampled", draws=99)
+    assert (equal.to_frame()[["p_value", "fisher_p_value"]] == 1).all(axis=None)
+    assert equal.to_frame()["excess"].to_numpy() == pytest.approx(1, abs=1e-4)
+
+
+def test_an_expert_that_no_random_set_reaches_keeps_the_closed_form():
+    sizes = {"expected": torch.tensor([0.01]), "excess": torch.tensor([16.0]), "weight_norm": torch.tensor([1.0])}
+    both = sizes | {f"fisher_{name}": value for name, value in sizes.items()}
+    drawn = torch.zeros(1 + 19 + N_BOOTSTRAPS, 1, dtype=torch.float64)
+    drawn[0] = drawn[-N_BOOTSTRAPS:] = 16.0
+    found = significance({"key": both}, {"key": {"wnorm": drawn, "fisher": drawn}}, n_target=2)["key"]
+    assert found["excess"].tolist() == [16.0]
+    assert found["expected"].tolist() == pytest.approx([0.01])
+    assert found["p_value"].tolist() == [pytest.approx(1 / 20)]
+
+
+def test_one_example_has_no_interval_and_few_counted_positions_are_enough(llama):
+    rows = tokens(13, 6)
+    counts = torch.zeros(13, 6, dtype=torch.bool)
+    counts[0, 2] = counts[5, 3] = True
+    concept = Concept.from_tokens(rows[:1], rows[1:], counts[:1], counts[1:])
+    frame = localize(llama, concept, null="resampled", draws=19, components="gate", rtol=1e-2).to_frame()
+    assert frame[["low", "high", "fisher_low", "fisher_high"]].isna().all(axis=None)
+    assert frame["excess"].notna().all()
+
+
 def test_the_same_seed_gives_the_same_numbers(llama):
     concept = token_concept()
     first, second, other = (localize(llama, concept, null="resampled", draws=19, seed=s).to_frame() for s in (1, 1, 2))
@@ -123,7 +164,9 @@ def test_the_cost_is_said_before_it_starts(llama, caplog):
 
 def test_what_cannot_be_resampled_is_refused(llama):
     concept = token_concept()
-    with pytest.raises(ValueError, match=r"draws is 19 or more, for a p-value of 1 / \(draws \+ 1\) <= 0.05; got 5"):
+    with pytest.raises(
+        ValueError, match=r"draws is a whole number, 19 or more, for a p-value of 1 / \(draws \+ 1\) <= 0.05; got 5"
+    ):
         localize(llama, concept, null="resampled", draws=5)
     with pytest.raises(TypeError, match="statistics do not hold: give the Concept itself"):
         localize(llama, collect(llama, concept), null="resampled")

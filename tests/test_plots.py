@@ -1,13 +1,14 @@
 import math
 
 import pandas as pd
+import pytest
 import torch
 
 from engram_interp import plots
 
 GRID = torch.tensor([[0.1, 0.4], [0.2, math.nan]])
 NONE = torch.zeros(2, 2, dtype=torch.bool)
-SHARE, RATIO = plots.Scale("share"), plots.Scale("ratio", centre=1.0)
+SHARE, RATIO = plots.Scale("share"), plots.Scale("ratio", ratio=True)
 
 
 def component_map(unembed=(0.5, False), scale=SHARE):
@@ -22,11 +23,16 @@ def test_a_share_is_drawn_from_zero_to_the_largest():
     assert figure.layout.yaxis.title.text == "component"
 
 
-def test_a_ratio_is_drawn_around_its_centre():
-    # The farthest from 1 is 3.
-    axis = component_map(unembed=(3.0, True), scale=RATIO).layout.coloraxis
-    assert (axis.cmin, axis.cmax) == (-1, 3)
-    assert RATIO.axis([1.0])["cmax"] == 2
+def test_a_ratio_is_drawn_by_its_logarithm_around_one():
+    # 0.1 is farther from 1 than 4 is: log2(0.1) = -3.32. A half and twice are equally far.
+    figure = component_map(unembed=(4.0, True), scale=RATIO)
+    axis = figure.layout.coloraxis
+    assert (axis.cmin, axis.cmax) == (pytest.approx(-math.log2(10)), pytest.approx(math.log2(10)))
+    assert figure.data[1].z[0][0] == 2.0
+    assert figure.data[1].customdata[0][0] == 4.0
+    assert axis.colorbar.ticktext[2] == "1"
+    assert RATIO.axis([1.0])["cmax"] == 1
+    assert RATIO.colours(torch.tensor([0.0])).tolist() == [-6.0]
 
 
 def test_the_unembedding_has_a_row_of_its_own_only_where_there_is_one():
@@ -38,7 +44,7 @@ def test_the_unembedding_has_a_row_of_its_own_only_where_there_is_one():
 def test_cells_are_labelled_while_they_are_wide_enough_and_starred_always():
     wide, stars = torch.rand(plots.MAX_LABELLED_COLUMNS + 1, 1), torch.ones(plots.MAX_LABELLED_COLUMNS + 1, 1).bool()
     assert plots.component_map(wide, stars, ["W_Q"], None, SHARE, "t").data[0].texttemplate == "%{text}"
-    assert "%{z" in plots.component_map(wide[:-1], stars[:-1], ["W_Q"], None, SHARE, "t").data[0].texttemplate
+    assert "%{customdata" in plots.component_map(wide[:-1], stars[:-1], ["W_Q"], None, SHARE, "t").data[0].texttemplate
 
 
 def test_key_and_value_heads_are_named_so():
