@@ -271,21 +271,34 @@ def _heatmap(
     where: str,
 ) -> go.Heatmap:
     """Cells are labelled with their value while they are wide enough to hold it, else with their star alone."""
-    stars = [["*" if star else "" for star in row] for row in significant.tolist()]
+    labelled = len(x) <= MAX_LABELLED_COLUMNS
     return go.Heatmap(
         z=scale.colours(grid).tolist(),
         x=list(x),
         y=list(y),
-        text=stars,
-        customdata=grid.tolist(),
+        text=_labels(grid, significant, ".3g" if labelled else None),
+        hovertext=_labels(grid, significant, ".4g"),
         coloraxis="coloraxis",
         xgap=1,
         ygap=1,
         hoverongaps=False,
-        texttemplate="%{customdata:.3~g}%{text}" if len(x) <= MAX_LABELLED_COLUMNS else "%{text}",
+        texttemplate="%{text}",
         textfont={"size": 11},
-        hovertemplate=where + ": %{customdata:.4~g}%{text}<extra></extra>",
+        hovertemplate=where + ": %{hovertext}<extra></extra>",
     )
+
+
+def _labels(
+    grid: Float[Tensor, "row column"], significant: Bool[Tensor, "row column"], digits: str | None
+) -> list[list[str]]:
+    """Every cell's value, if it has one and `digits` are given, and its star."""
+    return [
+        [
+            ("" if digits is None or math.isnan(value) else format(value, digits)) + ("*" if star else "")
+            for value, star in zip(*row, strict=True)
+        ]
+        for row in zip(grid.tolist(), significant.tolist(), strict=True)
+    ]
 
 
 def _styled(figure: go.Figure, title: str, height: int) -> go.Figure:

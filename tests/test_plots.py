@@ -29,7 +29,7 @@ def test_a_ratio_is_drawn_by_its_logarithm_around_one():
     axis = figure.layout.coloraxis
     assert (axis.cmin, axis.cmax) == (pytest.approx(-math.log2(10)), pytest.approx(math.log2(10)))
     assert figure.data[1].z[0][0] == 2.0
-    assert figure.data[1].customdata[0][0] == 4.0
+    assert figure.data[1].text[0][0] == "4*"
     assert axis.colorbar.ticktext[2] == "1"
     assert RATIO.axis([1.0])["cmax"] == 1
     assert RATIO.colours(torch.tensor([0.0])).tolist() == [-6.0]
@@ -38,13 +38,18 @@ def test_a_ratio_is_drawn_by_its_logarithm_around_one():
 def test_the_unembedding_has_a_row_of_its_own_only_where_there_is_one():
     assert len(component_map().data) == 2
     assert len(component_map(unembed=None).data) == 1
-    assert component_map(unembed=(0.5, True)).data[1].text[0][0] == "*"
+    assert component_map(unembed=(0.5, True)).data[1].text[0][0] == "0.5*"
 
 
 def test_cells_are_labelled_while_they_are_wide_enough_and_starred_always():
     wide, stars = torch.rand(plots.MAX_LABELLED_COLUMNS + 1, 1), torch.ones(plots.MAX_LABELLED_COLUMNS + 1, 1).bool()
-    assert plots.component_map(wide, stars, ["W_Q"], None, SHARE, "t").data[0].texttemplate == "%{text}"
-    assert "%{customdata" in plots.component_map(wide[:-1], stars[:-1], ["W_Q"], None, SHARE, "t").data[0].texttemplate
+    assert plots.component_map(wide, stars, ["W_Q"], None, SHARE, "t").data[0].text[0][-1] == "*"
+    narrow = plots.component_map(wide[:-1], ~stars[:-1], ["W_Q"], None, SHARE, "t").data[0]
+    assert list(narrow.text[0]) == [f"{value:.3g}" for value in wide[:-1, 0].tolist()]
+
+
+def test_a_cell_without_a_matrix_has_no_label():
+    assert [list(row) for row in component_map().data[0].text] == [["0.1", "0.2"], ["0.4", ""]]
 
 
 def test_key_and_value_heads_are_named_so():
