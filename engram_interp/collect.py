@@ -7,7 +7,7 @@ group's moments on the spot; no activation is kept, so the extra memory is the m
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from typing import TypeAlias
 
@@ -83,8 +83,9 @@ def collect(
         for name, moment in moments.items():
             if not moment.is_finite:
                 raise ValueError(f"the second moment of {_keys(readers[name])} over the {group} overflowed")
+    n_rows = {name: sum(moments[name].count for moments in groups.values()) for name in readers}
     statistics = Statistics(adapter.info, tuple(site.key for site in sites), groups, concept.name)
-    warn_of_few(statistics)
+    warn_of_few(n_rows, adapter.widths(readers), sum(statistics.counts.values()))
     return statistics
 
 
@@ -143,12 +144,17 @@ def finite_rows(
     return rows.detach(), positions.cpu()
 
 
-def warn_of_few(statistics: Statistics) -> None:
-    """Say which inputs were not seen at all, and whether there are fewer positions than the statistics need."""
-    groups = list(statistics.groups.values())
-    if unseen := [name for name in statistics.inputs if not any(moments[name].count for moments in groups)]:
+def warn_of_few(n_rows: Mapping[str, int], widths: Mapping[str, int], count: int) -> None:
+    """Say which inputs were not seen at all, and whether there are fewer positions than the statistics need.
+
+    Args:
+        n_rows: by input, how many positions it was seen at.
+        widths: by input, its dimensions.
+        count: how many positions count.
+    """
+    if unseen := [name for name, n in n_rows.items() if not n]:
         logger.warning("no position that counts was sent to %s: what reads it has no engram", ", ".join(unseen))
-    count, d = sum(statistics.counts.values()), max(len(moment.first) for moment in groups[0].values())
+    d = max(widths.values())
     if count < 2 * d:
         logger.warning(
             "%d positions count, and inputs have up to %d dimensions: from fewer than two positions a dimension, "

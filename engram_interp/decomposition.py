@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from engram_interp.collect import finite_rows, one_pass
+from engram_interp.collect import finite_rows, one_pass, warn_of_few
 from engram_interp.concept import BATCH_SIZE, REFERENCE, TARGET, Batch, Example, TokenExample, encode_groups
 from engram_interp.engram import Alpha, Engram
 from engram_interp.estimator import Spectrum, require_rtol, spectrum
@@ -23,7 +23,7 @@ from engram_interp.extraction import InputData, Part, absorbing_inputs, base_of,
 from engram_interp.localization import LocalizationMap, map_of
 from engram_interp.models import Adapter, Record, adapt
 from engram_interp.sites import Site, by_input
-from engram_interp.statistics import MomentSum
+from engram_interp.statistics import Moment, MomentSum
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,11 @@ class Factor:
         return total.result().matrix(self.absorbed)
 
     @property
+    def n_rows(self) -> int:
+        """Positions."""
+        return len(self.X)
+
+    @property
     def n_floats(self) -> int:
         """Numbers kept."""
         return self.X.numel()
@@ -52,11 +57,13 @@ class Packed:
 
     triangle: Float[Tensor, "half"]
     size: int
+    n_rows: int
 
     @classmethod
-    def of(cls, S: Float[Tensor, "D D"], dtype: torch.dtype) -> Packed:
-        """Of a symmetric matrix."""
-        return cls(S[_upper(S)].to(dtype), len(S))
+    def of(cls, moment: Moment, absorbed: bool) -> Packed:
+        """Of a moment, in its own precision; with a row of ones, where a bias is absorbed."""
+        S = moment.matrix(absorbed)
+        return cls(S[_upper(S)].to(moment.second.dtype), len(S), moment.count)
 
     @property
     def matrix(self) -> Float[Tensor, "D D"]:
@@ -103,8 +110,7 @@ class ConceptSum:
         if self._moments is None:
             return Factor(rows, self._absorbed)
         self._moments.add(rows)
-        moment = self._moments.result()
-        return Packed.of(moment.matrix(self._absorbed), moment.second.dtype)
+        return Packed.of(self._moments.result(), self._absorbed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +122,9 @@ class Decomposition(Mapping):  # of str to Engram; checking items' types at run 
         kept: by concept and input, what its second moments follow from.
         counts: positions that counted, by concept.
         sites: the matrices.
-        options: `rtol`, `absorb_bias` and `delta_from`, as `extract` takes them.
+        rtol: the spectral cut; see `extract`.
+        absorb_bias: whether a bias is one more column of its weight.
+        delta_from: the model of whose weights `W` is the difference, or None.
     """
 
     model: nn.Module
@@ -160,8 +168,7 @@ class Decomposition(Mapping):  # of str to Engram; checking items' types at run 
         The first engram adds the sum of all moments and its eigenvectors, `2 D^2` numbers an input, which every other
         engram then shares.
         """
-        inputs = {site.input for site in self.sites}
-        return {name: sum(concept[name].n_floats for concept in self.kept.values()) for name in inputs}
+        return {name: sum(concept[name].n_floats for concept in self.kept.values()) for name in by_input(self.sites)}
 
     def engram(self, names: str | Collection[str]) -> Engram:
         """The engram of one concept, or of several together, which is the sum of theirs.
@@ -283,10 +290,15 @@ def decompose(
     encoded = encode_groups(concepts, adapter.encoder)
     if not encoded:
         raise ValueError("there is no concept to decompose: give examples by name")
+    kept = _collect(adapter, sites, absorbing, encoded, batch_size, progress)
+    counts = {name: sum(int(one.counts.sum()) for one in examples) for name, examples in encoded.items()}
+    inputs = by_input(sites)
+    n_rows = {name: sum(concept[name].n_rows for concept in kept.values()) for name in inputs}
+    warn_of_few(n_rows, adapter.widths(inputs), sum(counts.values()))
     return Decomposition(
         model=model,
-        kept=_collect(adapter, sites, absorbing, encoded, batch_size, progress),
-        counts={name: sum(int(one.counts.sum()) for one in examples) for name, examples in encoded.items()},
+        kept=kept,
+        counts=counts,
         sites=sites,
         rtol=rtol,
         absorb_bias=absorb_bias,

@@ -119,7 +119,8 @@ def resampling(
         REFERENCE: {name: found.moment(n_target, n_examples) for name, found in rows.items()},
     }
     statistics = Statistics(adapter.info, tuple(site.key for site in sites), groups, concept.name)
-    warn_of_few(statistics)
+    n_rows = {name: len(found.X) for name, found in rows.items()}
+    warn_of_few(n_rows, adapter.widths(rows), sum(statistics.counts.values()))
     return Resampling(statistics, rows, sets)
 
 

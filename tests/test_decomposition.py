@@ -179,6 +179,11 @@ def test_asking_whether_a_concept_is_there_makes_no_engram(llama, monkeypatch):
     assert "Z" not in parts
 
 
+def test_too_few_positions_are_said(llama, caplog):
+    decompose(llama, {"A": rows_of(1, 1), "B": rows_of(2, 2)})
+    assert "positions count, and inputs have up to 32 dimensions" in caplog.text
+
+
 def test_unknown_names_are_refused(llama):
     parts = decompose(llama, concepts())
     assert repr(parts).startswith("Decomposition('A', 'B', 'C', 'rest'; 15 matrices of")
