@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+import torch
 from scipy.stats import bootstrap
 from torch import nn
 from tqdm.auto import tqdm
@@ -20,6 +22,8 @@ from engram_interp.extraction import extract
 from engram_interp.models import adapt
 from engram_interp.scoring import example_scores
 from engram_interp.statistics import Statistics
+
+logger = logging.getLogger("engram_interp")
 
 UNEDITED = "unedited"
 N_RESAMPLES = 1000
@@ -79,13 +83,15 @@ class AblationStudy:
     """Scores of a model without parts of an engram.
 
     Attributes:
-        table: a row a subset and score: `subset` (first, `unedited`), `score`, `value` (the mean over examples), `low`
-            and `high` (its 95 % bootstrap interval), `n` examples.
+        table: a row a subset and score: `subset` (first, `unedited`), `score`, `value` (the mean over examples, where
+            `engram_interp.score` pools their tokens), `low` and `high` (its 95 % bootstrap interval), `n` examples.
+        alpha: strength of the whole edit.
         name: the concept's name.
         model: the model's name.
     """
 
     table: pd.DataFrame
+    alpha: Alpha = "w-norm"
     name: str | None = None
     model: str = ""
 
@@ -97,7 +103,9 @@ class AblationStudy:
     def plot(self) -> go.Figure:
         """A panel a score: every subset's value and interval, the unedited model's as a line."""
         concept = f" of {self.name!r}" if self.name else ""
-        title = f"Which matrices carry it: the engram{concept} ablated in part, {self.model}"
+        strength = self.alpha if isinstance(self.alpha, str) else "as given"
+        strength = f"{self.alpha:.3g}" if isinstance(self.alpha, (int, float)) else strength
+        title = f"The engram{concept} ablated in part, {self.model}, alpha = {strength}"
         return plots.ablation_study(self.table, UNEDITED, title)
 
 
@@ -139,10 +147,11 @@ def ablation_study(
         model: the model.
         concept: what to look for, or its statistics.
         subsets: `Only(...)` and `AllBut(...)` by name: component types, layers, heads, single matrices. The default is
-            the paper's; a model without gates has `W_in` in the gate's place, and the names say so.
+            the paper's; of these, a model without gates has `W_in` in the gate's place, and the names say so.
         alpha: strength of the whole edit, of which every subset is a part; see `Engram.ablate`. `"w-norm"` is over all
             matrices, whichever are in a subset.
-        score: from a model and the concept to a number an example, by name; see `answers`, the default.
+        score: from a model and the concept to lists, one number an example, by name; called without gradients. See
+            `answers`, the default.
         batch_size: examples in a batch of the statistics.
         rtol: the spectral cut; see `extract`.
         absorb_bias: see `extract`.
@@ -165,34 +174,57 @@ def ablation_study(
         >>> list(study.to_frame())
         ['target accuracy', 'reference accuracy', 'target loss', 'reference loss']
     """
+    if not isinstance(subsets, Mapping):
+        raise TypeError(f"subsets are Only(...) or AllBut(...) by name, got a {type(subsets).__name__}")
     if UNEDITED in subsets or not subsets:
         raise ValueError(f"subsets are one or more by name, {UNEDITED!r} is the model itself; got {list(subsets)}")
     if wrong := [name for name, subset in subsets.items() if not isinstance(subset, Only)]:
         raise TypeError(f"a subset is Only(...) or AllBut(...); {wrong[0]!r} is {subsets[wrong[0]]!r}")
-    if subsets is PAPER and not any(site.component == "W_gate" for site in adapt(model).all_sites()):
-        subsets = PAPER_UNGATED
+    if not any(site.component == "W_gate" for site in adapt(model).all_sites()):
+        subsets = _without_gates(subsets)
     engram = extract(
         model, concept, batch_size=batch_size, rtol=rtol, absorb_bias=absorb_bias, delta_from=delta_from,
         progress=progress,
     )  # fmt: skip
     parts = {name: subset.of(engram) for name, subset in subsets.items()}
     strengths = engram.alphas(alpha)
-    rows = _rows(UNEDITED, score(model, concept), seed)
+    with torch.no_grad():
+        rows = _rows(UNEDITED, score(model, concept), seed)
     disable = None if progress is None else not progress
     for name, part in tqdm(parts.items(), desc="ablating", unit="subset", leave=False, disable=disable):
-        with part.ablated(model, {key: strengths[key] for key in part.weight_norms}):
+        with part.ablated(model, {key: strengths[key] for key in part.weight_norms}), torch.no_grad():
             rows += _rows(name, score(model, concept), seed)
-    return AblationStudy(pd.DataFrame(rows), engram.name, adapt(model).info.name)
+    table = pd.DataFrame(rows)
+    _warn_if_nothing_moved(table, alpha)
+    return AblationStudy(table, alpha, engram.name, adapt(model).info.name)
 
 
-def _rows(subset: str, scores: Mapping[str, Any], seed: int) -> list[dict[str, object]]:
-    if not scores:
-        raise ValueError("the score returned nothing: it returns a number an example, by name")
+def _without_gates(subsets: Mapping[str, Only]) -> dict[str, Only]:
+    """The paper's subsets, where they are among these, as they are in a model without gates."""
+    others = dict(zip(PAPER, PAPER_UNGATED.items(), strict=True))
+    return dict(others[name] if PAPER.get(name) == subset else (name, subset) for name, subset in subsets.items())
+
+
+def _warn_if_nothing_moved(table: pd.DataFrame, alpha: Alpha) -> None:
+    before = table[table["subset"] == UNEDITED].set_index("score")
+    low, high = (table["score"].map(before[end]) for end in ("low", "high"))
+    if table["value"].between(low, high).all():
+        logger.warning(
+            "no subset moves a score out of the unedited model's interval at alpha = %s: choose_alpha finds the "
+            "strongest edit that keeps the reference", alpha,
+        )  # fmt: skip
+
+
+def _rows(subset: str, scores: Any, seed: int) -> list[dict[str, object]]:
+    if not isinstance(scores, Mapping) or not scores:
+        raise ValueError(f"a score returns lists, one number an example, by name; got {scores!r}")
     rows = []
     for name, values in scores.items():
-        numbers = np.asarray(values, dtype=float)
+        numbers = np.asarray(values.cpu() if isinstance(values, torch.Tensor) else values, dtype=float)
         if numbers.ndim != 1 or not numbers.size or not np.isfinite(numbers).all():
-            raise ValueError(f"the score {name!r} of {subset!r} is not a finite number an example: got {values!r}")
+            raise ValueError(
+                f"the score {name!r} of {subset!r} is not a list of finite numbers, one an example: got {values!r}"
+            )
         rows.append({"subset": subset, "score": name, **_mean(numbers, seed)})
     return rows
 

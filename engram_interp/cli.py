@@ -124,7 +124,7 @@ def demo(
 @_model_options
 @click.option(
     "--null",
-    type=click.Choice(NULLS),
+    type=click.Choice(list(NULLS)),
     default="analytic",
     show_default=True,
     help="What sizes are compared with; resampled gives p-values and intervals.",

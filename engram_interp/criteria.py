@@ -11,6 +11,8 @@ Every number says by how much its condition is missed; 0 is met. Algebraic ones 
 `|A X|^2 = tr(A S A^T)`, and need the statistics alone; they see one matrix at a time, on the inputs of the unedited
 model. For one matrix, what injecting adds is what ablating removes: sufficiency and necessity are one number, and so is
 reactivation where `W_0` is zero. Behavioural ones, shares of answer tokens, see what the whole edit does, and differ.
+They compare with the null state: one of zeros answers nothing, so that what any model of the language gets right counts
+as memory, and a base model (`delta_from`) is the sharper null. An edit that overshoots is below 0 or above 1.
 """
 
 from __future__ import annotations
@@ -78,11 +80,11 @@ class Criteria:
         return frame.loc[list(CONDITIONS)].rename_axis("criterion")
 
     def plot(self) -> go.Figure:
-        """What every matrix misses, and the answers of the four states."""
+        """What every matrix and the whole edit miss, and the answers of the four states."""
         concept = f" of {self.name!r}" if self.name else ""
         strength = f", alpha = {self.alpha:.3g}" if isinstance(self.alpha, (int, float)) else ""
         title = f"The four criteria: the engram{concept} in {self.model}{strength}"
-        return plots.criteria(self.matrices, list(CONDITIONS), self.behaviour, title)
+        return plots.criteria(self.matrices, behavioural(self.behaviour), self.behaviour, title)
 
 
 def criteria(

@@ -192,7 +192,10 @@ class Decomposition(Mapping):  # of str to Engram; checking items' types at run 
         return self.engram(names).ablate(self.model, alpha)
 
     def localize(self, names: str | Collection[str]) -> LocalizationMap:
-        """The map of one concept, or of several together, against all others; see `engram_interp.localize`."""
+        """The map of one concept, or of several together, against all others and the analytic null.
+
+        Random sets of examples need the examples apart: `engram_interp.localize` with a `Concept` draws them.
+        """
         chosen = self._chosen(names)
         adapter = adapt(self.model)
         counts = self._counts_of(chosen)

@@ -324,7 +324,8 @@ def _only_heads(tensors: dict[str, Tensor], heads: list[int]) -> dict[str, Tenso
         if component_of(key) not in ATTENTION or key.endswith(".b_O"):
             continue
         if not heads or not all(0 <= head < len(tensor) for head in heads):
-            raise ValueError(f"{key} has heads 0 to {len(tensor) - 1}, got {heads}")
+            grouped = " (key/value heads: name the components)" if component_of(key) in ("W_K", "W_V") else ""
+            raise ValueError(f"{key} has heads 0 to {len(tensor) - 1}{grouped}, got {heads}")
         kept[key] = torch.zeros_like(tensor)
         kept[key][heads] = tensor[heads]
     if not kept:

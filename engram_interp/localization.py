@@ -26,7 +26,8 @@ from engram_interp.models import Adapter, adapt
 from engram_interp.sites import ATTENTION, COMPONENTS, UNEMBED, Site, component_names
 from engram_interp.statistics import Statistics
 
-NULLS = ("analytic", "resampled")
+NULLS = {"analytic": "its analytic null", "resampled": "random sets of examples"}
+"""What sizes are compared with, and how figures call it."""
 PLACE = ["key", "component", "layer", "expert"]
 ALPHA = 0.05
 """A p-value of at most this is marked in figures."""
@@ -64,12 +65,14 @@ class LocalizationMap(Mapping[str, float]):
         table: a row a matrix (`head` is missing) and a row a head, with their `weight_norm`, `|W|_F`, and
             `output_norm`, `|W S^1/2|_F`.
         n_layers: number of blocks of the model.
+        null: what sizes are compared with, `analytic` or `resampled`.
         name: the concept's name.
         model: the model's name.
     """
 
     table: pd.DataFrame
     n_layers: int
+    null: str = "analytic"
     name: str | None = None
     model: str = ""
 
@@ -92,7 +95,7 @@ class LocalizationMap(Mapping[str, float]):
         return len(self._matrices)
 
     def __repr__(self) -> str:
-        return f"LocalizationMap({self.name!r}, {len(self)} matrices of {self.model!r})"
+        return f"LocalizationMap({self.name!r}, {len(self)} matrices of {self.model!r}, {self.null} null)"
 
     @property
     def _matrices(self) -> pd.DataFrame:
@@ -201,7 +204,13 @@ class LocalizationMap(Mapping[str, float]):
         self._require(by)
         if k < 1:
             raise ValueError(f"k is the number of matrices to show, 1 or more; got {k}")
-        return self.to_frame().sort_values(by, ascending=by.endswith("p_value"), ignore_index=True).head(k)
+        frame = self.to_frame()
+        if not by.endswith("p_value"):
+            return frame.sort_values(by, ascending=False, ignore_index=True).head(k)
+        # Many p-values are the smallest there can be.
+        return frame.sort_values(
+            [by, by.replace("p_value", "excess")], ascending=[True, False], ignore_index=True
+        ).head(k)
 
     def plot(self, quantity: str = "wnorm") -> go.Figure:
         """Heat map, components by layers, the unembedding in a row of its own; a star marks what is significant.
@@ -250,7 +259,8 @@ class LocalizationMap(Mapping[str, float]):
             raise ValueError(f"a map is drawn of {', '.join(SCALES)}; got {quantity!r}")
         concept = f" of {self.name!r}" if self.name else ""
         stars = f" (* p ≤ {ALPHA:g}, family-wise)" if "p_value" in self.quantities else ""
-        return f"{SCALES[quantity].title}{by}{concept} in {self.model}{stars}"
+        what = SCALES[quantity].title.replace("its null", NULLS[self.null])
+        return f"{what}{by}{concept} in {self.model}{stars}"
 
 
 def _one_component(component: str) -> str:
@@ -377,7 +387,8 @@ def map_of(
         sizes = nulls.significance(sizes, drawn, n_target=resampling.sets.shape[1])
     table = pd.concat([_table(site, sizes[site.key]) for site in sites], ignore_index=True)
     table = table.astype({"layer": "Int64", "expert": "Int64", "head": "Int64"})
-    return LocalizationMap(table, adapter.n_layers, name, adapter.info.name)
+    null = "analytic" if resampling is None else "resampled"
+    return LocalizationMap(table, adapter.n_layers, null, name, adapter.info.name)
 
 
 def _table(site: Site, sizes: nulls.Sizes) -> pd.DataFrame:

@@ -286,7 +286,7 @@ def _announce(
     rate = _multiply_adds_a_second(
         max(1, round(rows_of_a_set)), max(widths.values()), next(iter(weights.values())).device
     )
-    seconds = work / rate
+    seconds = 2 * work / rate  # what is not multiplication takes about as long again
     logger.log(
         level,
         "the resampled null takes %.0f MB for rows of inputs, and about %.0f s beside the forward pass: %d sets of %d "

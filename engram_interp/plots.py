@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -54,7 +55,7 @@ class Scale:
             return {"colorscale": SHARE_SCALE, "cmin": 0, "cmax": float(known.max()), "colorbar": bar}
         reach = float(self.colours(known).abs().max()) or 1.0
         ticks = torch.linspace(-reach, reach, 5)
-        bar |= {"tickvals": ticks.tolist(), "ticktext": [f"{value:.2g}" for value in ticks.exp2().tolist()]}
+        bar |= {"tickvals": ticks.tolist(), "ticktext": [f"{value:.3g}" for value in ticks.exp2().tolist()]}
         return {"colorscale": RATIO_SCALE, "cmin": -reach, "cmax": reach, "colorbar": bar}
 
 
@@ -177,27 +178,35 @@ def alpha_curve(points: pd.DataFrame, alpha: float, floor: float, title: str) ->
     return _styled(figure, title, 400)
 
 
-def criteria(matrices: pd.DataFrame, names: Sequence[str], behaviour: pd.DataFrame, title: str) -> go.Figure:
-    """By how much every matrix misses each criterion, and the answers of the model in each state.
+def criteria(matrices: pd.DataFrame, missed: Mapping[str, float], behaviour: pd.DataFrame, title: str) -> go.Figure:
+    """By how much every matrix, and the whole edit, misses each criterion, and the answers of the model in each state.
 
     Args:
         matrices: a row a matrix: `key`, `component`, and a column a criterion.
-        names: the criteria.
+        missed: by how much the answers miss each criterion.
         behaviour: a row a state, with `target_accuracy` and `reference_accuracy`.
         title: what is plotted.
     """
     figure = make_subplots(
         rows=1, cols=2, horizontal_spacing=0.12, column_widths=[0.5, 0.5],
-        subplot_titles=["By matrix: how much of the output misses the condition", "In behaviour: what is answered"],
+        subplot_titles=["By how much each criterion is missed (0: met)", "What is answered"],
     )  # fmt: skip
-    for name in names:
+    for index, name in enumerate(missed):
         figure.add_trace(
             go.Box(
                 y=matrices[name], x=[name] * len(matrices), text=matrices["key"], boxpoints="all", pointpos=0,
                 jitter=0.6, marker={"color": MATRIX_COLOUR, "size": 4}, line={"color": MATRIX_COLOUR, "width": 1},
-                fillcolor="rgba(0,0,0,0)", showlegend=False, hovertemplate="%{text}: %{y:.3~g}<extra></extra>",
+                fillcolor="rgba(0,0,0,0)", name="matrices, of their output", showlegend=index == 0,
+                hovertemplate="%{text}: %{y:.3~g}<extra></extra>",
             ), 1, 1,
         )  # fmt: skip
+    figure.add_trace(
+        go.Scatter(
+            x=list(missed), y=list(missed.values()), mode="markers+text", name="the edit, of the answers",
+            marker={"color": CHOSEN_COLOUR, "size": 12, "symbol": "diamond"}, texttemplate="%{y:.0%}",
+            textposition="middle right",
+        ), 1, 1,
+    )  # fmt: skip
     for side, colour in SIDE_COLOURS.items():
         accuracy = behaviour[f"{side}_accuracy"]
         figure.add_trace(
@@ -206,7 +215,7 @@ def criteria(matrices: pd.DataFrame, names: Sequence[str], behaviour: pd.DataFra
                 textposition="outside",
             ), 1, 2,
         )  # fmt: skip
-    figure.update_yaxes(title_text="share of output energy (0: met)", rangemode="tozero", row=1, col=1)
+    figure.update_yaxes(title_text="share missed", rangemode="tozero", row=1, col=1)
     figure.update_yaxes(title_text="answer accuracy (share of tokens)", range=[0, 1.12], row=1, col=2)
     figure.update_xaxes(title_text="criterion", row=1, col=1)
     figure.update_xaxes(title_text="state of the model", row=1, col=2)
@@ -244,16 +253,12 @@ def ablation_study(table: pd.DataFrame, unedited: str, title: str) -> go.Figure:
             ), row, column,
         )  # fmt: skip
         before = float(values.at[unedited, "value"])
-        figure.add_trace(
-            go.Scatter(
-                x=[before] * len(subsets), y=subsets, mode="lines", name=unedited, showlegend=index == 0,
-                line={"color": CHOSEN_COLOUR, "dash": "dash"}, hovertemplate=f"{unedited}: {before:.4g}<extra></extra>",
-            ), row, column,
-        )  # fmt: skip
+        place: dict[str, Any] = {"row": row, "col": column}
+        figure.add_vline(x=before, line={"color": CHOSEN_COLOUR, "dash": "dash"}, **place)
         reach = [0, 1.03] if "accuracy" in score else None
-        figure.update_xaxes(title_text=score, range=reach, rangemode="tozero", row=row, col=column)
+        figure.update_xaxes(title_text="mean over examples", range=reach, rangemode="tozero", row=row, col=column)
         figure.update_yaxes(autorange="reversed", title_text="ablated" if column == 1 else None, row=row, col=column)
-    return _styled(figure, title, 130 + rows * (110 + 26 * len(subsets)))
+    return _styled(figure, f"{title} (dashed: {unedited})", 130 + rows * (110 + 26 * len(subsets)))
 
 
 def to_html(figure: go.Figure, index: int) -> str:

@@ -106,6 +106,8 @@ def test_one_pass_for_the_statistics_whatever_the_number_of_subsets(llama, monke
 def test_a_model_without_gates_has_w_in_in_their_place(gpt2):
     study = ablation_study(gpt2, token_concept())
     assert list(study.to_frame().index) == ["unedited", *PAPER_UNGATED]
+    more = ablation_study(gpt2, token_concept(), {**PAPER, "queries": Only("Q")})
+    assert list(more.to_frame().index) == ["unedited", *PAPER_UNGATED, "queries"]
     with pytest.raises(ValueError, match="there is no W_gate here"):
         ablation_study(gpt2, token_concept(), {"gates": Only("gate")})
 
@@ -123,14 +125,24 @@ def test_any_score_will_do_and_so_will_statistics(llama):
     assert study.table["low"].isna().all()
     with pytest.raises(TypeError, match="give the Concept, or a score of your own"):
         ablation_study(llama, statistics)
-    with pytest.raises(ValueError, match="the score returned nothing"):
+    with pytest.raises(ValueError, match="a score returns lists, one number an example, by name; got {}"):
         ablation_study(llama, statistics, score=lambda model, given: {})
+
+
+def test_an_edit_too_weak_to_be_seen_is_said(full, concept, caplog):
+    ablation_study(full, concept, {"layer 0": Only(layers=0)}, alpha=1e-6)
+    assert "no subset moves a score out of the unedited model's interval at alpha = 1e-06" in caplog.text
+    caplog.clear()
+    ablation_study(full, concept, {"all": Only()}, alpha=2.0)
+    assert "no subset moves" not in caplog.text
 
 
 def test_intervals_by_hand(llama):
     # The mean of n zeros and n ones is binomial: 0.5 within 1.96 * 0.5 / sqrt(2 n) at 95 %.
     values = [0.0, 1.0] * 200
-    study = ablation_study(llama, token_concept(), {"all": Only()}, score=lambda model, given: {"x": values})
+    study = ablation_study(
+        llama, token_concept(), {"all": Only()}, score=lambda model, given: {"x": torch.tensor(values)}
+    )
     row = study.table.iloc[0]
     half = 1.96 * 0.5 / 400**0.5
     assert (row["value"], row["n"]) == (0.5, 400)
@@ -144,8 +156,8 @@ def test_the_figure_has_a_panel_a_score_and_every_subset_in_it(llama):
     assert len(shown) == 4
     assert all(list(trace.y) == list(PAPER) for trace in shown)
     assert list(shown[0].x) == study.to_frame()["target accuracy"].iloc[1:].tolist()
-    lines = [trace for trace in figure.data if trace.mode == "lines"]
-    assert [line.x[0] for line in lines] == study.to_frame().loc["unedited"].tolist()
+    assert [line.x0 for line in figure.layout.shapes] == study.to_frame().loc["unedited"].tolist()
+    assert "alpha = 1 (dashed: unedited)" in figure.layout.title.text
 
 
 def test_the_model_is_restored_also_after_an_error(llama):
@@ -174,7 +186,7 @@ def test_subsets_without_a_name_of_their_own_are_refused(llama):
 
 @pytest.mark.parametrize("values", [[], [1.0, float("nan")], 1.0, [[1.0], [2.0]]])
 def test_a_score_that_is_not_a_number_an_example_is_refused(llama, values):
-    with pytest.raises(ValueError, match="the score 'x' of 'unedited' is not a finite number an example"):
+    with pytest.raises(ValueError, match="the score 'x' of 'unedited' is not a list of finite numbers, one an example"):
         ablation_study(llama, token_concept(), score=lambda model, given: {"x": values})
 
 

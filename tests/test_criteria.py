@@ -165,7 +165,8 @@ def test_one_table_and_one_figure(llama):
     assert (frame["lower_quartile"] <= frame["upper_quartile"]).all()
     assert len(found.matrices) == 4
     figure = found.plot()
-    boxes, bars = figure.data[:4], figure.data[4:]
+    boxes, whole, bars = figure.data[:4], figure.data[4], figure.data[5:]
+    assert list(whole.y) == pytest.approx(found.to_frame()["behavioural"].tolist(), nan_ok=True)
     assert [list(box.y) for box in boxes] == [found.matrices[name].tolist() for name in CONDITIONS]
     assert [bar.name for bar in bars] == ["target", "reference"]
     assert "alpha = 1" in figure.layout.title.text

@@ -154,7 +154,10 @@ def test_selection_by_component_layer_and_head(engram):
         ({"layers": [0, 5]}, r"unknown layer in \[0, 5\]; the layers here are \[0, 1\]"),
         ({"components": ["Q", "gate"]}, "no W_gate here; the components are W_Q, W_K"),
         ({"components": "up"}, "unknown component"),
-        ({"components": "K", "heads": [3]}, r"blocks\.0\.attn\.W_K has heads 0 to 1, got \[3\]"),
+        (
+            {"components": "K", "heads": [3]},
+            r"blocks\.0\.attn\.W_K has heads 0 to 1 \(key/value heads: name the components\), got \[3\]",
+        ),
         ({"heads": []}, r"blocks\.0\.attn\.W_Q has heads 0 to 3, got \[\]"),
         ({"components": "U", "heads": 0}, r"only attention matrices have heads, and none is in \['unembed.W_U'\]"),
     ],

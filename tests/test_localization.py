@@ -170,6 +170,7 @@ def test_every_variant_has_a_map(any_model):
     assert all(value > 0 for value in wmap.values())
     assert "unembed.W_U" in wmap
     assert list(wmap) == wmap.to_frame()["key"].tolist()
+    assert wmap.plot("excess").layout.title.text.startswith("W-Norm over its analytic null of 'odd'")
     assert wmap.plot().layout.title.text == f"W-Norm of 'odd' in {adapt(any_model).info.name}"
 
 
@@ -246,5 +247,8 @@ def test_stars_mark_what_is_significant(llama):
     assert stars == [("W_gate", "1")]
     keys = marked.plot_heads().data[1]
     assert [["*" in label for label in row] for row in keys.text] == [[False, True], [False, False]]
+    assert marked.plot("excess").layout.title.text.startswith("W-Norm over random sets of examples of 'odd'")
+    assert repr(marked).endswith("resampled null)")
+    assert marked.top(2, by="p_value")["p_value"].tolist() == [0.05, 1.0]
     assert "p ≤ 0.05" in marked.plot().layout.title.text
     assert not any("*" in label for row in localize(llama, token_concept()).plot().data[0].text for label in row)
