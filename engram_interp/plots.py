@@ -233,9 +233,11 @@ def ablation_study(table: pd.DataFrame, unedited: str, title: str) -> go.Figure:
     scores, subsets = list(table["score"].unique()), [name for name in table["subset"].unique() if name != unedited]
     columns = min(len(scores), 2)
     rows = math.ceil(len(scores) / columns)
+    panel, gap = max(28 * len(subsets), 80), 75
+    height = rows * panel + (rows - 1) * gap
     figure = make_subplots(
         rows=rows, cols=columns, subplot_titles=scores, shared_yaxes=True, horizontal_spacing=0.06,
-        vertical_spacing=0.35 / rows if rows > 1 else 0,
+        vertical_spacing=gap / height if rows > 1 else 0,
     )  # fmt: skip
     for index, score in enumerate(scores):
         row, column = index // columns + 1, index % columns + 1
@@ -256,9 +258,10 @@ def ablation_study(table: pd.DataFrame, unedited: str, title: str) -> go.Figure:
         place: dict[str, Any] = {"row": row, "col": column}
         figure.add_vline(x=before, line={"color": CHOSEN_COLOUR, "dash": "dash"}, **place)
         reach = [0, 1.03] if "accuracy" in score else None
-        figure.update_xaxes(title_text="mean over examples", range=reach, rangemode="tozero", row=row, col=column)
+        what = "mean over examples" if row == rows else None
+        figure.update_xaxes(title_text=what, range=reach, rangemode="tozero", row=row, col=column)
         figure.update_yaxes(autorange="reversed", title_text="ablated" if column == 1 else None, row=row, col=column)
-    return _styled(figure, f"{title} (dashed: {unedited})", 130 + rows * (110 + 26 * len(subsets)))
+    return _styled(figure, f"{title} (dashed: {unedited})", height + 140)
 
 
 def to_html(figure: go.Figure, index: int) -> str:
