@@ -74,7 +74,7 @@ PAPER_UNGATED: Mapping[str, Only] = {
 }
 """The same for a model without gates, where `W_in` is what the non-linearity reads."""
 
-Score = Callable[[nn.Module, Concept | Statistics], Mapping[str, Sequence[float]]]
+ScoreFunction = Callable[[nn.Module, Concept | Statistics], Mapping[str, Sequence[float]]]
 """From a model and the concept: by name of the score, a number an example."""
 
 
@@ -131,7 +131,7 @@ def ablation_study(
     subsets: Mapping[str, Only] = PAPER,
     *,
     alpha: Alpha = "w-norm",
-    score: Score = answers,
+    score: ScoreFunction = answers,
     batch_size: int = BATCH_SIZE,
     rtol: float | int | None = None,
     absorb_bias: bool = True,
