@@ -211,8 +211,10 @@ def main(plot: Path | None, only_plot: bool) -> None:
         places = [(module, layer, seed) for module in MODULES for layer in LAYERS for seed in SEEDS]
         rows = pd.DataFrame([row for place in tqdm(places) for row in run(*place, base)])
         made_with = {name: version(name) for name in ("torch", "transformer-lens")}
-        found = {"made_with": made_with, "summary": summary(rows).reset_index().to_dict("records")}
-        RESULTS.write_text(json.dumps({**found, "memories": rows.to_dict("records")}, indent=1) + "\n")
+        parts = {"summary": summary(rows).reset_index().to_dict("records"), "memories": rows.to_dict("records")}
+        lines = {name: ",\n".join(json.dumps(row) for row in part) for name, part in parts.items()}
+        found = ",\n".join(f'"{name}": [\n{text}\n]' for name, text in lines.items())
+        RESULTS.write_text(f'{{"made_with": {json.dumps(made_with)},\n{found}}}\n')
     results = json.loads(RESULTS.read_text())
     click.echo(pd.DataFrame(results["summary"]).to_string(index=False))
     if plot is not None:
