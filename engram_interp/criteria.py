@@ -33,7 +33,7 @@ from engram_interp.engram import Alpha, Engram
 from engram_interp.extraction import absorbing_inputs, base_of, matrix_of
 from engram_interp.measures import output_norm
 from engram_interp.models import Adapter, adapt
-from engram_interp.scoring import score_encoded
+from engram_interp.scoring import score_encoded, side_by_side
 from engram_interp.sites import Site, share, to_matrix, weight_key
 from engram_interp.statistics import Statistics
 
@@ -251,12 +251,7 @@ def _behaviour(
     encoded = encode_groups(concept.sides, adapt(model).encoder)
 
     def answers(one: nn.Module) -> dict[str, float]:
-        found = score_encoded(adapt(one), encoded, batch_size=batch_size, progress=progress)
-        return {
-            f"{side}_{measure}": getattr(found[side], measure)
-            for side in (TARGET, REFERENCE)
-            for measure in ("accuracy", "loss")
-        }
+        return side_by_side(score_encoded(adapt(one), encoded, batch_size=batch_size, progress=progress))
 
     states: dict[str, Mapping[str, float]] = {MODEL: answers(model)}
     with engram.ablated(model):

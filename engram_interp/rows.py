@@ -5,7 +5,6 @@ Second moments of any set of examples follow from them without another pass: `S 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -19,8 +18,6 @@ from engram_interp.concept import Batch, TokenExample
 from engram_interp.models import Adapter, Record
 from engram_interp.sites import Site
 from engram_interp.statistics import Moment, MomentSum
-
-logger = logging.getLogger("engram_interp")
 
 
 @dataclass(frozen=True)

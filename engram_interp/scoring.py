@@ -103,6 +103,20 @@ def example_scores(
     return scores
 
 
+def side_by_side(scores: Mapping[str, Score]) -> dict[str, float]:
+    """Accuracy and loss of every group as one row: `target_accuracy`, `target_loss`, and so on.
+
+    Example:
+        >>> side_by_side({"target": Score(accuracy=1.0, loss=0.5, n_tokens=2)})
+        {'target_accuracy': 1.0, 'target_loss': 0.5}
+    """
+    return {
+        f"{group}_{measure}": getattr(found, measure)
+        for group, found in scores.items()
+        for measure in ("accuracy", "loss")
+    }
+
+
 def _totals(
     adapter: Adapter, encoded: dict[str, list[TokenExample]], batch_size: int, progress: bool | None
 ) -> dict[str, Float[Tensor, "example 3"]]:

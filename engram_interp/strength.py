@@ -19,7 +19,7 @@ from engram_interp import plots
 from engram_interp.concept import BATCH_SIZE, REFERENCE, TARGET, Concept, encode_groups, require_concept
 from engram_interp.engram import Engram
 from engram_interp.models import adapt
-from engram_interp.scoring import Score, score_encoded
+from engram_interp.scoring import Score, score_encoded, side_by_side
 
 logger = logging.getLogger("engram_interp")
 
@@ -152,14 +152,4 @@ def _bracket(keeps: Callable[[float], bool]) -> tuple[float, float]:
 
 
 def _curve(tried: dict[float, dict[str, Score]]) -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            "alpha": alpha,
-            **{
-                f"{side}_{measure}": getattr(scores[side], measure)
-                for side in (TARGET, REFERENCE)
-                for measure in ("accuracy", "loss")
-            },
-        }
-        for alpha, scores in sorted(tried.items())
-    )
+    return pd.DataFrame({"alpha": alpha, **side_by_side(scores)} for alpha, scores in sorted(tried.items()))
