@@ -1,6 +1,6 @@
 """Find, weigh, test and edit AI engrams in transformer language models: `engram_interp.localize(model, concept)`."""
 
-from engram_interp import testbed
+from engram_interp import filters, testbed
 from engram_interp.ablation import PAPER, AblationStudy, AllBut, Only, ablation_study
 from engram_interp.collect import collect
 from engram_interp.concept import Concept
@@ -38,6 +38,7 @@ __all__ = [
     "decompose",
     "export_hf",
     "extract",
+    "filters",
     "greedy_answers",
     "load_model",
     "localize",

@@ -20,6 +20,7 @@ from engram_interp.concept import BATCH_SIZE, REFERENCE, TARGET, Batch, Example,
 from engram_interp.engram import Alpha, Engram
 from engram_interp.estimator import Spectrum, require_rtol, spectrum
 from engram_interp.extraction import InputData, Part, absorbing_inputs, base_of, engram_of, options_of, part_of
+from engram_interp.filters import Function, soft
 from engram_interp.localization import LocalizationMap, map_of
 from engram_interp.models import Adapter, Record, adapt
 from engram_interp.sites import Site, by_input
@@ -170,11 +171,15 @@ class Decomposition(Mapping):  # of str to Engram; checking items' types at run 
         """
         return {name: sum(concept[name].n_floats for concept in self.kept.values()) for name in by_input(self.sites)}
 
-    def engram(self, names: str | Collection[str]) -> Engram:
-        """The engram of one concept, or of several together, which is the sum of theirs.
+    def engram(self, names: str | Collection[str], filter: Function = soft) -> Engram:
+        """The engram of one concept, or of several together, which is the sum of theirs unless a filter bends it.
+
+        Args:
+            names: of the concepts.
+            filter: how much of a direction is taken; see `extract`.
 
         Raises:
-            ValueError: a name that the decomposition does not have, or none at all.
+            ValueError: a name that the decomposition does not have, or none at all; a filter that is none.
             RuntimeError: the model's weights are no longer what they were: ask for engrams outside of any edit.
         """
         chosen = self._chosen(names)
@@ -182,9 +187,9 @@ class Decomposition(Mapping):  # of str to Engram; checking items' types at run 
         return engram_of(
             adapter,
             self.sites,
-            self._parts(chosen, adapter),
+            self._parts(chosen, adapter, filter),
             " + ".join(chosen),
-            options_of(self.rtol, self.absorb_bias, self.delta_from, self._counts_of(chosen)),
+            options_of(self.rtol, self.absorb_bias, self.delta_from, self._counts_of(chosen), filter=filter),
         )
 
     def ablate(self, names: str | Collection[str], alpha: Alpha = 1.0) -> nn.Module:
@@ -214,7 +219,7 @@ class Decomposition(Mapping):  # of str to Engram; checking items' types at run 
         target = sum(self.counts[name] for name in chosen)
         return {TARGET: target, REFERENCE: sum(self.counts.values()) - target}
 
-    def _parts(self, chosen: Sequence[str], adapter: Adapter) -> Iterator[Part]:
+    def _parts(self, chosen: Sequence[str], adapter: Adapter, filter: Function = soft) -> Iterator[Part]:
         base = base_of(adapter, self.delta_from, self.sites)
         if not all(map(torch.equal, self._checks, checks_of(self.sites, adapter, base))):
             raise RuntimeError(
@@ -224,7 +229,7 @@ class Decomposition(Mapping):  # of str to Engram; checking items' types at run 
         for name, readers in by_input(self.sites).items():
             S, kept = self._total(name)
             S_plus = self._moment(name, chosen)
-            data = InputData(name in self._absorbing, S_plus, S, kept)
+            data = InputData(name in self._absorbing, S_plus, S, kept, filter)
             for site in readers:
                 yield part_of(site, data, adapter, base)
 

@@ -7,6 +7,7 @@ with a dtype or a device.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -30,6 +31,13 @@ class Spectrum:
     def Pi(self) -> Float[Tensor, "d d"]:
         """`Pi = U U^T`, the orthogonal projector onto the kept directions."""
         return self.U @ self.U.T
+
+    def above(self, rtol: float | int | None) -> Spectrum:
+        """Those of the directions that a coarser cut keeps too; see `spectrum`."""
+        require_rtol(rtol)
+        rtol = default_rtol(len(self.U)) if rtol is None else rtol
+        keep = self.lam > rtol * self.lam[-1:].clamp(min=0)
+        return Spectrum(self.U[:, keep], self.lam[keep])
 
     def soft_projector(self, S_plus: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
         """`P+ = S+ S^pinv` in float64, with `S` the moment that this is the spectrum of (paper, Eq. 5)."""
@@ -56,28 +64,40 @@ def require_rtol(rtol: float | int | None) -> None:
         raise ValueError(f"rtol is a share of the largest eigenvalue, 0 <= rtol < 1; got {rtol}")
 
 
-def spectrum(S: Float[Tensor, "d d"], rtol: float | int | None = None) -> Spectrum:
+def require_ridge(ridge: float | int) -> None:
+    """Raise where a ridge is none.
+
+    Raises:
+        ValueError: a negative ridge, or one that is not finite.
+    """
+    if not 0 <= ridge < math.inf:
+        raise ValueError(f"ridge is added to every eigenvalue of a second moment, 0 <= ridge; got {ridge}")
+
+
+def spectrum(S: Float[Tensor, "d d"], rtol: float | int | None = None, ridge: float | int = 0.0) -> Spectrum:
     """The directions of a second moment above the cut, by an eigendecomposition in float64.
 
     Args:
         S: symmetric and positive semi-definite.
         rtol: drop eigenvalues of at most `rtol * lambda_max`; None is `default_rtol(d)`, 1e-6 the paper's text.
+        ridge: of `S + ridge I` in place of `S` (UCE; paper, Eq. 31). It needs no cut: `rtol=None` is then 0.
 
     Raises:
-        ValueError: an `rtol` outside [0, 1), or a matrix that is not finite.
+        ValueError: an `rtol` outside [0, 1), a `ridge` below 0, or a matrix that is not finite.
 
     Example:
         >>> spectrum(torch.diag(torch.tensor([4.0, 1.0, 0.0]))).lam.tolist()
         [1.0, 4.0]
     """
     require_rtol(rtol)
-    rtol = default_rtol(len(S)) if rtol is None else rtol
+    require_ridge(ridge)
     if not S.isfinite().all():
         raise ValueError(f"a second moment of size {len(S)} is not finite: its activations overflowed")
     S = S.double()
     lam, U = torch.linalg.eigh((S + S.T) / 2)
-    keep = lam > rtol * lam[-1].clamp(min=0)
-    return Spectrum(U[:, keep], lam[keep])
+    if ridge:
+        return Spectrum(U, lam.clamp(min=0) + ridge).above(rtol or 0.0)
+    return Spectrum(U, lam).above(rtol)
 
 
 def soft_projector(

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from engram_interp.collect import collect
 from engram_interp.concept import BATCH_SIZE, TARGET, Concept
 from engram_interp.engram import Engram
-from engram_interp.estimator import Spectrum, engram_matrix, spectrum
+from engram_interp.estimator import Spectrum, engram_matrix, require_ridge, require_rtol, spectrum
+from engram_interp.filters import Function, Ownership, filter_name, ownership, soft
 from engram_interp.models import Adapter, adapt
 from engram_interp.sites import (
     ATTENTION,
@@ -39,17 +40,26 @@ class InputData:
         S_plus: second moment of the target.
         S: second moment of target and reference together.
         kept: the directions of `S` above the cut.
+        filter: how much of a direction is taken; see `engram_interp.filters`.
     """
 
     absorbed: bool
     S_plus: Float[Tensor, "d d"]
     S: Float[Tensor, "d d"]
     kept: Spectrum
+    filter: Function = soft
 
     @cached_property
     def P_plus(self) -> Float[Tensor, "d d"]:
-        """The soft projector `P+` (paper, Eq. 5)."""
-        return self.kept.soft_projector(self.S_plus)
+        """The soft projector `P+` (paper, Eq. 5), or with another filter `g(P+)`."""
+        if self.filter is soft:
+            return self.kept.soft_projector(self.S_plus)
+        return self.owned.projector(self.filter)
+
+    @cached_property
+    def owned(self) -> Ownership:
+        """Which share of every kept direction is the target's."""
+        return ownership(self.S_plus, self.kept)
 
 
 @dataclass(frozen=True)
@@ -88,6 +98,8 @@ def extract(
     layers: int | Collection[int] | None = None,
     batch_size: int = BATCH_SIZE,
     rtol: float | int | None = None,
+    ridge: float | int = 0.0,
+    filter: Function = soft,
     absorb_bias: bool = True,
     delta_from: nn.Module | None = None,
     progress: bool | None = None,
@@ -103,13 +115,18 @@ def extract(
         batch_size: examples in a batch.
         rtol: directions of the inputs whose eigenvalue is at most this share of the largest are dropped; None is
             `d * 2**-23` with `d` the size of the moment matrix.
+        ridge: `(S+ + S- + ridge I)^-1` in place of the pseudo-inverse (UCE; paper, Eq. 31), in units of the moments,
+            which are sums over tokens. Nothing is dropped then, unless `rtol` says so.
+        filter: how much is taken of a direction of which the target owns a share: `filters.soft` (the paper's),
+            `filters.power(p)`, `filters.hard(tau)`, `filters.clip(gain)`, or any function of shares in [0, 1], `[k]`,
+            to as many numbers. See `engram_interp.filters`.
         absorb_bias: treat a bias as one more column of its weight, and extract its engram too.
         delta_from: take the engram of `W - W_0`, with `W_0` the weights of this model of the same shape.
         progress: True or False shows or hides the bar; None shows it in a terminal only.
 
     Raises:
         ValueError: see `collect`; statistics of another model or without the inputs asked for; a `delta_from` of
-            other shapes.
+            other shapes; a cut, a ridge or a filter that is none.
 
     Example:
         >>> from engram_interp import testbed
@@ -118,13 +135,14 @@ def extract(
         >>> 0 < engram.wnorm()["blocks.1.attn.W_K"] < 1
         True
     """
+    require_rtol(rtol)
+    require_ridge(ridge)
     adapter = adapt(model)
     statistics = statistics_of(model, concept, components, layers, batch_size, progress)
     sites = sites_of(adapter, statistics, components, layers)
-    made = parts(adapter, statistics, sites, rtol, absorb_bias, delta_from)
-    return engram_of(
-        adapter, sites, made, statistics.name, options_of(rtol, absorb_bias, delta_from, statistics.counts)
-    )
+    made = parts(adapter, statistics, sites, rtol, absorb_bias, delta_from, ridge, filter)
+    options = options_of(rtol, absorb_bias, delta_from, statistics.counts, ridge, filter)
+    return engram_of(adapter, sites, made, statistics.name, options)
 
 
 def engram_of(
@@ -154,11 +172,18 @@ def engram_of(
 
 
 def options_of(
-    rtol: float | int | None, absorb_bias: bool, delta_from: nn.Module | None, counts: dict[str, int]
+    rtol: float | int | None,
+    absorb_bias: bool,
+    delta_from: nn.Module | None,
+    counts: dict[str, int],
+    ridge: float | int = 0.0,
+    filter: Function = soft,
 ) -> dict[str, Any]:
     """How an engram was made, as it and its file say."""
     return {
         "rtol": rtol,
+        "ridge": ridge,
+        "filter": filter_name(filter),
         "absorb_bias": absorb_bias,
         "delta_from": None if delta_from is None else adapt(delta_from).info.name,
         **{f"{group} tokens": count for group, count in counts.items()},
@@ -222,6 +247,8 @@ def parts(
     rtol: float | int | None,
     absorb_bias: bool,
     delta_from: nn.Module | None,
+    ridge: float | int = 0.0,
+    filter: Function = soft,
 ) -> Iterator[Part]:
     """Every matrix with its engram, those that share an input one after the other, and with it one soft projector."""
     base = base_of(adapter, delta_from, sites)
@@ -230,7 +257,7 @@ def parts(
         absorbed = name in absorbing
         S = statistics.total(name).matrix(absorbed)
         S_plus = statistics.groups[TARGET][name].matrix(absorbed).to(S.device)
-        data = InputData(absorbed, S_plus, S, spectrum(S, rtol))
+        data = InputData(absorbed, S_plus, S, spectrum(S, rtol, ridge), filter)
         for site in readers:
             yield part_of(site, data, adapter, base)
 

@@ -71,3 +71,22 @@ def test_the_cut_does_not_move_with_the_dtype(dtype):
 def test_what_is_not_finite_is_refused():
     with pytest.raises(ValueError, match="a second moment of size 2 is not finite"):
         spectrum(torch.tensor([[1.0, float("inf")], [0.0, 1.0]]))
+
+
+@given(n=st.integers(1, 30), d=st.integers(1, 12), seed=st.integers(0, 999), ridge=st.floats(1e-2, 10))
+@settings(deadline=None)
+def test_a_ridge_is_uces_inverse(n, d, seed, ridge):
+    S_plus, S = moment(n, d, seed), moment(n, d, seed) + moment(n, d, seed + 1000)
+    expected = S_plus @ torch.linalg.inv(S + ridge * torch.eye(d, dtype=torch.float64))
+    torch.testing.assert_close(spectrum(S, ridge=ridge).soft_projector(S_plus), expected, rtol=1e-8, atol=1e-8)
+
+
+def test_a_coarser_cut_is_taken_from_a_spectrum_that_is_there():
+    S = torch.diag(torch.tensor([1.0, 1e-3, 6e-7, 4e-7]))
+    for rtol in (None, 1e-2, 1e-6):
+        assert spectrum(S, 0.0).above(rtol).lam.tolist() == spectrum(S, rtol).lam.tolist()
+
+
+def test_a_negative_ridge_is_refused():
+    with pytest.raises(ValueError, match="ridge is added to every eigenvalue of a second moment, 0 <= ridge; got -1"):
+        spectrum(torch.eye(2), ridge=-1)

@@ -1,0 +1,160 @@
+"""`W+ = W g(P+)`: how much is taken of a direction of which the target owns a share `x`; in the paper `g(x) = x`.
+
+On the kept directions `P+ = S+ S^pinv` is similar to the symmetric `M = S^-1/2 S+ S^-1/2`, so that `g(P+)` is
+`S^1/2 g(M) S^-1/2`. The eigenvalues of `M`, in [0, 1], are the shares of a direction's second moment that the target
+owns. The paper takes of each direction the share that is owned; a filter that is steeper takes more of what the target
+has to itself, and less of what it has in common with the reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from engram_interp.estimator import Spectrum
+
+SMALLEST_SHARE = 2.0**-26
+"""Where the slope of a filter at 0 is taken: the square root of float64's rounding."""
+
+Function: TypeAlias = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Filter:
+    """A named `g`, which takes shares in [0, 1], `[k]` in float64, to as many numbers."""
+
+    name: str
+    g: Function
+
+    def __call__(self, x: Float[Tensor, "k"]) -> Float[Tensor, "k"]:
+        """`g(x)`."""
+        return self.g(x)
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+soft = Filter("soft", lambda x: x)
+"""`g(x) = x`: the paper's estimator."""
+
+
+def power(p: float | int) -> Filter:
+    """`g(x) = x^p`: steeper than the paper's for `p > 1`; `power(2)` is `P+ P+`.
+
+    Raises:
+        ValueError: a `p` that is not above 0.
+
+    Example:
+        >>> power(2)(torch.tensor([0.5, 1.0])).tolist()
+        [0.25, 1.0]
+    """
+    if not p > 0:
+        raise ValueError(f"p is an exponent above 0, got {p}")
+    return Filter(f"power({p:g})", lambda x: x**p)
+
+
+def hard(tau: float | int) -> Filter:
+    """`g(x) = 1` above `tau`, else 0: all of a direction or nothing, a projector.
+
+    Raises:
+        ValueError: a `tau` outside (0, 1).
+
+    Example:
+        >>> hard(0.2)(torch.tensor([0.1, 0.3])).tolist()
+        [0.0, 1.0]
+    """
+    if not 0 < tau < 1:
+        raise ValueError(f"tau is the least share of a direction that is taken, 0 < tau < 1; got {tau}")
+    return Filter(f"hard({tau:g})", lambda x: (x > tau).to(x))
+
+
+def clip(gain: float | int) -> Filter:
+    """`g(x) = min(gain x, 1)`: amplified, but never more taken of a direction than there is.
+
+    Raises:
+        ValueError: a `gain` that is not above 0.
+
+    Example:
+        >>> clip(4)(torch.tensor([0.125, 0.5])).tolist()
+        [0.5, 1.0]
+    """
+    if not gain > 0:
+        raise ValueError(f"gain is a factor above 0, got {gain}")
+    return Filter(f"clip({gain:g})", lambda x: (gain * x).clamp(max=1))
+
+
+def filter_name(g: Function) -> str:
+    """How an engram's options call a filter."""
+    return repr(g) if isinstance(g, Filter) else getattr(g, "__name__", type(g).__name__)
+
+
+@dataclass(frozen=True)
+class Ownership:
+    """Which share of every direction the target owns: the spectrum of `M = S^-1/2 S+ S^-1/2` on the kept directions.
+
+    Attributes:
+        kept: the kept directions of `S`.
+        S_plus: second moment of the target.
+        share: `[k]`, the eigenvalues of `M`, ascending, in [0, 1].
+        V: `[k k]`, its eigenvectors, in the coordinates of `kept.U`.
+    """
+
+    kept: Spectrum
+    S_plus: Float[Tensor, "d d"]
+    share: Float[Tensor, "k"]
+    V: Float[Tensor, "k k"]
+
+    def projector(self, g: Function) -> Float[Tensor, "d d"]:
+        """`g(P+)` in float64; `P+` itself for `g(x) = x`, `Pi` for `g(x) = 1`, `P-` for `g(x) = 1 - x`.
+
+        `P+` also takes kept directions to dropped ones, where the target has the two in common. What it takes there
+        goes by `(g(x) - g(0)) / x`, as it does in every power of `P+`.
+
+        Args:
+            g: from shares, `[k]`, to as many numbers.
+
+        Raises:
+            ValueError: a `g` that gives something else.
+        """
+        at, zero = self.share.clamp(min=SMALLEST_SHARE), torch.zeros_like(self.share)
+        slope = (_values(g, at) - _values(g, zero)) / at
+        from_kept = self.V.T / self.kept.lam.sqrt() @ self.kept.U.T
+        to_kept = self.kept.U * self.kept.lam.sqrt() @ self.V
+        reached = self.S_plus.to(from_kept) @ from_kept.T
+        to_dropped = reached - self.kept.U @ (self.kept.U.T @ reached)
+        return (to_kept * _values(g, self.share) + to_dropped * slope) @ from_kept
+
+
+def ownership(S_plus: Float[Tensor, "d d"], kept: Spectrum) -> Ownership:
+    """The spectrum of `M = S^-1/2 S+ S^-1/2`, by an eigendecomposition in float64.
+
+    Args:
+        S_plus: second moment of the target.
+        kept: the kept directions of `S = S+ + S-`.
+
+    Example:
+        >>> from engram_interp.estimator import spectrum
+        >>> S_plus, S_minus = torch.diag(torch.tensor([3.0, 0.0])), torch.diag(torch.tensor([1.0, 2.0]))
+        >>> ownership(S_plus, spectrum(S_plus + S_minus)).share.tolist()
+        [0.0, 0.75]
+    """
+    whitened = kept.U / kept.lam.sqrt()
+    M = whitened.T @ S_plus.to(whitened) @ whitened
+    share, V = torch.linalg.eigh((M + M.T) / 2)
+    return Ownership(kept, S_plus, share.clamp(0, 1), V)
+
+
+def _values(g: Function, x: Float[Tensor, "k"]) -> Float[Tensor, "k"]:
+    """`g(x)`, checked."""
+    values = g(x)
+    if not isinstance(values, Tensor) or values.shape != x.shape or not values.isfinite().all():
+        given = f"{list(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
+        raise ValueError(
+            f"the filter {filter_name(g)} takes {len(x)} shares in [0, 1] to as many finite numbers; it gave {given}"
+        )
+    return values.to(x)
