@@ -6,6 +6,7 @@ from engram_interp.collect import collect
 from engram_interp.concept import Concept
 from engram_interp.criteria import Criteria, criteria
 from engram_interp.decomposition import Decomposition, decompose
+from engram_interp.diagnosis import Diagnosis, diagnose
 from engram_interp.engram import Engram
 from engram_interp.export import export_hf
 from engram_interp.extraction import extract
@@ -26,6 +27,7 @@ __all__ = [
     "Concept",
     "Criteria",
     "Decomposition",
+    "Diagnosis",
     "Engram",
     "LocalizationMap",
     "Only",
@@ -36,6 +38,7 @@ __all__ = [
     "collect",
     "criteria",
     "decompose",
+    "diagnose",
     "export_hf",
     "extract",
     "filters",

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from engram_interp.collect import finite_rows, one_pass, warn_of_few
 from engram_interp.concept import BATCH_SIZE, REFERENCE, TARGET, Batch, Example, TokenExample, encode_groups
+from engram_interp.diagnosis import CUTS, Diagnosis, diagnosis_of
 from engram_interp.engram import Alpha, Engram
 from engram_interp.estimator import Spectrum, require_rtol, spectrum
 from engram_interp.extraction import InputData, Part, absorbing_inputs, base_of, engram_of, options_of, part_of
@@ -207,6 +208,21 @@ class Decomposition(Mapping):  # of str to Engram; checking items' types at run 
         target_share = counts[TARGET] / sum(counts.values())
         return map_of(adapter, self.sites, self._parts(chosen, adapter), target_share, " + ".join(chosen))
 
+    def diagnose(self, names: str | Collection[str], rtols: Collection[float | int] = CUTS) -> Diagnosis:
+        """The spectra and soft projectors of one concept, or of several together, against all others.
+
+        Args:
+            names: of the concepts.
+            rtols: the cuts to compare, beside the decomposition's own.
+        """
+        chosen = self._chosen(names)
+        adapter = adapt(self.model)
+        counts = self._counts_of(chosen)
+        order = [site.key for site in self.sites]
+        target_share = counts[TARGET] / sum(counts.values())
+        made = self._parts(chosen, adapter)
+        return diagnosis_of(made, order, rtols, target_share, " + ".join(chosen), adapter.info.name)
+
     def _chosen(self, names: str | Collection[str]) -> list[str]:
         asked = {names} if isinstance(names, str) else set(names)
         if not asked or not asked <= self.kept.keys():
@@ -227,16 +243,16 @@ class Decomposition(Mapping):  # of str to Engram; checking items' types at run 
                 "of the block in which it is"
             )
         for name, readers in by_input(self.sites).items():
-            S, kept = self._total(name)
+            S, every = self._total(name)
             S_plus = self._moment(name, chosen)
-            data = InputData(name in self._absorbing, S_plus, S, kept, filter)
+            data = InputData(name in self._absorbing, S_plus, S, every, self.rtol, filter)
             for site in readers:
                 yield part_of(site, data, adapter, base)
 
     def _total(self, name: str) -> tuple[Tensor, Spectrum]:
         if name not in self._totals:
             S = self._moment(name, list(self.kept))
-            self._totals[name] = S, spectrum(S, self.rtol)
+            self._totals[name] = S, spectrum(S, 0.0)
         return self._totals[name]
 
     def _moment(self, name: str, concepts: Sequence[str]) -> Float[Tensor, "D D"]:

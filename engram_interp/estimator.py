@@ -33,11 +33,11 @@ class Spectrum:
         return self.U @ self.U.T
 
     def above(self, rtol: float | int | None) -> Spectrum:
-        """Those of the directions that a coarser cut keeps too; see `spectrum`."""
+        """Those of the directions that a coarser cut keeps too; see `spectrum`. They share memory with these."""
         require_rtol(rtol)
         rtol = default_rtol(len(self.U)) if rtol is None else rtol
-        keep = self.lam > rtol * self.lam[-1:].clamp(min=0)
-        return Spectrum(self.U[:, keep], self.lam[keep])
+        dropped = int((self.lam <= rtol * self.lam[-1:].clamp(min=0)).sum())
+        return Spectrum(self.U[:, dropped:], self.lam[dropped:])
 
     def soft_projector(self, S_plus: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
         """`P+ = S+ S^pinv` in float64, with `S` the moment that this is the spectrum of (paper, Eq. 5)."""

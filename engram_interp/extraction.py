@@ -39,15 +39,22 @@ class InputData:
         absorbed: whether it has a row of ones below it, as the last of its `d` dimensions.
         S_plus: second moment of the target.
         S: second moment of target and reference together.
-        kept: the directions of `S` above the cut.
+        every: the directions of `S` that the data has.
+        rtol: the spectral cut; see `extract`.
         filter: how much of a direction is taken; see `engram_interp.filters`.
     """
 
     absorbed: bool
     S_plus: Float[Tensor, "d d"]
     S: Float[Tensor, "d d"]
-    kept: Spectrum
+    every: Spectrum
+    rtol: float | int | None
     filter: Function = soft
+
+    @cached_property
+    def kept(self) -> Spectrum:
+        """The directions of `S` above the cut."""
+        return self.every.above(self.rtol)
 
     @cached_property
     def P_plus(self) -> Float[Tensor, "d d"]:
@@ -257,7 +264,7 @@ def parts(
         absorbed = name in absorbing
         S = statistics.total(name).matrix(absorbed)
         S_plus = statistics.groups[TARGET][name].matrix(absorbed).to(S.device)
-        data = InputData(absorbed, S_plus, S, spectrum(S, rtol, ridge), filter)
+        data = InputData(absorbed, S_plus, S, spectrum(S, 0.0, ridge), 0.0 if ridge and rtol is None else rtol, filter)
         for site in readers:
             yield part_of(site, data, adapter, base)
 

@@ -264,6 +264,88 @@ def ablation_study(table: pd.DataFrame, unedited: str, title: str) -> go.Figure:
     return _styled(figure, f"{title} (dashed: {unedited})", height + 140)
 
 
+def diagnosis(
+    eigenvalues: Float[Tensor, "r"],
+    shares: Float[Tensor, "k"],
+    target_share: float,
+    rtol: float,
+    cuts: pd.DataFrame,
+    wnorms: pd.DataFrame | None,
+    title: str,
+) -> go.Figure:
+    """The spectra of `S` and of `M`, and how a soft projector moves with the cut.
+
+    Args:
+        eigenvalues: of `S`, ascending.
+        shares: of the kept directions, ascending: what the target owns of each.
+        target_share: what a target without a direction of its own would own of each.
+        rtol: the cut in use.
+        cuts: a row a cut: `rtol` and what `engram_interp.projectors.at_cuts` finds.
+        wnorms: the W-Norm of a matrix, a row a cut; None where an input is looked at.
+        title: what is plotted.
+    """
+    figure = make_subplots(
+        rows=2, cols=2, horizontal_spacing=0.1, vertical_spacing=0.16,
+        subplot_titles=[
+            "What the data have: eigenvalues of S",
+            "What the target owns: eigenvalues of M",
+            "Dimensions of P+, by cut",
+            "What P+ lets pass, and its shape, by cut",
+        ],
+    )  # fmt: skip
+    n_dropped = len(eigenvalues) - len(shares)
+    relative = (eigenvalues / eigenvalues[-1:]).flip(0).tolist()
+    kept = {"line": {"color": MATRIX_COLOUR}, "showlegend": False}
+    figure.add_trace(go.Scatter(x=_ranks(len(relative)), y=relative, mode="lines", name="λ / λ max", **kept), 1, 1)
+    figure.add_trace(
+        go.Scatter(
+            x=_ranks(len(shares)), y=shares.flip(0).tolist(), mode="lines", line={"color": TARGET_COLOUR},
+            showlegend=False, name="share",
+        ), 1, 2,
+    )  # fmt: skip
+    chance = f"n/N = {target_share:.3g}: a target with nothing of its own"
+    dots = {"color": CHOSEN_COLOUR, "dash": "dot"}
+    ends = [1, max(len(shares), 1)]
+    figure.add_trace(go.Scatter(x=ends, y=[target_share] * 2, mode="lines", line=dots, name=chance), 1, 2)
+    dimensions = {"rank": "dimensions kept", "owned": "dimensions owned, tr P", "effective_rank": "effective rank"}
+    for colour, (name, label) in zip((MATRIX_COLOUR, TARGET_COLOUR, "#3a7d44"), dimensions.items(), strict=True):
+        _by_cut(figure, cuts, name, label, {"color": colour}, 1)
+    _by_cut(figure, cuts, "target_passes", "target's energy that passes", {"color": TARGET_COLOUR}, 2)
+    _by_cut(figure, cuts, "reference_passes", "reference's energy that passes", {"color": REFERENCE_COLOUR}, 2)
+    _by_cut(figure, cuts, "idempotence_defect", "idempotence defect", {"color": MATRIX_COLOUR, "dash": "dot"}, 2)
+    _by_cut(figure, cuts, "obliqueness", "obliqueness", {"color": MATRIX_COLOUR, "dash": "dash"}, 2)
+    if wnorms is not None:
+        _by_cut(figure, wnorms, "wnorm", "W-Norm", {"color": CHOSEN_COLOUR, "width": 3}, 2)
+    dashes = {"color": CHOSEN_COLOUR, "dash": "dash"}
+    places: list[dict[str, Any]] = [{"row": row, "col": column} for row in (1, 2) for column in (1, 2)]
+    shown = [math.log10(end) for end in (cuts["rtol"].min() / 2, cuts["rtol"].max() * 2)]
+    for place in places[2:]:
+        figure.add_vline(x=rtol, line=dashes, **place)
+        figure.update_xaxes(
+            title_text="rtol, a share of the largest eigenvalue (dashed: in use)", type="log", range=shown,
+            exponentformat="power", **place,
+        )  # fmt: skip
+    figure.update_xaxes(title_text="direction, by size", row=1)
+    figure.add_hline(y=rtol, line=dashes, annotation_text=f"cut: {n_dropped} dropped", **places[0])
+    figure.update_yaxes(title_text="share of the largest", type="log", exponentformat="power", row=1, col=1)
+    figure.update_yaxes(title_text="share owned", rangemode="tozero", row=1, col=2)
+    figure.update_yaxes(title_text="dimensions", type="log", dtick=1, row=2, col=1)
+    figure.update_yaxes(title_text="share, or ratio", type="log", dtick=1, exponentformat="power", row=2, col=2)
+    return _styled(figure, title, 720)
+
+
+def _ranks(n: int) -> list[int]:
+    return list(range(1, n + 1))
+
+
+def _by_cut(figure: go.Figure, rows: pd.DataFrame, name: str, label: str, line: dict[str, Any], column: int) -> None:
+    figure.add_trace(
+        go.Scatter(x=rows["rtol"], y=rows[name], name=label, mode="lines+markers", line=line, marker={"size": 4}),
+        2,
+        column,
+    )
+
+
 def to_html(figure: go.Figure, index: int) -> str:
     """A figure as part of a page that needs nothing else: the first one brings plotly's script."""
     options = {"displaylogo": False}
