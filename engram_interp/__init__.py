@@ -13,6 +13,7 @@ from engram_interp.extraction import extract
 from engram_interp.generation import greedy_answers
 from engram_interp.localization import LocalizationMap, localize
 from engram_interp.models.loading import load_model
+from engram_interp.overlap import Interference, Overlap, interference, overlap
 from engram_interp.scoring import Score, score
 from engram_interp.statistics import Statistics, names_filter
 from engram_interp.strength import AlphaChoice, choose_alpha
@@ -29,8 +30,10 @@ __all__ = [
     "Decomposition",
     "Diagnosis",
     "Engram",
+    "Interference",
     "LocalizationMap",
     "Only",
+    "Overlap",
     "Score",
     "Statistics",
     "ablation_study",
@@ -43,9 +46,11 @@ __all__ = [
     "extract",
     "filters",
     "greedy_answers",
+    "interference",
     "load_model",
     "localize",
     "names_filter",
+    "overlap",
     "score",
     "testbed",
 ]

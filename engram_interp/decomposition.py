@@ -43,6 +43,12 @@ class Factor:
         return total.result().matrix(self.absorbed)
 
     @property
+    def root(self) -> Float[Tensor, "n D"]:
+        """Rows whose second moment is `S_i`, in float64: the inputs themselves."""
+        X = self.X.double()
+        return torch.cat([X, X.new_ones(len(X), 1)], dim=1) if self.absorbed else X
+
+    @property
     def n_rows(self) -> int:
         """Positions."""
         return len(self.X)
@@ -73,6 +79,12 @@ class Packed:
         S = torch.zeros(self.size, self.size, dtype=torch.float64, device=self.triangle.device)
         S[_upper(S)] = self.triangle.double()
         return S + S.triu(1).T
+
+    @property
+    def root(self) -> Float[Tensor, "D D"]:
+        """Rows whose second moment is `S_i`, in float64: its eigenvectors times the roots of their eigenvalues."""
+        lam, U = torch.linalg.eigh(self.matrix)
+        return (U * lam.clamp(min=0).sqrt()).T
 
     @property
     def n_floats(self) -> int:
@@ -183,7 +195,7 @@ class Decomposition(Mapping):  # of str to Engram; checking items' types at run 
             ValueError: a name that the decomposition does not have, or none at all; a filter that is none.
             RuntimeError: the model's weights are no longer what they were: ask for engrams outside of any edit.
         """
-        chosen = self._chosen(names)
+        chosen = self.chosen(names)
         adapter = adapt(self.model)
         return engram_of(
             adapter,
@@ -202,7 +214,7 @@ class Decomposition(Mapping):  # of str to Engram; checking items' types at run 
 
         Random sets of examples need the examples apart: `engram_interp.localize` with a `Concept` draws them.
         """
-        chosen = self._chosen(names)
+        chosen = self.chosen(names)
         adapter = adapt(self.model)
         counts = self._counts_of(chosen)
         target_share = counts[TARGET] / sum(counts.values())
@@ -215,7 +227,7 @@ class Decomposition(Mapping):  # of str to Engram; checking items' types at run 
             names: of the concepts.
             rtols: the cuts to compare, beside the decomposition's own.
         """
-        chosen = self._chosen(names)
+        chosen = self.chosen(names)
         adapter = adapt(self.model)
         counts = self._counts_of(chosen)
         order = [site.key for site in self.sites]
@@ -223,7 +235,12 @@ class Decomposition(Mapping):  # of str to Engram; checking items' types at run 
         made = self._parts(chosen, adapter)
         return diagnosis_of(made, order, rtols, target_share, " + ".join(chosen), adapter.info.name)
 
-    def _chosen(self, names: str | Collection[str]) -> list[str]:
+    def chosen(self, names: str | Collection[str]) -> list[str]:
+        """These concepts, in the decomposition's order.
+
+        Raises:
+            ValueError: a name that the decomposition does not have, or none at all.
+        """
         asked = {names} if isinstance(names, str) else set(names)
         if not asked or not asked <= self.kept.keys():
             raise ValueError(
@@ -243,13 +260,14 @@ class Decomposition(Mapping):  # of str to Engram; checking items' types at run 
                 "of the block in which it is"
             )
         for name, readers in by_input(self.sites).items():
-            S, every = self._total(name)
+            S, every = self.total(name)
             S_plus = self._moment(name, chosen)
             data = InputData(name in self._absorbing, S_plus, S, every, self.rtol, filter)
             for site in readers:
                 yield part_of(site, data, adapter, base)
 
-    def _total(self, name: str) -> tuple[Tensor, Spectrum]:
+    def total(self, name: str) -> tuple[Float[Tensor, "D D"], Spectrum]:
+        """The second moment of one input over all concepts, and the directions that it has; factorised once."""
         if name not in self._totals:
             S = self._moment(name, list(self.kept))
             self._totals[name] = S, spectrum(S, 0.0)

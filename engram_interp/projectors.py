@@ -6,11 +6,12 @@ and `|P|_F` exceeds `|M|_F`. Since `tr P^2 = |M|_F^2`, no eigenvalue of `M` is n
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
 from jaxtyping import Float
+from scipy.linalg import subspace_angles
 from scipy.sparse.linalg import svds
 from torch import Tensor
 
@@ -121,3 +122,61 @@ def norms_at_cuts(
         bias = kept @ U[-1] if absorbed else kept.new_zeros(len(W))
         norms.append((kept.square().sum() - bias.square().sum()).clamp(min=0).sqrt().item())
     return norms
+
+
+def overlaps(
+    roots: Sequence[Float[Tensor, "_ d"]], kept: Spectrum
+) -> tuple[Float[Tensor, "c c"], Float[Tensor, "c"], Float[Tensor, "c"]]:
+    """`tr(P_i P_j)` of every two concepts, and `|P_i|_F` and `tr P_i` of each.
+
+    With `Z_i = X_i S^-1/2`, `tr(P_i P_j) = tr(M_i M_j) = |Z_i Z_j^T|_F^2`: from the rows, not from `[d d]` projectors.
+
+    Args:
+        roots: of every concept, rows `[n d]` whose second moment is `S_i`: its inputs, or fewer.
+        kept: the kept directions of `S = sum_i S_i`.
+
+    Example:
+        >>> from engram_interp.estimator import spectrum
+        >>> X, Y = torch.tensor([[2.0, 0.0]]).double(), torch.tensor([[0.0, 3.0]]).double()
+        >>> together, norms, traces = overlaps([X, Y], spectrum(X.T @ X + Y.T @ Y))
+        >>> together.tolist(), norms.tolist()
+        ([[1.0, 0.0], [0.0, 1.0]], [1.0, 1.0])
+    """
+    Z = [whitened(root, kept) for root in roots]
+    owner = torch.cat([torch.full((len(rows),), i, device=kept.U.device) for i, rows in enumerate(Z)])
+    everyone = torch.cat(Z)
+    together = torch.stack(
+        [everyone.new_zeros(len(Z)).index_add(0, owner, (rows @ everyone.T).square().sum(0)) for rows in Z]
+    )
+    norms = [((root.to(Zi) @ root.to(Zi).T) * (Zi / kept.lam @ Zi.T)).sum() for root, Zi in zip(roots, Z, strict=True)]
+    return together, torch.stack(norms).clamp(min=0).sqrt(), torch.stack([rows.square().sum() for rows in Z])
+
+
+def whitened(root: Float[Tensor, "n d"], kept: Spectrum) -> Float[Tensor, "n k"]:
+    """`Z = X S^-1/2` in the coordinates of the kept directions: `Z^T Z = M`."""
+    return root.to(kept.U) @ kept.U / kept.lam.sqrt()
+
+
+def owned_subspace(Z: Float[Tensor, "n k"]) -> Float[Tensor, "k r"]:
+    """The directions that a concept owns most of, by `M = Z^T Z`: as many as its effective rank, rounded.
+
+    Args:
+        Z: whitened rows.
+    """
+    _, singular, directions = torch.linalg.svd(Z, full_matrices=False)
+    shares = singular.square()
+    rank = round(share(shares.sum().square(), shares.square().sum()).item())
+    return directions[:rank].T
+
+
+def principal_angles(A: Float[Tensor, "k a"], B: Float[Tensor, "k b"]) -> Float[Tensor, "angle"]:
+    """The angles between two subspaces, in degrees, ascending; 90 where either is empty.
+
+    Example:
+        >>> axes = torch.eye(3).double()
+        >>> principal_angles(axes[:, :2], axes[:, 1:]).round().tolist()
+        [0.0, 90.0]
+    """
+    if not A.shape[1] or not B.shape[1]:
+        return A.new_tensor([90.0])
+    return torch.from_numpy(np.rad2deg(subspace_angles(A.cpu().numpy(), B.cpu().numpy()))).flip(0)
