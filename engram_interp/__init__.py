@@ -3,6 +3,7 @@
 from engram_interp import filters, testbed
 from engram_interp.ablation import PAPER, AblationStudy, AllBut, Only, ablation_study
 from engram_interp.collect import collect
+from engram_interp.complement import Complement, complement, null_check
 from engram_interp.concept import Concept
 from engram_interp.criteria import Criteria, criteria
 from engram_interp.decomposition import Decomposition, decompose
@@ -25,6 +26,7 @@ __all__ = [
     "AblationStudy",
     "AllBut",
     "AlphaChoice",
+    "Complement",
     "Concept",
     "Criteria",
     "Decomposition",
@@ -39,6 +41,7 @@ __all__ = [
     "ablation_study",
     "choose_alpha",
     "collect",
+    "complement",
     "criteria",
     "decompose",
     "diagnose",
@@ -50,6 +53,7 @@ __all__ = [
     "load_model",
     "localize",
     "names_filter",
+    "null_check",
     "overlap",
     "score",
     "testbed",

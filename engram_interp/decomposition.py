@@ -139,6 +139,7 @@ class Decomposition(Mapping):  # of str to Engram; checking items' types at run 
         rtol: the spectral cut; see `extract`.
         absorb_bias: whether a bias is one more column of its weight.
         delta_from: the model of whose weights `W` is the difference, or None.
+        absorbing: the inputs that have a row of ones.
     """
 
     model: nn.Module
@@ -148,7 +149,7 @@ class Decomposition(Mapping):  # of str to Engram; checking items' types at run 
     rtol: float | int | None
     absorb_bias: bool
     delta_from: nn.Module | None
-    _absorbing: set[str] = field(repr=False)
+    absorbing: set[str]
     _checks: list[Tensor] = field(repr=False)
     _totals: dict[str, tuple[Tensor, Spectrum]] = field(default_factory=dict, repr=False)
 
@@ -230,10 +231,9 @@ class Decomposition(Mapping):  # of str to Engram; checking items' types at run 
         chosen = self.chosen(names)
         adapter = adapt(self.model)
         counts = self._counts_of(chosen)
-        order = [site.key for site in self.sites]
         target_share = counts[TARGET] / sum(counts.values())
         made = self._parts(chosen, adapter)
-        return diagnosis_of(made, order, rtols, target_share, " + ".join(chosen), adapter.info.name)
+        return diagnosis_of(adapter, self.sites, made, rtols, target_share, " + ".join(chosen))
 
     def chosen(self, names: str | Collection[str]) -> list[str]:
         """These concepts, in the decomposition's order.
@@ -261,19 +261,20 @@ class Decomposition(Mapping):  # of str to Engram; checking items' types at run 
             )
         for name, readers in by_input(self.sites).items():
             S, every = self.total(name)
-            S_plus = self._moment(name, chosen)
-            data = InputData(name in self._absorbing, S_plus, S, every, self.rtol, filter)
+            S_plus = self.moment(name, chosen)
+            data = InputData(name in self.absorbing, S_plus, S, every, self.rtol, filter)
             for site in readers:
                 yield part_of(site, data, adapter, base)
 
     def total(self, name: str) -> tuple[Float[Tensor, "D D"], Spectrum]:
         """The second moment of one input over all concepts, and the directions that it has; factorised once."""
         if name not in self._totals:
-            S = self._moment(name, list(self.kept))
+            S = self.moment(name, list(self.kept))
             self._totals[name] = S, spectrum(S, 0.0)
         return self._totals[name]
 
-    def _moment(self, name: str, concepts: Sequence[str]) -> Float[Tensor, "D D"]:
+    def moment(self, name: str, concepts: Sequence[str]) -> Float[Tensor, "D D"]:
+        """The second moment of one input over some of the concepts."""
         kept = [self.kept[concept][name] for concept in concepts]
         # One matrix at a time: of many concepts, all of them side by side would be what packing avoids.
         matrices = (one.matrix for one in kept if isinstance(one, Packed))
@@ -345,7 +346,7 @@ def decompose(
         rtol=rtol,
         absorb_bias=absorb_bias,
         delta_from=delta_from,
-        _absorbing=absorbing,
+        absorbing=absorbing,
         _checks=checks_of(sites, adapter, base),
     )
 

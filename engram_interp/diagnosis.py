@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import pandas as pd
 import plotly.graph_objects as go
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -20,9 +19,9 @@ from engram_interp.estimator import default_rtol, require_rtol, spectrum
 from engram_interp.extraction import InputData, Part, parts, sites_of, statistics_of
 from engram_interp.filters import Function, filter_name
 from engram_interp.measures import frobenius_norms, output_norm
-from engram_interp.models import adapt
+from engram_interp.models import Adapter, adapt
 from engram_interp.projectors import at_cuts, norms_at_cuts, stretch
-from engram_interp.sites import COMPONENTS, UNEMBED, share
+from engram_interp.sites import Site, share
 from engram_interp.statistics import Statistics
 
 CUTS = tuple(10 ** (exponent / 2) for exponent in range(-16, -1))
@@ -88,6 +87,7 @@ class Diagnosis:
         spectra: by input.
         target_share: `n/N`, the target's share of the positions that count. A target that owns nothing of its own has
             this share of every direction.
+        n_layers: number of blocks of the model.
         name: the concept's name.
         model: the model's name.
     """
@@ -98,6 +98,7 @@ class Diagnosis:
     wnorms: pd.DataFrame | None
     spectra: dict[str, InputSpectra]
     target_share: float
+    n_layers: int
     name: str | None = None
     model: str = ""
 
@@ -151,19 +152,9 @@ class Diagnosis:
             raise ValueError("of statistics alone there are no matrices to draw: diagnose(model, statistics)")
         if quantity not in QUANTITIES:
             raise ValueError(f"a diagnosis is drawn of {', '.join(QUANTITIES)}; got {quantity!r}")
-        # The experts of a layer share a cell.
-        cells = self.matrices.groupby(["component", "layer"], dropna=False)[quantity].mean()
-        present = {str(component) for component, _ in cells.index}
-        in_layers = [name for name in COMPONENTS if name in present and name != UNEMBED]
-        n_layers = int(self.matrices["layer"].max()) + 1 if in_layers else 0
-        grid = torch.full((n_layers, len(in_layers)), torch.nan)
-        for (component, layer), value in cells.items():  # pyright: ignore[reportGeneralTypeIssues]
-            if component != UNEMBED:
-                grid[int(layer), in_layers.index(component)] = value
-        unembed = (float(cells[UNEMBED].iloc[0]), False) if UNEMBED in present else None
         scale = plots.Scale(quantity)
         title = f"{quantity}: {QUANTITIES[quantity]}{self._of()}"
-        return plots.component_map(grid, torch.zeros_like(grid).bool(), in_layers, unembed, scale, title)
+        return plots.matrix_map(self.matrices, quantity, self.n_layers, scale, title)
 
     def plot_matrix(self, key: str) -> go.Figure:
         """Spectra of a matrix's input, and how rank, W-Norm and the rest move with the cut.
@@ -248,8 +239,7 @@ def diagnose(
     sites = sites_of(adapter, statistics, components, layers)
     target_share = statistics.counts[TARGET] / sum(statistics.counts.values())
     made = parts(adapter, statistics, sites, rtol, absorb_bias, delta_from)
-    order = [site.key for site in sites]
-    return diagnosis_of(made, order, rtols, target_share, statistics.name, adapter.info.name)
+    return diagnosis_of(adapter, sites, made, rtols, target_share, statistics.name)
 
 
 def _of_statistics(
@@ -264,34 +254,53 @@ def _of_statistics(
         S = statistics.total(name).matrix(ones=False)
         S_plus = statistics.groups[group][name].matrix(ones=False).to(S.device)
         tables.add_input(name, InputData(False, S_plus, S, spectrum(S, 0.0), rtol))
-    target_share = statistics.counts[group] / sum(statistics.counts.values())
-    return tables.result(None, target_share, statistics.name or group, statistics.info.name)
+    return Diagnosis(
+        inputs=tables.inputs,
+        matrices=None,
+        cuts=tables.cuts,
+        wnorms=None,
+        spectra=tables.spectra,
+        target_share=statistics.counts[group] / sum(statistics.counts.values()),
+        n_layers=0,
+        name=statistics.name or group,
+        model=statistics.info.name,
+    )
 
 
 def diagnosis_of(
+    adapter: Adapter,
+    sites: Sequence[Site],
     made: Iterable[Part],
-    order: Sequence[str],
     rtols: Collection[float | int],
     target_share: float,
     name: str | None,
-    model: str,
 ) -> Diagnosis:
-    """The diagnosis of matrices whose engrams are at hand, those that share an input one after the other.
+    """The diagnosis of matrices whose engrams are at hand.
 
     Args:
-        made: they and what they read.
-        order: their keys, in the order of the table.
+        adapter: the model.
+        sites: the matrices, in the order of the table.
+        made: them and what they read, those that share an input one after the other.
         rtols: the cuts to compare.
         target_share: the target's share of the positions that count.
         name: of the concept.
-        model: of the model.
     """
     tables = Tables(rtols)
     for part in made:
         if part.site.input not in tables.spectra:
             tables.add_input(part.site.input, part.data)
         tables.add_matrix(part)
-    return tables.result(order, target_share, name, model)
+    return Diagnosis(
+        inputs=tables.inputs,
+        matrices=tables.matrices([site.key for site in sites]),
+        cuts=tables.cuts,
+        wnorms=tables.wnorms,
+        spectra=tables.spectra,
+        target_share=target_share,
+        n_layers=adapter.n_layers,
+        name=name,
+        model=adapter.info.name,
+    )
 
 
 class Tables:
@@ -305,8 +314,8 @@ class Tables:
         self._rtols = rtols
         self._inputs: dict[str, dict[str, float | str]] = {}
         self._matrices: dict[str, dict[str, object]] = {}
-        self._cuts: dict[str, list[dict[str, float]]] = {}
-        self._wnorms: list[dict[str, object]] = []
+        self._cuts: dict[str, list[dict[str, float | int]]] = {}
+        self._curves: list[dict[str, object]] = []
         self.spectra: dict[str, InputSpectra] = {}
 
     def add_input(self, name: str, data: InputData) -> None:
@@ -335,7 +344,7 @@ class Tables:
         norms = norms_at_cuts(part.dW, data.S_plus, data.every, ranks, data.absorbed)
         for row, norm in zip(at, norms, strict=True):
             wnorm = share(whole.new_tensor(norm), whole.cpu()).item()
-            self._wnorms.append({"key": site.key, "rtol": row["rtol"], "rank": row["rank"], "wnorm": wnorm})
+            self._curves.append({"key": site.key, "rtol": row["rtol"], "rank": row["rank"], "wnorm": wnorm})
         self._matrices[site.key] = {
             "key": site.key,
             "component": site.component,
@@ -347,17 +356,24 @@ class Tables:
             **self._inputs[site.input],
         }
 
-    def result(self, order: Sequence[str] | None, target_share: float, name: str | None, model: str) -> Diagnosis:
-        """The diagnosis, matrices in the order given; None where there are none."""
-        cuts = [{"input": name, **row} for name, rows in self._cuts.items() for row in rows]
-        matrices = wnorms = None
-        if order is not None:
-            matrices = pd.DataFrame([self._matrices[key] for key in order]).astype(
-                {"layer": "Int64", "expert": "Int64"}
-            )
-            wnorms = pd.DataFrame(self._wnorms)
-        inputs = pd.DataFrame(list(self._inputs.values()))
-        return Diagnosis(inputs, matrices, pd.DataFrame(cuts), wnorms, self.spectra, target_share, name, model)
+    @property
+    def inputs(self) -> pd.DataFrame:
+        """A row an input."""
+        return pd.DataFrame(list(self._inputs.values()))
+
+    @property
+    def cuts(self) -> pd.DataFrame:
+        """A row an input and cut."""
+        return pd.DataFrame([{"input": name, **row} for name, rows in self._cuts.items() for row in rows])
+
+    def matrices(self, order: Sequence[str]) -> pd.DataFrame:
+        """A row a matrix, in the order of the keys given."""
+        return pd.DataFrame([self._matrices[key] for key in order]).astype({"layer": "Int64", "expert": "Int64"})
+
+    @property
+    def wnorms(self) -> pd.DataFrame:
+        """A row a matrix and cut."""
+        return pd.DataFrame(self._curves)
 
 
 def _carried(part: Part, S: Float[Tensor, "d d"]) -> float:

@@ -18,6 +18,8 @@ from jaxtyping import Bool, Float
 from plotly.subplots import make_subplots
 from torch import Tensor
 
+from engram_interp.sites import COMPONENTS, UNEMBED
+
 SHARE_SCALE = "Viridis"
 RATIO_SCALE = "RdBu_r"
 LEAST_RATIO = 2.0**-6
@@ -94,6 +96,27 @@ def component_map(
         figure.update_yaxes(autorange="reversed", title_text="component" if in_blocks else None, row=index, col=1)
     values = [*grid.flatten().tolist(), *([] if unembed is None else [unembed[0]])]
     return _styled(figure, title, 190 + 38 * sum(heights)).update_layout(coloraxis=scale.axis(values))
+
+
+def matrix_map(matrices: pd.DataFrame, quantity: str, n_layers: int, scale: Scale, title: str) -> go.Figure:
+    """The heat map of a column of a table of matrices; the experts of a layer share a cell, which has their mean.
+
+    Args:
+        matrices: a row a matrix: `component`, `layer` (missing for the unembedding) and the column.
+        quantity: the column.
+        n_layers: how many layers are drawn.
+        scale: what the values are.
+        title: what is plotted.
+    """
+    present = set(matrices["component"])
+    names = [name for name in COMPONENTS if name in present and name != UNEMBED]
+    grid = torch.full((n_layers if names else 0, len(names)), torch.nan)
+    for name, of_component in matrices.groupby("component"):
+        for layer, value in of_component.groupby("layer")[quantity].mean().items():
+            grid[int(str(layer)), names.index(str(name))] = value
+    unembed = matrices.loc[matrices["component"] == UNEMBED, quantity].tolist()
+    last = (float(unembed[0]), False) if unembed else None
+    return component_map(grid, torch.zeros_like(grid).bool(), names, last, scale, title)
 
 
 def layer_maps(

@@ -21,7 +21,7 @@ from engram_interp.sites import share
 
 def properties(
     P: Float[Tensor, "d d"], S_plus: Float[Tensor, "d d"], S_minus: Float[Tensor, "d d"]
-) -> dict[str, float]:
+) -> dict[str, float | int]:
     """What a projector takes, and how far it is from an orthogonal one.
 
     ==================== =========================================================================================
@@ -75,7 +75,9 @@ def stretch(P: Float[Tensor, "d d"]) -> float:
     return float(np.asarray(svds(matrix, k=1, v0=np.ones(len(P)), return_singular_vectors=False))[0])
 
 
-def at_cuts(S_plus: Float[Tensor, "d d"], every: Spectrum, rtols: Iterable[float | int]) -> list[dict[str, float]]:
+def at_cuts(
+    S_plus: Float[Tensor, "d d"], every: Spectrum, rtols: Iterable[float | int]
+) -> list[dict[str, float | int]]:
     """`properties` of `P+` under other cuts, from one eigendecomposition, with each one's kept rank and condition.
 
     Args:
@@ -86,7 +88,7 @@ def at_cuts(S_plus: Float[Tensor, "d d"], every: Spectrum, rtols: Iterable[float
     # In the coordinates of these directions a coarser cut leaves out columns of `P+`. The target is nowhere else.
     inside = every.U.T @ S_plus.to(every.U) @ every.U
     rest = every.lam.diag() - inside
-    found: dict[int, dict[str, float]] = {}
+    found: dict[int, dict[str, float | int]] = {}
     rows = []
     for rtol in rtols:
         lam = every.above(rtol).lam
