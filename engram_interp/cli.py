@@ -1,4 +1,4 @@
-"""`engram-interp demo | localize | extract | ablate`: the pipeline from a terminal."""
+"""`engram-interp demo | localize | diagnose | extract | ablate`: the pipeline from a terminal."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
-from engram_interp import plots, testbed
+from engram_interp import filters, plots, testbed
 from engram_interp.concept import BATCH_SIZE, Concept
+from engram_interp.diagnosis import QUANTITIES, diagnose
 from engram_interp.engram import Alpha
 from engram_interp.examples import read_examples
 from engram_interp.export import export_hf, require_no_model
@@ -33,6 +34,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 TESTBED = "testbed"
 DEMO_REPORT = Path("engram_report.html")
+DIAGNOSED = ["rank", "condition", "effective_rank", "obliqueness", "target_passes", "reference_passes", "wnorm"]
 Existing = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
@@ -80,6 +82,20 @@ def _model_options(command: Command) -> Command:
         click.option(
             "--model", "model_name", default=TESTBED, show_default=True,
             help="A name on the hub, a Hugging Face folder, or testbed, testbed:base, testbed:retain.",
+        ),
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+def _edit_options(command: Command) -> Command:
+    for option in (
+        click.option(
+            "--ridge", type=float, default=0.0, help="Added to every eigenvalue, in place of the cut (UCE's lambda)."
+        ),
+        click.option(
+            "--filter", default="soft", show_default=True,
+            help="How much is taken of a shared direction: soft, power(2), hard(0.2), clip(4).",
         ),
     ):  # fmt: skip
         command = option(command)
@@ -135,16 +151,34 @@ def localize_command(
     model_name: str, target: Path, reference: Path, null: str, by: str, out: Path | None, **options: Any
 ) -> None:
     """Where the target's memory sits: W-Norm and Fisher share of every matrix, and their excess over a null."""
-    if out is not None and out.suffix not in (".html", ".csv", ".json"):
-        raise click.UsageError(f"--out is an .html, .csv or .json file, got {out}")
+    _require_table(out)
     wmap = localize(_load(model_name), _concept(target, reference), null=null, **_parsed(options))
     if out is not None:
-        _write_map(wmap, out)
+        _write_table(wmap.to_frame(), _figures_of(wmap), out)
     click.echo(_table(wmap, 10, by))
+
+
+@main.command("diagnose")
+@_model_options
+@click.option(
+    "--by", type=click.Choice(list(QUANTITIES)), default="stretch", show_default=True, help="What to sort by."
+)
+@click.option("--out", type=Writable(), help="Where to write the diagnosis: .html (figures), .csv or .json.")
+def diagnose_command(model_name: str, target: Path, reference: Path, by: str, out: Path | None, **options: Any) -> None:
+    """How far the engrams can be trusted: rank, condition and shape of every soft projector, and what passes it."""
+    _require_table(out)
+    found = diagnose(_load(model_name), _concept(target, reference), **_parsed(options))
+    frame = found.to_frame().sort_values(by, ascending=False)
+    if out is not None:
+        figures = [found.plot(by), *map(found.plot_matrix, frame["key"].head(4))]
+        _write_table(found.to_frame(), figures, out)
+    shown = list(dict.fromkeys(["key", by, *DIAGNOSED]))
+    click.echo(frame[shown].head(10).to_string(index=False, float_format="{:.3g}".format))
 
 
 @main.command("extract")
 @_model_options
+@_edit_options
 @click.option("--out", type=Writable(), required=True, help="Where to write the engram: .safetensors.")
 def extract_command(model_name: str, target: Path, reference: Path, out: Path, **options: Any) -> None:
     """The target's engram, as a file that Engram.load reads."""
@@ -157,6 +191,7 @@ def extract_command(model_name: str, target: Path, reference: Path, out: Path, *
 
 @main.command("ablate")
 @_model_options
+@_edit_options
 @click.option(
     "--alpha", default="auto", show_default=True, help="A number, w-norm, or auto: the strongest that keeps --keep."
 )
@@ -217,6 +252,8 @@ def _parsed(options: dict[str, Any]) -> dict[str, Any]:
     except ValueError:
         raise click.UsageError(f"--layers is a list of numbers, as 0,1,5; got {layers!r}") from None
     names = None if components is None else [name.strip() for name in components.split(",")]
+    if "filter" in options:
+        options["filter"] = filters.named(options["filter"])
     return {**options, "components": names, "layers": numbers}
 
 
@@ -233,17 +270,27 @@ def _table(wmap: LocalizationMap, k: int, by: str) -> str:
     return wmap.top(k, by)[["key", *shown]].to_string(index=False, float_format="{:.3g}".format)
 
 
-def _write_map(wmap: LocalizationMap, out: Path) -> None:
+def _figures_of(wmap: LocalizationMap) -> list[go.Figure]:
+    figures = [wmap.plot(quantity) for quantity in SCALES]
+    if any(name in wmap.components for name in ATTENTION):
+        figures += [wmap.plot_heads(quantity) for quantity in SCALES]
+    if any(expert_of(key) is not None for key in wmap):
+        figures += [wmap.plot_experts(quantity) for quantity in SCALES]
+    return figures
+
+
+def _require_table(out: Path | None) -> None:
+    if out is not None and out.suffix not in (".html", ".csv", ".json"):
+        raise click.UsageError(f"--out is an .html, .csv or .json file, got {out}")
+
+
+def _write_table(frame: pd.DataFrame, figures: list[go.Figure], out: Path) -> None:
+    """The table, or as a page the figures."""
     if out.suffix == ".csv":
-        wmap.to_frame().to_csv(out, index=False)
+        frame.to_csv(out, index=False)
     elif out.suffix == ".json":
-        wmap.to_frame().to_json(out, orient="records", indent=2)
+        frame.to_json(out, orient="records", indent=2)
     else:
-        figures: list[go.Figure] = [wmap.plot(quantity) for quantity in SCALES]
-        if any(name in wmap.components for name in ATTENTION):
-            figures += [wmap.plot_heads(quantity) for quantity in SCALES]
-        if any(expert_of(key) is not None for key in wmap):
-            figures += [wmap.plot_experts(quantity) for quantity in SCALES]
         parts = [plots.to_html(figure, index) for index, figure in enumerate(figures)]
         title = html.escape(out.stem)
         out.write_text(f"<!doctype html><meta charset='utf-8'><title>{title}</title>{''.join(parts)}", encoding="utf-8")

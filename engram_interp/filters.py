@@ -8,6 +8,7 @@ has to itself, and less of what it has in common with the reference.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -86,6 +87,23 @@ def clip(gain: float | int) -> Filter:
     if not gain > 0:
         raise ValueError(f"gain is a factor above 0, got {gain}")
     return Filter(f"clip({gain:g})", lambda x: (gain * x).clamp(max=1))
+
+
+def named(name: str) -> Filter:
+    """The filter of a name, as it prints itself: `soft`, `power(2)`, `hard(0.2)`, `clip(4)`.
+
+    Raises:
+        ValueError: no such filter, or a parameter out of its range.
+
+    Example:
+        >>> named("power(2)")(torch.tensor([0.5])).item()
+        0.25
+    """
+    if name == repr(soft):
+        return soft
+    if not (found := re.fullmatch(r"(power|hard|clip)\(([-+.e\d]+)\)", name)):
+        raise ValueError(f"a filter is soft, power(p), hard(tau) or clip(gain), with a number; got {name!r}")
+    return {"power": power, "hard": hard, "clip": clip}[found[1]](float(found[2]))
 
 
 def filter_name(g: Function) -> str:

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from engram_interp.extraction import Part
+from engram_interp.fisher import squared_length
 from engram_interp.sites import share
 
 
@@ -24,8 +25,7 @@ def output_norm(W: Float[Tensor, "*head out d"], S: Float[Tensor, "*#head d d"])
         >>> output_norm(torch.eye(2), S).item() == 13**0.5
         True
     """
-    W = W.double()
-    return ((W @ S.double()) * W).sum((-2, -1)).clamp(min=0).sqrt()
+    return squared_length(W, S).clamp(min=0).sqrt()
 
 
 def frobenius_norms(part: Part, matrix: Float[Tensor, "out d"]) -> Float[Tensor, "unit"]:

@@ -6,7 +6,7 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file
 
-from engram_interp import Concept, Engram, extract, localize, score, testbed
+from engram_interp import Concept, Engram, diagnose, extract, filters, localize, score, testbed
 from engram_interp.cli import main
 from tests.conftest import hooked_only
 
@@ -72,6 +72,29 @@ def test_extract_writes_the_engram(run, concept, full, tmp_path):
     assert all(torch.equal(found[key], expected[key]) for key in expected)
 
 
+def test_extract_takes_a_filter_and_a_ridge(run, concept, full, tmp_path):
+    out = tmp_path / "engram.safetensors"
+    result = run("extract", "--filter", "power(2)", "--ridge", "100", "--components", "O", "--out", str(out))
+    assert result.exit_code == 0, result.output
+    found = Engram.load(out)
+    expected = extract(full, concept, components="O", filter=filters.power(2), ridge=100.0)
+    assert all(torch.equal(found[key], expected[key]) for key in expected)
+    assert found.options["filter"] == "power(2)"
+
+
+def test_diagnose_writes_what_it_finds(run, concept, full, tmp_path):
+    expected = diagnose(full, concept, components=["gate", "O"]).to_frame()
+    options = ("--components", "gate,O", "--by", "obliqueness")
+    result = run("diagnose", *options, "--out", str(tmp_path / "found.csv"))
+    assert result.exit_code == 0, result.output
+    frame = pd.read_csv(tmp_path / "found.csv")
+    assert frame["stretch"].to_numpy() == pytest.approx(expected["stretch"].to_numpy(), rel=1e-5)
+    shown = [line.split()[0] for line in result.output.splitlines() if line.strip().startswith("blocks.")]
+    assert shown == expected.sort_values("obliqueness", ascending=False)["key"].tolist()
+    assert run("diagnose", *options, "--out", str(tmp_path / "found.html")).exit_code == 0
+    assert (tmp_path / "found.html").read_text().count("Plotly.newPlot") == 5  # the map, and four matrices
+
+
 @pytest.mark.parametrize("alpha", ["2.5", "w-norm", "auto"])
 @hooked_only
 def test_ablate_writes_the_edited_weights(run, concept, full, tmp_path, alpha):
@@ -108,6 +131,10 @@ def test_the_demo_on_ones_own_examples(run, tmp_path):
             "--alpha is a number, w-norm or auto; got 'strong'",
         ),
         (["ablate", "--out", "x"], "the testbed is no Hugging Face checkpoint: --out is a .safetensors file, got x"),
+        (["diagnose", "--out", "found.png"], "--out is an .html, .csv or .json file, got found.png"),
+        (["extract", "--filter", "hard", "--out", "x.safetensors"], "Error: a filter is soft, power(p), hard(tau)"),
+        (["extract", "--filter", "hard(2)", "--out", "x.safetensors"], "0 < tau < 1; got 2"),
+        (["extract", "--ridge", "-1", "--out", "x.safetensors"], "0 <= ridge; got -1"),
         (["extract", "--out", "engram.txt"], "--out is a .safetensors file, got engram.txt"),
         (["extract", "--model", "./nowhere", "--out", "x.safetensors"], "nowhere: expected a Hugging Face checkpoint"),
         (

@@ -175,6 +175,19 @@ def test_parameters_out_of_range_are_refused(make, given, message):
         make(given)
 
 
+@pytest.mark.parametrize("g", CHOICES, ids=str)
+def test_a_filter_is_found_by_its_name(g):
+    x = torch.linspace(0, 1, 9)
+    assert torch.equal(filters.named(repr(g))(x), g(x))
+    assert repr(filters.named(repr(g))) == repr(g)
+
+
+@pytest.mark.parametrize("name", ["hard", "power()", "power(2) ", "soft(1)", "power(x)", "__class__(1)"])
+def test_another_name_is_refused(name):
+    with pytest.raises(ValueError, match="a filter is soft, power"):
+        filters.named(name)
+
+
 @pytest.mark.parametrize("g", [lambda x: x[:1], lambda x: 1 / x, lambda x: 0.5])
 def test_a_function_that_is_no_filter_is_refused(g):
     with pytest.raises(ValueError, match="takes 4 shares in .* to as many finite numbers"):
