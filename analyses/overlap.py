@@ -1,0 +1,108 @@
+"""Are concepts nearly orthogonal, and does it cost one to forget the other? `python analyses/overlap.py`.
+
+The paper's Section 6.3 and App. C.4 on the testbed, twice: for its 20 forget authors, some of whom share a name; and
+for the 20 attributes of all authors (a question each), some of which are answered from the same words, as classes of
+one superclass look alike. Each concept's engram is ablated, and every concept scored.
+"""
+
+import json
+from importlib.metadata import version
+from pathlib import Path
+
+import click
+import pandas as pd
+from scipy.stats import mannwhitneyu
+
+import engram_interp as ei
+from engram_interp import plots
+from engram_interp.concept import Example
+from engram_interp.overlap import OVERLAPS
+from engram_interp.testbed.authors import ATTRIBUTES
+
+ALPHA = {"authors": 12.0, "attributes": 2.0}
+"""Strengths at which the ablated concept loses about half of its answers."""
+QUESTIONS = {attribute.question.format(name="..."): attribute.pools for attribute in ATTRIBUTES}
+RESULTS = Path(__file__).with_suffix(".json")
+
+
+def concepts_of(family: str) -> tuple[dict[str, list[Example]], list[Example]]:
+    """Concepts by name, and what else goes into the total."""
+    corpus = ei.testbed.authors()
+    rest: list[Example] = [*corpus.world_examples]
+    if family == "authors":
+        rest += [example for author in corpus.retain90 for example in author.examples]
+        return {author.name: [*author.examples] for author in corpus.forget10}, rest
+    by_attribute = zip(*(author.examples for author in corpus.full), strict=True)
+    return {name: [*found] for name, found in zip(QUESTIONS, by_attribute, strict=True)}, rest
+
+
+def related(a: str, b: str) -> bool:
+    """Whether two authors share a name (or its beginning), or two attributes are answered from the same words."""
+    if a in QUESTIONS:
+        return QUESTIONS[a] == QUESTIONS[b]
+    return bool({part[:3] for part in a.split()} & {part[:3] for part in b.split()})
+
+
+def measure(family: str) -> pd.DataFrame:
+    """A row an ablated and a scored concept."""
+    concepts, rest = concepts_of(family)
+    parts = ei.decompose(ei.testbed.load("full"), {**concepts, "rest": rest}, progress=False)
+    shared = ei.overlap(parts, list(concepts))
+    cost = ei.interference(parts, concepts, alpha=ALPHA[family])
+    squares = {name: shared.matrix(name) for name in OVERLAPS}
+    squares |= {"accuracy_lost": cost.accuracy, "loss_gained": cost.loss}
+    order = shared.order
+    long = pd.DataFrame({name: square.loc[order, order].stack() for name, square in squares.items()})
+    long = long.rename_axis(["ablated", "scored"]).reset_index()
+    pairs = zip(long["ablated"], long["scored"], strict=True)
+    return long.assign(family=family, related=[related(a, b) for a, b in pairs])
+
+
+def summary(rows: pd.DataFrame) -> pd.DataFrame:
+    """By family, means over a concept and itself, over related ones and over all others."""
+    alike = rows["related"].map({True: "related", False: "other"})
+    scored = alike.where(rows["ablated"] != rows["scored"], "itself").rename("scored")
+    columns = [*OVERLAPS, "accuracy_lost", "loss_gained"]
+    grouped = rows.groupby([rows["family"], scored], sort=False)
+    return grouped[columns].mean().join(grouped.size().rename("pairs")).round(3).reset_index()
+
+
+def tests(rows: pd.DataFrame) -> str:
+    """Whether what is shared goes with what is lost."""
+    lines = []
+    for family, mine in rows[rows["ablated"] != rows["scored"]].groupby("family", sort=False):
+        rho = mine[["overlap", "loss_gained"]].corr(method="spearman").iloc[0, 1]
+        alike = mine["related"].to_numpy(dtype=bool)
+        lost = mine["accuracy_lost"].to_numpy(dtype=float)
+        p = mannwhitneyu(lost[alike], lost[~alike]).pvalue
+        lines.append(f"{family}: rank correlation of overlap and loss {rho:.2f}; related lose more, p = {p:.1g}")
+    return "\n".join(lines)
+
+
+@click.command()
+@click.option("--plot", type=click.Path(path_type=Path), help="Where to draw the results, as .html.")
+@click.option("--only-plot", is_flag=True, help="Draw the results that are there.")
+def main(plot: Path | None, only_plot: bool) -> None:
+    """Measure overlap and interference of authors and of attributes, and write them beside this file."""
+    if not only_plot:
+        rows = pd.concat([measure(family) for family in ALPHA], ignore_index=True)
+        made_with = {name: version(name) for name in ("torch", "transformer-lens")}
+        lines = ",\n".join(json.dumps(row) for row in rows.round(5).to_dict("records"))
+        RESULTS.write_text(f'{{"made_with": {json.dumps(made_with)},\n"pairs": [\n{lines}\n]}}\n')
+    rows = pd.DataFrame(json.loads(RESULTS.read_text())["pairs"])
+    click.echo(summary(rows).to_string(index=False))
+    click.echo(tests(rows))
+    if plot is not None:
+        pages = []
+        for family, mine in rows.groupby("family", sort=False):
+            order = list(mine["ablated"].unique())
+            squares = mine.pivot(index="ablated", columns="scored", values=["overlap", "accuracy_lost"])
+            shared, cost = (squares.xs(name, axis=1).loc[order, order] for name in ("overlap", "accuracy_lost"))
+            title = f"{family}: what they share, and what ablating one costs (alpha = {ALPHA[str(family)]:g})"
+            figure = plots.overlap_and_cost(pd.DataFrame(shared), pd.DataFrame(cost), OVERLAPS["overlap"], title)
+            pages.append(plots.to_html(figure, len(pages)))
+        plot.write_text(f"<!doctype html><meta charset='utf-8'>{''.join(pages)}")
+
+
+if __name__ == "__main__":
+    main()
