@@ -95,7 +95,7 @@ def _edit_options(command: Command) -> Command:
         ),
         click.option(
             "--filter", default="soft", show_default=True,
-            help="How much is taken of a shared direction: soft, power(2), hard(0.2), clip(4).",
+            help="How much is taken of a shared direction: soft, power(2), hard(0.2), clip(4), over(0.005).",
         ),
     ):  # fmt: skip
         command = option(command)

@@ -125,8 +125,8 @@ def extract(
         ridge: `(S+ + S- + ridge I)^-1` in place of the pseudo-inverse (UCE; paper, Eq. 31), in units of the moments,
             which are sums over tokens. Nothing is dropped then, unless `rtol` says so.
         filter: how much is taken of a direction of which the target owns a share: `filters.soft` (the paper's),
-            `filters.power(p)`, `filters.hard(tau)`, `filters.clip(gain)`, or any function of shares in [0, 1], `[k]`,
-            to as many numbers. See `engram_interp.filters`.
+            `filters.power(p)`, `filters.hard(tau)`, `filters.clip(gain)`, `filters.over(share)`, or any function of
+            shares in [0, 1], `[k]`, to as many numbers. See `engram_interp.filters`.
         absorb_bias: treat a bias as one more column of its weight, and extract its engram too.
         delta_from: take the engram of `W - W_0`, with `W_0` the weights of this model of the same shape.
         progress: True or False shows or hides the bar; None shows it in a terminal only.

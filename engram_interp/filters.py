@@ -89,8 +89,26 @@ def clip(gain: float | int) -> Filter:
     return Filter(f"clip({gain:g})", lambda x: (gain * x).clamp(max=1))
 
 
+def over(share: float | int) -> Filter:
+    """`g(x) = max(x - share, 0)`: what is owned beyond what a target with nothing of its own owns of every direction.
+
+    Args:
+        share: that target's share, `n/N` of its tokens.
+
+    Raises:
+        ValueError: a share outside [0, 1).
+
+    Example:
+        >>> over(0.25)(torch.tensor([0.125, 0.75])).tolist()
+        [0.0, 0.5]
+    """
+    if not 0 <= share < 1:
+        raise ValueError(f"share is n/N, the target's share of the tokens, 0 <= share < 1; got {share}")
+    return Filter(f"over({share:g})", lambda x: (x - share).clamp(min=0))
+
+
 def named(name: str) -> Filter:
-    """The filter of a name, as it prints itself: `soft`, `power(2)`, `hard(0.2)`, `clip(4)`.
+    """The filter of a name, as it prints itself: `soft`, `power(2)`, `hard(0.2)`, `clip(4)`, `over(0.005)`.
 
     Raises:
         ValueError: no such filter, or a parameter out of its range.
@@ -101,9 +119,11 @@ def named(name: str) -> Filter:
     """
     if name == repr(soft):
         return soft
-    if not (found := re.fullmatch(r"(power|hard|clip)\(([-+.e\d]+)\)", name)):
-        raise ValueError(f"a filter is soft, power(p), hard(tau) or clip(gain), with a number; got {name!r}")
-    return {"power": power, "hard": hard, "clip": clip}[found[1]](float(found[2]))
+    if not (found := re.fullmatch(r"(power|hard|clip|over)\(([-+.e\d]+)\)", name)):
+        raise ValueError(
+            f"a filter is soft, power(p), hard(tau), clip(gain) or over(share), with a number; got {name!r}"
+        )
+    return {"power": power, "hard": hard, "clip": clip, "over": over}[found[1]](float(found[2]))
 
 
 def filter_name(g: Function) -> str:

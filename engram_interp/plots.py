@@ -413,7 +413,7 @@ def overlap_and_cost(shared: pd.DataFrame, cost: pd.DataFrame, scale: Scale, tit
     figure.update_yaxes(autorange="reversed", row=1, col=1)
     figure.update_yaxes(autorange="reversed", showticklabels=False, row=1, col=2)
     figure.update_xaxes(title_text=scale.title, row=1, col=3)
-    figure.update_yaxes(title_text="answer tokens lost (share)", tickformat=".0%", row=1, col=3)
+    figure.update_yaxes(title_text="answer tokens lost (share)", tickformat=".0%", side="right", row=1, col=3)
     reach = float(pairs["cost"].abs().max()) or 1.0
     bars: list[dict[str, Any]] = [
         {"thickness": 10, "len": 0.6, "y": 0.7, "title": None, "x": right} for right in (0.31, 0.735)

@@ -8,7 +8,7 @@ from engram_interp.estimator import soft_projector, spectrum
 from engram_interp.filters import Ownership, ownership
 from tests.conftest import token_concept
 
-CHOICES = [filters.soft, filters.power(2), filters.power(0.5), filters.hard(0.3), filters.clip(3)]
+CHOICES = [filters.soft, filters.power(2), filters.power(0.5), filters.hard(0.3), filters.clip(3), filters.over(0.1)]
 
 
 def inputs(n: int, d: int, seed: int) -> torch.Tensor:
@@ -52,6 +52,7 @@ def test_by_hand():
         filters.power(2): [9 / 16, 0, 1 / 16],
         filters.hard(0.5): [1, 0, 0],
         filters.clip(2): [1, 0, 1 / 2],
+        filters.over(1 / 2): [1 / 4, 0, 0],
     }.items():
         assert found.projector(g).diagonal().tolist() == pytest.approx(shares, abs=1e-6)
 
@@ -168,6 +169,7 @@ def test_parts_are_filtered_when_they_are_asked_for(llama):
         (filters.hard, 0, "0 < tau < 1; got 0"),
         (filters.hard, 1.0, "0 < tau < 1; got 1.0"),
         (filters.clip, -1, "gain is a factor above 0, got -1"),
+        (filters.over, 1, "0 <= share < 1; got 1"),
     ],
 )
 def test_parameters_out_of_range_are_refused(make, given, message):
