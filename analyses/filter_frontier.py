@@ -6,11 +6,9 @@ knew of the others is gone; what of the target is still answered is read off whe
 Differences from the paper's estimator are paired by set.
 """
 
-import json
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ import click
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+import results
 from plotly.subplots import make_subplots
 from scipy.stats import t as student
 from torch import nn
@@ -234,16 +233,12 @@ def main(plot: Path | None, only_plot: bool) -> None:
         model = ei.testbed.load("full")
         sets = [(size, seed) for size in SIZES for seed in SEEDS]
         rows = pd.DataFrame([row for one in tqdm(sets) for row in run(model, *one)])
-        made_with = {name: version(name) for name in ("torch", "transformer-lens")}
-        parts = {"summary": summary(rows).to_dict("records"), "frontiers": rows.to_dict("records")}
-        lines = {name: ",\n".join(json.dumps(row) for row in part) for name, part in parts.items()}
-        found = ",\n".join(f'"{name}": [\n{text}\n]' for name, text in lines.items())
-        RESULTS.write_text(f'{{"made_with": {json.dumps(made_with)},\n{found}}}\n')
-    results = json.loads(RESULTS.read_text())
-    table = pd.DataFrame(results["summary"])
+        results.write(RESULTS, summary=summary(rows), frontiers=rows)
+    found = results.read(RESULTS)
+    table = found["summary"]
     click.echo(table[table["keep"] == SHOWN].to_string(index=False))
     if plot is not None:
-        figure(pd.DataFrame(results["frontiers"]), table).write_html(plot)
+        figure(found["frontiers"], table).write_html(plot)
 
 
 if __name__ == "__main__":

@@ -9,17 +9,16 @@ natural-gradient steps with the measured `G`, at the same cost to everything els
 Writes the numbers (.json) and the page (.md) beside this file.
 """
 
-import json
 import random
 from collections.abc import Callable
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import click
 import pandas as pd
 import plotly.graph_objects as go
+import results
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
@@ -302,20 +301,14 @@ def main(plot: Path | None, only_plot: bool) -> None:
     if not only_plot:
         model = ei.testbed.load("full")
         names = [author.name for author in ei.testbed.authors().forget10[:N_AUTHORS]]
-        parts = {
-            "matrices": one_author(model, names[0]).to_dict("records"),
-            "steps": [row for name in tqdm(names) for row in frontier(model, name)],
-        }
-        made_with = {name: version(name) for name in ("torch", "transformer-lens")}
-        lines = {name: ",\n".join(json.dumps(row) for row in part) for name, part in parts.items()}
-        found = ",\n".join(f'"{name}": [\n{text}\n]' for name, text in lines.items())
-        RESULTS.write_text(f'{{"made_with": {json.dumps(made_with)},\n{found}}}\n')
-    results = json.loads(RESULTS.read_text())
-    text = page(pd.DataFrame(results["matrices"]), pd.DataFrame(results["steps"]))
+        steps = pd.DataFrame([row for name in tqdm(names) for row in frontier(model, name)])
+        results.write(RESULTS, matrices=one_author(model, names[0]), steps=steps)
+    found = results.read(RESULTS)
+    text = page(found["matrices"], found["steps"])
     RESULTS.with_suffix(".md").write_text(text)
     click.echo(text)
     if plot is not None:
-        figure(pd.DataFrame(results["matrices"])).write_html(plot)
+        figure(found["matrices"]).write_html(plot)
 
 
 if __name__ == "__main__":

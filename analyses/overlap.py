@@ -5,12 +5,11 @@ for the 20 attributes of all authors (a question each), some of which are answer
 one superclass look alike. Each concept's engram is ablated, and every concept scored.
 """
 
-import json
-from importlib.metadata import version
 from pathlib import Path
 
 import click
 import pandas as pd
+import results
 from scipy.stats import mannwhitneyu
 
 import engram_interp as ei
@@ -85,11 +84,8 @@ def tests(rows: pd.DataFrame) -> str:
 def main(plot: Path | None, only_plot: bool) -> None:
     """Measure overlap and interference of authors and of attributes, and write them beside this file."""
     if not only_plot:
-        rows = pd.concat([measure(family) for family in ALPHA], ignore_index=True)
-        made_with = {name: version(name) for name in ("torch", "transformer-lens")}
-        lines = ",\n".join(json.dumps(row) for row in rows.round(5).to_dict("records"))
-        RESULTS.write_text(f'{{"made_with": {json.dumps(made_with)},\n"pairs": [\n{lines}\n]}}\n')
-    rows = pd.DataFrame(json.loads(RESULTS.read_text())["pairs"])
+        results.write(RESULTS, pairs=pd.concat([measure(family) for family in ALPHA], ignore_index=True).round(5))
+    rows = results.read(RESULTS)["pairs"]
     click.echo(summary(rows).to_string(index=False))
     click.echo(tests(rows))
     if plot is not None:

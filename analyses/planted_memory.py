@@ -6,14 +6,13 @@ scored on the trained module's: AUROC, and whether the first is one of them. Bes
 matrix's engram at a time, and the plain norm of the weight change, which is zero wherever nothing was trained.
 """
 
-import json
 import random
-from importlib.metadata import version
 from pathlib import Path
 
 import click
 import pandas as pd
 import plotly.graph_objects as go
+import results
 import torch
 from plotly.subplots import make_subplots
 from scipy.stats import mannwhitneyu
@@ -210,15 +209,11 @@ def main(plot: Path | None, only_plot: bool) -> None:
         base = ei.testbed.load("full")
         places = [(module, layer, seed) for module in MODULES for layer in LAYERS for seed in SEEDS]
         rows = pd.DataFrame([row for place in tqdm(places) for row in run(*place, base)])
-        made_with = {name: version(name) for name in ("torch", "transformer-lens")}
-        parts = {"summary": summary(rows).reset_index().to_dict("records"), "memories": rows.to_dict("records")}
-        lines = {name: ",\n".join(json.dumps(row) for row in part) for name, part in parts.items()}
-        found = ",\n".join(f'"{name}": [\n{text}\n]' for name, text in lines.items())
-        RESULTS.write_text(f'{{"made_with": {json.dumps(made_with)},\n{found}}}\n')
-    results = json.loads(RESULTS.read_text())
-    click.echo(pd.DataFrame(results["summary"]).to_string(index=False))
+        results.write(RESULTS, summary=summary(rows).reset_index(), memories=rows)
+    found = results.read(RESULTS)
+    click.echo(found["summary"].to_string(index=False))
     if plot is not None:
-        figure(pd.DataFrame(results["memories"])).write_html(plot)
+        figure(found["memories"]).write_html(plot)
 
 
 if __name__ == "__main__":
