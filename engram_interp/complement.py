@@ -7,6 +7,7 @@ little. And what is kept but owned by concepts that were left out of the sum, `Q
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
@@ -18,14 +19,13 @@ from torch import Tensor, nn
 
 from engram_interp import plots
 from engram_interp.concept import BATCH_SIZE, Example, TokenExample, batches, encode_groups
-from engram_interp.decomposition import Decomposition
+from engram_interp.decomposition import Decomposition, Factor
 from engram_interp.engram import Engram
-from engram_interp.estimator import Spectrum
+from engram_interp.estimator import Spectrum, spectrum
 from engram_interp.extraction import matrix_of
 from engram_interp.models import Adapter, adapt
 from engram_interp.rows import Rows, collect_rows
 from engram_interp.sites import Site, by_input, head_norms, share, to_parameter
-from engram_interp.statistics import moment_dtype
 
 SHARES = {
     "weight_share": "|WQ|² / |W|²: weight energy in the complement",
@@ -41,11 +41,12 @@ class Complement:
     ================== ===========================================================================================
     `d`                dimensions of the input (one more with an absorbed bias)
     `complement`       `tr Q`, in dimensions; the sum of the next three
-    `null`             directions that the data do not have: `Q` is exact there
+    `null`             directions that the data do not have: `Q` is exact there. Of wide inputs (from 768 dimensions
+                       on) that are kept as float32 sums, these sums cannot tell less than `d * 2**-23` from nothing.
     `below_cut`        directions that they have, but less of than the cut asks for
     `unowned`          of the kept directions, what the named concepts leave: `Q` is soft there. 0 if all are named.
-    `weight_share`     `|W Q|_F^2 / |W|_F^2` of the matrix, without its bias. `Q` is oblique where it is soft, and this
-                       may exceed 1 there.
+    `weight_share`     `|W Q|_F^2 / |W|_F^2` of the model's matrix, without its bias. `Q` is oblique where it is soft,
+                       and this may exceed 1 there.
     `null_share`       the same of the projector onto the null alone
     ================== ===========================================================================================
 
@@ -91,6 +92,7 @@ def complement(parts: Decomposition, names: Collection[str] | None = None) -> Co
 
     Raises:
         ValueError: a name that the decomposition does not have, or none at all.
+        RuntimeError: the model's weights are no longer what they were.
 
     Example:
         >>> from engram_interp import decompose, testbed
@@ -102,16 +104,17 @@ def complement(parts: Decomposition, names: Collection[str] | None = None) -> Co
     """
     chosen = parts.chosen(list(parts) if names is None else names)
     adapter = adapt(parts.model)
+    parts.unchanged(adapter)
     inputs: dict[str, dict[str, object]] = {}
     matrices: dict[str, dict[str, object]] = {}
     for name, readers in by_input(parts.sites).items():
         S, every = parts.total(name)
-        kept = every.above(parts.rtol)
+        kept, present = every.above(parts.rtol), _present(parts, name)
         P = kept.Pi if len(chosen) == len(parts) else kept.soft_projector(parts.moment(name, chosen))
         identity = torch.eye(len(S), dtype=P.dtype, device=P.device)
-        Q, N = identity - P, identity - _present(every).Pi
+        Q, N = identity - P, identity - present.Pi
         absorbed = name in parts.absorbing
-        inputs[name] = {"input": name, **_dimensions(P, kept, every)}
+        inputs[name] = {"input": name, **_dimensions(P, kept, present)}
         for site in readers:
             W = matrix_of(adapter, site, absorbed).to(P)
             matrices[site.key] = {
@@ -127,15 +130,20 @@ def complement(parts: Decomposition, names: Collection[str] | None = None) -> Co
     return Complement(pd.DataFrame(list(inputs.values())), frame, tuple(chosen), adapter.n_layers, adapter.info.name)
 
 
-def _present(every: Spectrum) -> Spectrum:
-    """The directions that stand out of the rounding of the sums."""
-    d = len(every.U)
-    return every.above(d * torch.finfo(moment_dtype(d)).eps)
+def _present(parts: Decomposition, name: str) -> Spectrum:
+    """The directions that the data have: those that stand out of rounding, in float64 wherever rows are at hand."""
+    _, every = parts.total(name)
+    d, found = len(every.U), [kept[name] for kept in parts.kept.values()]
+    resolution, finest = max(one.resolution for one in found), torch.finfo(torch.float64).eps
+    if resolution > finest and all(isinstance(one, Factor) for one in found):
+        rows = torch.cat([one.root for one in found])
+        return spectrum(rows.T @ rows, d * finest)
+    return every.above(d * resolution)
 
 
-def _dimensions(P: Float[Tensor, "d d"], kept: Spectrum, every: Spectrum) -> dict[str, float | int]:
+def _dimensions(P: Float[Tensor, "d d"], kept: Spectrum, present: Spectrum) -> dict[str, float | int]:
     d, n_kept = len(P), len(kept.lam)
-    n_present = max(len(_present(every).lam), n_kept)
+    n_present = max(len(present.lam), n_kept)
     unowned = max(n_kept - P.trace().item(), 0.0)
     unowned = 0.0 if unowned < d * 1e-9 else unowned
     null, below_cut = d - n_present, n_present - n_kept
@@ -164,7 +172,8 @@ def null_check(
 
     Every matrix is perturbed at once by a random matrix through the directions that its inputs never have, at any
     position of the examples (what is answered also hangs on prompts and BOS), and then by one of the same size through
-    those that they have. Inputs need fewer positions than dimensions for there to be a null.
+    those that they have. An expert that no position reaches is left as it is. Inputs need fewer positions than
+    dimensions for there to be a null.
 
     Args:
         model: a `HookedTransformer` or `TransformerBridge`; it is left as it was.
@@ -182,7 +191,8 @@ def null_check(
         the unperturbed model, to judge rounding by.
 
     Raises:
-        ValueError: the examples leave no direction without data.
+        ValueError: the examples leave no direction without data; weights in half precision, whose rounding alone is
+            no longer in the null; a size that is not above 0.
 
     Example:
         >>> from engram_interp import testbed
@@ -190,13 +200,19 @@ def null_check(
         >>> bool(found.at["through the null of the data", "largest_change"] < 1e-3)
         True
     """
+    if not 0 < size < math.inf:
+        raise ValueError(f"size is a share of each matrix's norm, above 0; got {size}")
     adapter = adapt(model)
     sites = adapter.sites(components, layers)
+    if coarse := [
+        site.key for site in sites if adapter.parameter(site.key).dtype not in (torch.float32, torch.float64)
+    ]:
+        raise ValueError(f"{coarse[0]} is in half precision, which rounds a perturbation out of the null: use float32")
     encoded = encode_groups({"examples": examples}, adapter.encoder)
     everywhere = {group: [_everywhere(one) for one in found] for group, found in encoded.items()}
     rows = collect_rows(adapter, sites, everywhere, batch_size, progress)
     bases = {name: _row_space(found) for name, found in rows.items()}
-    reached = [site for site in sites if bases[site.input].shape[1] < bases[site.input].shape[0]]
+    reached = [site for site in sites if 0 < bases[site.input].shape[1] < bases[site.input].shape[0]]
     if not reached:
         n_rows = sum(int(one.counts.sum()) for found in everywhere.values() for one in found)
         raise ValueError(

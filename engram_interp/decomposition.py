@@ -25,7 +25,7 @@ from engram_interp.filters import Function, soft
 from engram_interp.localization import LocalizationMap, map_of
 from engram_interp.models import Adapter, Record, adapt
 from engram_interp.sites import Site, by_input
-from engram_interp.statistics import Moment, MomentSum
+from engram_interp.statistics import Moment, MomentSum, moment_dtype
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,11 @@ class Factor:
         total = MomentSum(self.X)
         total.add(self.X)
         return total.result().matrix(self.absorbed)
+
+    @property
+    def resolution(self) -> float:
+        """The relative rounding of `matrix`."""
+        return torch.finfo(moment_dtype(self.X.shape[1], self.X.dtype)).eps
 
     @property
     def root(self) -> Float[Tensor, "n D"]:
@@ -79,6 +84,11 @@ class Packed:
         S = torch.zeros(self.size, self.size, dtype=torch.float64, device=self.triangle.device)
         S[_upper(S)] = self.triangle.double()
         return S + S.triu(1).T
+
+    @property
+    def resolution(self) -> float:
+        """The relative rounding of `matrix`."""
+        return torch.finfo(self.triangle.dtype).eps
 
     @property
     def root(self) -> Float[Tensor, "D D"]:
@@ -227,6 +237,10 @@ class Decomposition(Mapping):  # of str to Engram; checking items' types at run 
         Args:
             names: of the concepts.
             rtols: the cuts to compare, beside the decomposition's own.
+
+        Raises:
+            ValueError: a name that the decomposition does not have, or none at all.
+            RuntimeError: the model's weights are no longer what they were.
         """
         chosen = self.chosen(names)
         adapter = adapt(self.model)
@@ -253,18 +267,27 @@ class Decomposition(Mapping):  # of str to Engram; checking items' types at run 
         return {TARGET: target, REFERENCE: sum(self.counts.values()) - target}
 
     def _parts(self, chosen: Sequence[str], adapter: Adapter, filter: Function = soft) -> Iterator[Part]:
-        base = base_of(adapter, self.delta_from, self.sites)
-        if not all(map(torch.equal, self._checks, checks_of(self.sites, adapter, base))):
-            raise RuntimeError(
-                "the weights are not those that were decomposed: take engrams before the model is edited, or outside "
-                "of the block in which it is"
-            )
+        base = self.unchanged(adapter)
         for name, readers in by_input(self.sites).items():
             S, every = self.total(name)
             S_plus = self.moment(name, chosen)
             data = InputData(name in self.absorbing, S_plus, S, every, self.rtol, filter)
             for site in readers:
                 yield part_of(site, data, adapter, base)
+
+    def unchanged(self, adapter: Adapter) -> Adapter | None:
+        """The model of whose weights `W` is the difference, if there is one.
+
+        Raises:
+            RuntimeError: the weights of either are no longer what they were.
+        """
+        base = base_of(adapter, self.delta_from, self.sites)
+        if not all(map(torch.equal, self._checks, checks_of(self.sites, adapter, base))):
+            raise RuntimeError(
+                "the weights are not those that were decomposed: take engrams before the model is edited, or outside "
+                "of the block in which it is"
+            )
+        return base
 
     def total(self, name: str) -> tuple[Float[Tensor, "D D"], Spectrum]:
         """The second moment of one input over all concepts, and the directions that it has; factorised once."""

@@ -17,7 +17,7 @@ from engram_interp import plots
 from engram_interp.concept import BATCH_SIZE, TARGET, Concept
 from engram_interp.estimator import default_rtol, require_rtol, spectrum
 from engram_interp.extraction import InputData, Part, parts, sites_of, statistics_of
-from engram_interp.filters import Function, filter_name
+from engram_interp.filters import Function, filter_name, values_of
 from engram_interp.measures import frobenius_norms, output_norm
 from engram_interp.models import Adapter, adapt
 from engram_interp.projectors import at_cuts, norms_at_cuts, stretch
@@ -127,7 +127,7 @@ class Diagnosis:
         for name, found in self.spectra.items():
             x = found.shares
             for g in filters:
-                taken = g(x)
+                taken = values_of(g, x)
                 rows.append(
                     {
                         "input": name,
@@ -219,7 +219,7 @@ def diagnose(
 
     Raises:
         ValueError: see `extract`; statistics without the group.
-        TypeError: a group's name with a model, or a concept with statistics.
+        TypeError: a group's name with a model, or a concept or a choice of matrices with statistics alone.
 
     Example:
         >>> from engram_interp import testbed
@@ -231,6 +231,8 @@ def diagnose(
     for one in (rtol, *rtols):
         require_rtol(one)
     if isinstance(model, Statistics):
+        if not (components is None and layers is None and delta_from is None):
+            raise TypeError("of statistics alone there are no matrices to choose: no components, layers or delta_from")
         return _of_statistics(model, concept, rtols, rtol)
     if isinstance(concept, str):
         raise TypeError(f"with a model, give a Concept or its Statistics; got the name {concept!r}")
@@ -262,7 +264,7 @@ def _of_statistics(
         spectra=tables.spectra,
         target_share=statistics.counts[group] / sum(statistics.counts.values()),
         n_layers=0,
-        name=statistics.name or group,
+        name=statistics.name if group == TARGET else group,
         model=statistics.info.name,
     )
 

@@ -80,7 +80,8 @@ def spectrum(S: Float[Tensor, "d d"], rtol: float | int | None = None, ridge: fl
     Args:
         S: symmetric and positive semi-definite.
         rtol: drop eigenvalues of at most `rtol * lambda_max`; None is `default_rtol(d)`, 1e-6 the paper's text.
-        ridge: of `S + ridge I` in place of `S` (UCE; paper, Eq. 31). It needs no cut: `rtol=None` is then 0.
+        ridge: of `S + ridge I` in place of `S` (UCE; paper, Eq. 31), in the directions that `S` has. It needs no cut:
+            `rtol=None` is then 0.
 
     Raises:
         ValueError: an `rtol` outside [0, 1), a `ridge` below 0, or a matrix that is not finite.
@@ -96,7 +97,9 @@ def spectrum(S: Float[Tensor, "d d"], rtol: float | int | None = None, ridge: fl
     S = S.double()
     lam, U = torch.linalg.eigh((S + S.T) / 2)
     if ridge:
-        return Spectrum(U, lam.clamp(min=0) + ridge).above(rtol or 0.0)
+        # Where the data have nothing, the target has nothing: only rounding would be divided by the ridge.
+        has = lam > len(S) * torch.finfo(torch.float64).eps * lam[-1]
+        return Spectrum(U[:, has], lam[has] + ridge).above(rtol or 0.0)
     return Spectrum(U, lam).above(rtol)
 
 

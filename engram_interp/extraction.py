@@ -15,7 +15,7 @@ from engram_interp.collect import collect
 from engram_interp.concept import BATCH_SIZE, TARGET, Concept
 from engram_interp.engram import Engram
 from engram_interp.estimator import Spectrum, engram_matrix, require_ridge, require_rtol, spectrum
-from engram_interp.filters import Function, Ownership, filter_name, ownership, soft
+from engram_interp.filters import Function, Ownership, filter_name, ownership, require_filter, soft
 from engram_interp.models import Adapter, adapt
 from engram_interp.sites import (
     ATTENTION,
@@ -133,7 +133,8 @@ def extract(
 
     Raises:
         ValueError: see `collect`; statistics of another model or without the inputs asked for; a `delta_from` of
-            other shapes; a cut, a ridge or a filter that is none.
+            other shapes; a cut or a ridge that is none, or a filter that gives something else than numbers.
+        TypeError: a filter that is no function.
 
     Example:
         >>> from engram_interp import testbed
@@ -144,6 +145,7 @@ def extract(
     """
     require_rtol(rtol)
     require_ridge(ridge)
+    require_filter(filter)
     adapter = adapt(model)
     statistics = statistics_of(model, concept, components, layers, batch_size, progress)
     sites = sites_of(adapter, statistics, components, layers)

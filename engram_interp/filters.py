@@ -8,6 +8,7 @@ has to itself, and less of what it has in common with the reference.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -54,24 +55,24 @@ def power(p: float | int) -> Filter:
         >>> power(2)(torch.tensor([0.5, 1.0])).tolist()
         [0.25, 1.0]
     """
-    if not p > 0:
-        raise ValueError(f"p is an exponent above 0, got {p}")
-    return Filter(f"power({p:g})", lambda x: x**p)
+    if not 0 < p < math.inf:
+        raise ValueError(f"p is a finite exponent above 0, got {p}")
+    return Filter(f"power({_shown(p)})", lambda x: x**p)
 
 
 def hard(tau: float | int) -> Filter:
     """`g(x) = 1` above `tau`, else 0: all of a direction or nothing, a projector.
 
     Raises:
-        ValueError: a `tau` outside (0, 1).
+        ValueError: a `tau` outside [2^-26, 1); shares below that are rounding.
 
     Example:
         >>> hard(0.2)(torch.tensor([0.1, 0.3])).tolist()
         [0.0, 1.0]
     """
-    if not 0 < tau < 1:
-        raise ValueError(f"tau is the least share of a direction that is taken, 0 < tau < 1; got {tau}")
-    return Filter(f"hard({tau:g})", lambda x: (x > tau).to(x))
+    if not SMALLEST_SHARE <= tau < 1:
+        raise ValueError(f"tau is the least share of a direction that is taken, 2^-26 <= tau < 1; got {tau}")
+    return Filter(f"hard({_shown(tau)})", lambda x: (x > tau).to(x))
 
 
 def clip(gain: float | int) -> Filter:
@@ -84,9 +85,9 @@ def clip(gain: float | int) -> Filter:
         >>> clip(4)(torch.tensor([0.125, 0.5])).tolist()
         [0.5, 1.0]
     """
-    if not gain > 0:
-        raise ValueError(f"gain is a factor above 0, got {gain}")
-    return Filter(f"clip({gain:g})", lambda x: (gain * x).clamp(max=1))
+    if not 0 < gain < math.inf:
+        raise ValueError(f"gain is a finite factor above 0, got {gain}")
+    return Filter(f"clip({_shown(gain)})", lambda x: (gain * x).clamp(max=1))
 
 
 def over(share: float | int) -> Filter:
@@ -104,7 +105,7 @@ def over(share: float | int) -> Filter:
     """
     if not 0 <= share < 1:
         raise ValueError(f"share is n/N, the target's share of the tokens, 0 <= share < 1; got {share}")
-    return Filter(f"over({share:g})", lambda x: (x - share).clamp(min=0))
+    return Filter(f"over({_shown(share)})", lambda x: (x - share).clamp(min=0))
 
 
 def named(name: str) -> Filter:
@@ -119,11 +120,29 @@ def named(name: str) -> Filter:
     """
     if name == repr(soft):
         return soft
-    if not (found := re.fullmatch(r"(power|hard|clip|over)\(([-+.e\d]+)\)", name)):
+    if not (found := re.fullmatch(r"(power|hard|clip|over)\(([-+]?[.\d]+(?:e[-+]?\d+)?)\)", name)):
         raise ValueError(
             f"a filter is soft, power(p), hard(tau), clip(gain) or over(share), with a number; got {name!r}"
         )
     return {"power": power, "hard": hard, "clip": clip, "over": over}[found[1]](float(found[2]))
+
+
+def _shown(parameter: float | int) -> str:
+    """A number that reads back as itself."""
+    return repr(float(parameter)).removesuffix(".0")
+
+
+def require_filter(g: object) -> None:
+    """Raise where something else stands in a filter's place.
+
+    Raises:
+        TypeError: says what was given.
+    """
+    if not callable(g):
+        raise TypeError(
+            f"a filter is filters.soft, filters.power(2) and so on, or a function; got {g!r}"
+            + (f": filters.named({g!r})" if isinstance(g, str) else "")
+        )
 
 
 def filter_name(g: Function) -> str:
@@ -160,12 +179,12 @@ class Ownership:
             ValueError: a `g` that gives something else.
         """
         at, zero = self.share.clamp(min=SMALLEST_SHARE), torch.zeros_like(self.share)
-        slope = (_values(g, at) - _values(g, zero)) / at
+        slope = (values_of(g, at) - values_of(g, zero)) / at
         from_kept = self.V.T / self.kept.lam.sqrt() @ self.kept.U.T
         to_kept = self.kept.U * self.kept.lam.sqrt() @ self.V
         reached = self.S_plus.to(from_kept) @ from_kept.T
         to_dropped = reached - self.kept.U @ (self.kept.U.T @ reached)
-        return (to_kept * _values(g, self.share) + to_dropped * slope) @ from_kept
+        return (to_kept * values_of(g, self.share) + to_dropped * slope) @ from_kept
 
 
 def ownership(S_plus: Float[Tensor, "d d"], kept: Spectrum) -> Ownership:
@@ -184,15 +203,21 @@ def ownership(S_plus: Float[Tensor, "d d"], kept: Spectrum) -> Ownership:
     whitened = kept.U / kept.lam.sqrt()
     M = whitened.T @ S_plus.to(whitened) @ whitened
     share, V = torch.linalg.eigh((M + M.T) / 2)
-    return Ownership(kept, S_plus, share.clamp(0, 1), V)
+    # What rounding makes of nothing is no share: a filter that is steep at 0 would make much of it.
+    rounding = len(share) * torch.finfo(torch.float64).eps * (kept.lam[-1:] / kept.lam[:1]).sum()
+    return Ownership(kept, S_plus, share.where(share > rounding, 0.0).clamp(max=1), V)
 
 
-def _values(g: Function, x: Float[Tensor, "k"]) -> Float[Tensor, "k"]:
-    """`g(x)`, checked."""
-    values = g(x)
-    if not isinstance(values, Tensor) or values.shape != x.shape or not values.isfinite().all():
-        given = f"{list(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
-        raise ValueError(
-            f"the filter {filter_name(g)} takes {len(x)} shares in [0, 1] to as many finite numbers; it gave {given}"
-        )
+def values_of(g: Function, x: Float[Tensor, "k"]) -> Float[Tensor, "k"]:
+    """`g(x)`, checked; `x` stays as it is.
+
+    Raises:
+        ValueError: a `g` that gives something else than a finite number a share.
+    """
+    values = g(x.clone())
+    asked = f"the filter {filter_name(g)} takes {len(x)} shares in [0, 1] to as many finite numbers; it gave"
+    if not isinstance(values, Tensor) or values.shape != x.shape:
+        raise ValueError(f"{asked} {list(values.shape) if isinstance(values, Tensor) else type(values).__name__}")
+    if not values.isfinite().all():
+        raise ValueError(f"{asked} {values[~values.isfinite()][0].item()} for {x[~values.isfinite()][0].item():.3g}")
     return values.to(x)

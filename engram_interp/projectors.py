@@ -70,9 +70,9 @@ def stretch(P: Float[Tensor, "d d"]) -> float:
     """
     if len(P) < 2 or not P.count_nonzero():
         return P.norm().item()
-    # From a fixed start, so that the same call gives the same bits.
     matrix = P.cpu().double().numpy()
-    return float(np.asarray(svds(matrix, k=1, v0=np.ones(len(P)), return_singular_vectors=False))[0])
+    start = matrix[np.linalg.norm(matrix, axis=1).argmax()]  # the same at every call, and not in the null of P
+    return float(np.asarray(svds(matrix, k=1, v0=start, return_singular_vectors=False))[0])
 
 
 def at_cuts(
@@ -117,7 +117,7 @@ def norms_at_cuts(
         ranks: how many.
         absorbed: whether the last column of `W` is a bias, which the norm leaves out.
     """
-    columns = W @ (S_plus.to(every.U) @ every.U) / every.lam
+    columns = W @ S_plus.to(every.U) @ every.U / every.lam
     norms = []
     for rank in ranks:
         kept, U = columns[:, columns.shape[1] - rank :], every.U[:, columns.shape[1] - rank :]

@@ -37,8 +37,9 @@ def test_weight_energy_is_that_of_the_weight_times_q(gpt2):
     name = "blocks.0.attn.in"
     S_plus, S = parts.moment(name, ["A", "C"]), parts.moment(name, list(parts))
     Q = torch.eye(17).double() - spectrum(S).soft_projector(S_plus)
-    W = gpt2.blocks[0].attn.W_Q.detach().double().permute(0, 2, 1).flatten(0, 1)
-    augmented = torch.cat([W, gpt2.blocks[0].attn.b_Q.detach().double().flatten()[:, None]], dim=1)
+    W, b = (adapt(gpt2).parameter(f"blocks.0.attn.{one}_Q").detach().double() for one in ("W", "b"))
+    W = W.permute(0, 2, 1).flatten(0, 1)
+    augmented = torch.cat([W, b.flatten()[:, None]], dim=1)
     expected = float((augmented @ Q)[:, :-1].norm() ** 2 / W.norm() ** 2)
     assert found.at["blocks.0.attn.W_Q", "weight_share"] == pytest.approx(expected)
     assert found.at["blocks.0.attn.W_Q", "complement"] == pytest.approx(float(Q.trace()), rel=1e-6)
@@ -100,6 +101,40 @@ def test_experts_that_nothing_reaches_are_null_throughout():
     assert found.loc[found["input"] == unreached, "null_share"].tolist() == pytest.approx(
         [1.0] * (found["input"] == unreached).sum()
     )
+
+
+def test_of_experts_that_nothing_reaches_the_check_knows_nothing():
+    found = null_check(bridge_of("tiny", huggingface.make("Mixtral")), few(1, 2))
+    assert found.notna().all(axis=None)
+    assert found.at[THROUGH_NULL, "largest_change"] < 1e-4
+    assert found.at[ELSEWHERE, "answers_changed"] < 1 or found.at[ELSEWHERE, "largest_change"] > 1e-2
+
+
+def test_wide_inputs_have_what_their_float32_sums_do_not_show():
+    # 1024 directions, the least of them 1e-3 of the largest: a thousandth of its square is below the cut, not nothing.
+    model = build("unnormalized", d_model=1024, n_layers=1, d_vocab=200)
+    with torch.no_grad():
+        model.embed.W_E.copy_(torch.nn.functional.pad(torch.eye(200), (0, 824)) * torch.logspace(0, -3, 200)[:, None])
+        model.pos_embed.W_pos.zero_()
+    rows = torch.arange(200).view(20, 10)
+    parts = decompose(model, {"A": list(Concept.from_tokens(rows, rows).target)}, components="Q", absorb_bias=False)
+    (row,) = complement(parts).inputs.to_dict("records")
+    assert row["null"] == 824
+    assert row["below_cut"] > 50
+
+
+def test_an_edited_model_is_refused(llama):
+    parts = decompose(llama, concepts())
+    with parts["A"].ablated(llama, 2.0), pytest.raises(RuntimeError, match="the weights are not those that were"):
+        complement(parts)
+
+
+def test_half_precision_and_sizes_that_are_none_are_refused():
+    with pytest.raises(ValueError, match="is in half precision, which rounds a perturbation out of the null"):
+        null_check(bridge_of("tiny", huggingface.make("Llama").to(torch.bfloat16)), few())
+    for size in (0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="size is a share of each matrix's norm, above 0"):
+            null_check(build("llama"), few(), size=size)
 
 
 def test_data_that_leave_no_null_are_refused():

@@ -3,6 +3,7 @@ import torch
 
 from engram_interp import Concept, collect, decompose, diagnose, filters, localize
 from engram_interp.diagnosis import QUANTITIES
+from engram_interp.models import adapt
 from engram_interp.models.loading import bridge_of
 from tests import huggingface
 from tests.conftest import token_concept, tokens
@@ -42,7 +43,7 @@ def test_what_the_engram_carries_is_measured_on_the_inputs_themselves(llama):
     statistics = collect(llama, concept)
     moments = [statistics.groups[side][row["input"]].matrix(ones=False) for side in ("target", "reference")]
     P = moments[0] @ torch.linalg.pinv(sum(moments), hermitian=True)
-    W = llama.blocks[1].mlp.W_in.detach().double().T
+    W = adapt(llama).parameter("blocks.1.mlp.W_in").detach().double().T
     for side, S in zip(("target", "reference"), moments):
         X = torch.linalg.cholesky(S)
         assert row[f"output_{side}"] == pytest.approx(float((W @ P @ X).norm() ** 2 / (W @ X).norm() ** 2))
@@ -87,6 +88,13 @@ def test_filters_are_read_off_the_spectra(llama):
     assert table.at["sqrt", "reference_passes"] == pytest.approx(float((x * (1 - x)).sum() / (1 - x).sum()))
 
 
+@pytest.mark.parametrize("g", [lambda x: x.sum(), lambda x: x * torch.nan])
+def test_a_filter_that_is_none_is_refused(llama, g):
+    found = diagnose(llama, token_concept(), components="gate", layers=0)
+    with pytest.raises(ValueError, match="shares in .* to as many finite numbers"):
+        found.filtered([g])
+
+
 def test_a_part_is_diagnosed_as_its_concept(gpt2):
     concept = token_concept()
     parts = decompose(gpt2, {"mine": concept.target, "rest": concept.reference})
@@ -102,12 +110,15 @@ def test_statistics_are_diagnosed_without_a_model(llama):
     assert alone.matrices is None
     assert numbers(alone.to_frame()) == pytest.approx(numbers(whole.inputs))
     other = diagnose(statistics, "reference")
+    assert (alone.name, other.name) == (statistics.name, "reference")
     total = alone.inputs["owned"] + other.inputs["owned"]
     assert total.tolist() == pytest.approx(alone.inputs["rank"].tolist())  # P+ + P- = Pi
     with pytest.raises(ValueError, match="of statistics alone there are no matrices to draw"):
         alone.plot()
     with pytest.raises(ValueError, match="no group 'mine', only target, reference"):
         diagnose(statistics, "mine")
+    with pytest.raises(TypeError, match="no components, layers or delta_from"):
+        diagnose(statistics, layers=[0])
     with pytest.raises(TypeError, match="name one of their groups; got a Concept"):
         diagnose(statistics, token_concept())
 

@@ -87,6 +87,14 @@ def test_a_coarser_cut_is_taken_from_a_spectrum_that_is_there():
         assert spectrum(S, 0.0).above(rtol).lam.tolist() == spectrum(S, rtol).lam.tolist()
 
 
+@pytest.mark.parametrize("ridge", [1e-30, 1e-14, 1e-6])
+def test_a_ridge_divides_no_rounding(ridge):
+    # Of three tokens in eight dimensions the rest is nothing, however small a ridge stands there.
+    S_plus, S = moment(2, 8, 0), moment(2, 8, 0) + moment(1, 8, 1)
+    P_plus = spectrum(S, ridge=ridge).soft_projector(S_plus)
+    torch.testing.assert_close(P_plus, soft_projector(S_plus, S), rtol=1e-4, atol=1e-4)
+
+
 def test_a_negative_ridge_is_refused():
     with pytest.raises(ValueError, match="ridge is added to every eigenvalue of a second moment, 0 <= ridge; got -1"):
         spectrum(torch.eye(2), ridge=-1)

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from engram_interp import Engram, collect, decompose, extract, filters
 from engram_interp.estimator import soft_projector, spectrum
 from engram_interp.filters import Ownership, ownership
+from engram_interp.models import adapt
 from tests.conftest import token_concept
 
 CHOICES = [filters.soft, filters.power(2), filters.power(0.5), filters.hard(0.3), filters.clip(3), filters.over(0.1)]
@@ -133,7 +134,7 @@ def test_engrams_are_the_weights_times_the_filtered_projector(llama, g):
     engram, key = extract(llama, statistics, filter=g), "blocks.1.mlp.W_in"
     moments = [statistics.groups[group]["blocks.1.mlp.in"].matrix(ones=False) for group in ("target", "reference")]
     P = ownership(moments[0], spectrum(sum(moments))).projector(g)
-    W = llama.blocks[1].mlp.W_in.detach().double()
+    W = adapt(llama).parameter(key).detach().double()
     torch.testing.assert_close(engram[key].double(), P.T @ W, rtol=1e-4, atol=1e-5)
     assert engram.options["filter"] == repr(g)
 
@@ -165,10 +166,12 @@ def test_parts_are_filtered_when_they_are_asked_for(llama):
 @pytest.mark.parametrize(
     ("make", "given", "message"),
     [
-        (filters.power, 0, "p is an exponent above 0, got 0"),
-        (filters.hard, 0, "0 < tau < 1; got 0"),
-        (filters.hard, 1.0, "0 < tau < 1; got 1.0"),
-        (filters.clip, -1, "gain is a factor above 0, got -1"),
+        (filters.power, 0, "p is a finite exponent above 0, got 0"),
+        (filters.power, float("inf"), "p is a finite exponent above 0, got inf"),
+        (filters.hard, 0, "2.-26 <= tau < 1; got 0"),
+        (filters.hard, 1e-9, "2.-26 <= tau < 1; got 1e-09"),
+        (filters.hard, 1.0, "2.-26 <= tau < 1; got 1.0"),
+        (filters.clip, -1, "gain is a finite factor above 0, got -1"),
         (filters.over, 1, "0 <= share < 1; got 1"),
     ],
 )
@@ -184,13 +187,45 @@ def test_a_filter_is_found_by_its_name(g):
     assert repr(filters.named(repr(g))) == repr(g)
 
 
-@pytest.mark.parametrize("name", ["hard", "power()", "power(2) ", "soft(1)", "power(x)", "__class__(1)"])
+def test_a_name_is_exact():
+    assert filters.named(repr(filters.power(1 / 3))).name == repr(filters.power(1 / 3))
+    x = torch.tensor([0.12345679], dtype=torch.float64)
+    assert filters.named(repr(filters.hard(0.12345678)))(x).item() == 1
+    assert repr(filters.over(1e-7)) == "over(1e-07)"
+
+
+@pytest.mark.parametrize("name", ["hard", "power()", "power(2) ", "soft(1)", "power(e)", "hard(+-1)", "__class__(1)"])
 def test_another_name_is_refused(name):
     with pytest.raises(ValueError, match="a filter is soft, power"):
         filters.named(name)
 
 
-@pytest.mark.parametrize("g", [lambda x: x[:1], lambda x: 1 / x, lambda x: 0.5])
+def test_what_rounding_makes_of_nothing_is_no_share():
+    # Five tokens own something of five directions of the twenty at most, however steep the filter is at 0.
+    found = owned(inputs(5, 20, 0), inputs(200, 20, 1))
+    assert int((found.share > 0).sum()) == 5
+    assert float(found.projector(filters.power(0.01)).trace()) <= 5 + 1e-6
+
+
+def test_a_filter_that_writes_into_its_shares_spoils_nothing():
+    found = owned(inputs(9, 4, 0), inputs(9, 4, 1))
+    before = found.share.clone()
+    found.projector(lambda x: x.mul_(0))
+    assert torch.equal(found.share, before)
+
+
+def test_what_is_no_function_is_refused():
+    with pytest.raises(TypeError, match=r"or a function; got 'power\(2\)': filters.named\('power\(2\)'\)"):
+        filters.require_filter("power(2)")
+
+
+def test_a_value_that_is_not_finite_is_named():
+    found = owned(inputs(2, 4, 0), inputs(9, 4, 1))
+    with pytest.raises(ValueError, match="to as many finite numbers; it gave inf for 0"):
+        found.projector(lambda x: 1 / x)
+
+
+@pytest.mark.parametrize("g", [lambda x: x[:1], lambda x: x + torch.nan, lambda x: 0.5])
 def test_a_function_that_is_no_filter_is_refused(g):
     with pytest.raises(ValueError, match="takes 4 shares in .* to as many finite numbers"):
         owned(inputs(9, 4, 0), inputs(9, 4, 1)).projector(g)

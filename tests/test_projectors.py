@@ -98,6 +98,14 @@ def test_no_wnorm_exceeds_the_stretch(n, m, d, seed):
     assert float((W @ P).norm() / W.norm()) <= stretch(P) * (1 + 1e-9)
 
 
+def test_the_stretch_is_found_where_the_rows_of_p_sum_to_nothing():
+    # |P|_2 = sqrt(2), and P (1, 1) = 0.
+    P = torch.tensor([[1.0, -1.0], [0.0, 0.0]]).double()
+    assert stretch(P) == pytest.approx(math.sqrt(2))
+    centring = torch.eye(6).double() - 1 / 6
+    assert stretch(centring) == stretch(centring) == pytest.approx(1)
+
+
 def test_where_p_is_symmetric_it_stretches_nothing():
     # Target and reference along the same axes: S+ and S commute.
     S_plus, S_minus = torch.diag(torch.tensor([3.0, 0, 1])).double(), torch.diag(torch.tensor([1.0, 2, 3])).double()

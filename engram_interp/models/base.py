@@ -105,7 +105,8 @@ def is_centred(rows: Float[Tensor, "n d"]) -> bool:
     """
     d = rows.shape[1]
     sums = rows.detach().sum(1, dtype=torch.float32)
-    size = torch.linalg.vector_norm(rows.detach(), dtype=torch.float32) / rows.numel() ** 0.5
+    wide = torch.promote_types(rows.dtype, torch.float32)
+    size = torch.linalg.vector_norm(rows.detach(), dtype=wide) / rows.numel() ** 0.5
     return bool(size > 0) and bool(sums.square().mean().sqrt() < CENTRED * d**0.5 * size)
 
 
