@@ -299,8 +299,8 @@ correlation with what should foretell it, and predicted over measured (median, q
 |---|---|---|---|
 {rows}
 
-`G` is the mean over {draws} answers drawn a prediction. It is far from isotropic: its
-effective rank is {low:.2f} to {high:.2f} of the number of outputs, median {median:.2f}.
+`G` is the mean over {draws} answers drawn a prediction. It is not isotropic: its effective
+rank is {low:.2f} to {high:.2f} of the number of outputs, median {median:.2f}.
 
 ## Forgetting with a measured `G`
 
