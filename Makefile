@@ -24,6 +24,7 @@ lint: $(VENV)/.ready
 bench: $(VENV)/.ready
 	$(BIN)/python benchmarks/collect.py
 	$(BIN)/python benchmarks/decompose.py
+	$(BIN)/python benchmarks/diagnose.py
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

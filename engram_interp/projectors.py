@@ -20,7 +20,7 @@ from engram_interp.sites import share
 
 
 def properties(
-    P: Float[Tensor, "d d"], S_plus: Float[Tensor, "d d"], S_minus: Float[Tensor, "d d"]
+    P: Float[Tensor, "d k"], S_plus: Float[Tensor, "d d"], S_minus: Float[Tensor, "d d"]
 ) -> dict[str, float | int]:
     """What a projector takes, and how far it is from an orthogonal one.
 
@@ -34,7 +34,7 @@ def properties(
     ==================== =========================================================================================
 
     Args:
-        P: `P+`, or `g(P+)`.
+        P: `P+`, or `g(P+)`; its last columns do where all before them are zero.
         S_plus: second moment of the target.
         S_minus: second moment of the reference.
 
@@ -44,21 +44,23 @@ def properties(
         >>> found["owned"], found["effective_rank"], found["idempotence_defect"], found["obliqueness"]
         (1.0, 2.0, 0.5, 1.0)
     """
-    squared = P @ P
-    trace, size = P.trace(), P.norm()
+    n_zero = len(P) - P.shape[1]
+    squared = P @ P[n_zero:]
+    trace, trace_of_square, size = P[n_zero:].trace(), squared[n_zero:].trace(), P.norm()
     return {
         "owned": trace.item(),
-        "effective_rank": share(trace.square(), squared.trace()).item(),
+        "effective_rank": share(trace.square(), trace_of_square).item(),
         "idempotence_defect": share((squared - P).norm(), size).item(),
-        "obliqueness": (size / squared.trace().clamp(min=0).sqrt()).item() if size > 0 else 1.0,
+        "obliqueness": (size / trace_of_square.clamp(min=0).sqrt()).item() if size > 0 else 1.0,
         "target_passes": passes(P, S_plus),
         "reference_passes": passes(P, S_minus),
     }
 
 
-def passes(P: Float[Tensor, "d d"], S: Float[Tensor, "d d"]) -> float:
+def passes(P: Float[Tensor, "d k"], S: Float[Tensor, "d d"]) -> float:
     """`|P X|^2 / |X|^2 = tr(P S P^T) / tr S`: the share of the inputs' energy that passes; 0 of no inputs."""
-    return share(((P @ S) * P).sum(), S.trace()).item()
+    n_zero = len(P) - P.shape[1]
+    return share(((P @ S[n_zero:, n_zero:]) * P).sum(), S.trace()).item()
 
 
 def stretch(P: Float[Tensor, "d d"]) -> float:
@@ -93,8 +95,7 @@ def at_cuts(
     for rtol in rtols:
         lam = every.above(rtol).lam
         if len(lam) not in found:
-            P = torch.zeros_like(inside)
-            P[:, len(P) - len(lam) :] = inside[:, len(P) - len(lam) :] / lam
+            P = inside[:, len(inside) - len(lam) :] / lam
             found[len(lam)] = properties(P, inside, rest)
         rows.append({"rtol": float(rtol), "rank": len(lam), "condition": condition(lam), **found[len(lam)]})
     return rows
