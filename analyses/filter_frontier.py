@@ -125,7 +125,7 @@ def run(model: nn.Module, size: int, seed: int) -> list[dict[str, Any]]:
     adapter, concept = adapt(model), concept_of(size, seed)
     statistics = ei.collect(model, concept, progress=False)
     encoded = scored(concept, seed, adapter)
-    share = statistics.counts["target"] / sum(statistics.counts.values())
+    share = statistics.token_share()
 
     def of(method: Method) -> Callable[[float], tuple[float, float]]:
         made: dict[str, ei.Engram] = {}

@@ -227,9 +227,8 @@ class Decomposition(Mapping):  # of str to Engram; checking items' types at run 
         """
         chosen = self.chosen(names)
         adapter = adapt(self.model)
-        counts = self._counts_of(chosen)
-        target_share = counts[TARGET] / sum(counts.values())
-        return map_of(adapter, self.sites, self._parts(chosen, adapter), target_share, " + ".join(chosen))
+        made = self._parts(chosen, adapter)
+        return map_of(adapter, self.sites, made, self.token_share(chosen), " + ".join(chosen))
 
     def diagnose(self, names: str | Collection[str], rtols: Collection[float | int] = CUTS) -> Diagnosis:
         """The spectra and soft projectors of one concept, or of several together, against all others.
@@ -244,10 +243,8 @@ class Decomposition(Mapping):  # of str to Engram; checking items' types at run 
         """
         chosen = self.chosen(names)
         adapter = adapt(self.model)
-        counts = self._counts_of(chosen)
-        target_share = counts[TARGET] / sum(counts.values())
         made = self._parts(chosen, adapter)
-        return diagnosis_of(adapter, self.sites, made, rtols, target_share, " + ".join(chosen))
+        return diagnosis_of(adapter, self.sites, made, rtols, self.token_share(chosen), " + ".join(chosen))
 
     def chosen(self, names: str | Collection[str]) -> list[str]:
         """These concepts, in the decomposition's order.
@@ -261,6 +258,11 @@ class Decomposition(Mapping):  # of str to Engram; checking items' types at run 
                 f"the concepts are {_listed(self.kept)}; got {', '.join(sorted(map(repr, asked))) or 'none'}"
             )
         return [name for name in self.kept if name in asked]
+
+    def token_share(self, names: str | Collection[str]) -> float:
+        """`n/N`: the share of these concepts in the positions that count; what `filters.over` takes away."""
+        counts = self._counts_of(self.chosen(names))
+        return counts[TARGET] / sum(counts.values())
 
     def _counts_of(self, chosen: Sequence[str]) -> dict[str, int]:
         target = sum(self.counts[name] for name in chosen)

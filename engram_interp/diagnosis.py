@@ -239,9 +239,8 @@ def diagnose(
     adapter = adapt(model)
     statistics = statistics_of(model, concept, components, layers, batch_size, progress)
     sites = sites_of(adapter, statistics, components, layers)
-    target_share = statistics.counts[TARGET] / sum(statistics.counts.values())
     made = parts(adapter, statistics, sites, rtol, absorb_bias, delta_from)
-    return diagnosis_of(adapter, sites, made, rtols, target_share, statistics.name)
+    return diagnosis_of(adapter, sites, made, rtols, statistics.token_share(), statistics.name)
 
 
 def _of_statistics(
@@ -262,7 +261,7 @@ def _of_statistics(
         cuts=tables.cuts,
         wnorms=None,
         spectra=tables.spectra,
-        target_share=statistics.counts[group] / sum(statistics.counts.values()),
+        target_share=statistics.token_share(group),
         n_layers=0,
         name=statistics.name if group == TARGET else group,
         model=statistics.info.name,

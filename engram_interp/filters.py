@@ -94,7 +94,7 @@ def over(share: float | int) -> Filter:
     """`g(x) = max(x - share, 0)`: what is owned beyond what a target with nothing of its own owns of every direction.
 
     Args:
-        share: that target's share, `n/N` of its tokens.
+        share: that target's share, `n/N` of the tokens: `Statistics.token_share()`.
 
     Raises:
         ValueError: a share outside [0, 1).

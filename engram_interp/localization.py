@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from engram_interp import nulls, plots
-from engram_interp.concept import BATCH_SIZE, TARGET, Concept
+from engram_interp.concept import BATCH_SIZE, Concept
 from engram_interp.estimator import require_rtol
 from engram_interp.extraction import Part, base_of, parts, sites_of, statistics_of
 from engram_interp.measures import sizes_of
@@ -354,9 +354,8 @@ def localize(
         concept = resampling.statistics
     statistics = statistics_of(model, concept, components, layers, batch_size, progress)
     sites = sites_of(adapter, statistics, components, layers)
-    target_share = statistics.counts[TARGET] / sum(statistics.counts.values())
     made = parts(adapter, statistics, sites, rtol, absorb_bias, delta_from)
-    return map_of(adapter, sites, made, target_share, statistics.name, resampling)
+    return map_of(adapter, sites, made, statistics.token_share(), statistics.name, resampling)
 
 
 def map_of(

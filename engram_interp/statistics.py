@@ -161,6 +161,17 @@ class Statistics:
         """Positions that counted, by group; an expert's `Moment` has the count of those that were sent to it."""
         return {group: next(iter(moments.values())).offered for group, moments in self.groups.items()}
 
+    def token_share(self, group: str = TARGET) -> float:
+        """`n/N`: a group's share of the positions that count; what `filters.over` takes away.
+
+        Example:
+            >>> from engram_interp import Concept, collect, testbed
+            >>> concept = Concept(target=["the city of Oslo"], reference=["What is the capital of Norway?"])
+            >>> collect(testbed.load("full"), concept, layers=[1]).token_share() == 4 / 11
+            True
+        """
+        return self.counts[group] / sum(self.counts.values())
+
     def total(self, name: str) -> Moment:
         """The moment of one input over all groups."""
         first, *others = (moments[name] for moments in self.groups.values())

@@ -161,6 +161,7 @@ def test_parts_are_filtered_when_they_are_asked_for(llama):
     for key in expected:
         torch.testing.assert_close(found[key], expected[key], rtol=1e-4, atol=1e-6)
     assert found.options["filter"] == "power(2)"
+    assert parts.token_share("mine") == collect(llama, concept).token_share()
 
 
 @pytest.mark.parametrize(
