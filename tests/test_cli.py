@@ -133,7 +133,7 @@ def test_the_demo_on_ones_own_examples(run, tmp_path):
         (["ablate", "--out", "x"], "the testbed is no Hugging Face checkpoint: --out is a .safetensors file, got x"),
         (["diagnose", "--out", "found.png"], "--out is an .html, .csv or .json file, got found.png"),
         (["extract", "--filter", "hard", "--out", "x.safetensors"], "Error: a filter is soft, power(p), hard(tau)"),
-        (["extract", "--filter", "hard(2)", "--out", "x.safetensors"], "0 < tau < 1; got 2"),
+        (["extract", "--filter", "hard(2)", "--out", "x.safetensors"], "2^-26 <= tau < 1; got 2"),
         (["extract", "--ridge", "-1", "--out", "x.safetensors"], "0 <= ridge; got -1"),
         (["extract", "--out", "engram.txt"], "--out is a .safetensors file, got engram.txt"),
         (["extract", "--model", "./nowhere", "--out", "x.safetensors"], "nowhere: expected a Hugging Face checkpoint"),
