@@ -91,13 +91,13 @@ def scored(concept: ei.Concept, seed: int, adapter: Adapter) -> dict[str, list[T
     return encode_groups({"target": concept.target, "others": sample + world}, adapter.encoder)
 
 
-def curve(kept_and_left: Callable[[float], tuple[float, float]]) -> pd.DataFrame:
+def curve(before: tuple[float, float], after: Callable[[float], tuple[float, float]]) -> pd.DataFrame:
     """What is kept of the others and left of the target, from no loss to a tenth: a row a strength."""
-    points: dict[float, tuple[float, float]] = {0.0: kept_and_left(0.0)}
+    points = {0.0: before}
 
     def kept(strength: float) -> float:
-        points[strength] = kept_and_left(strength)
-        return points[strength][0] / points[0.0][0]
+        points[strength] = after(strength)
+        return points[strength][0] / before[0]
 
     strength = low = 1.0
     while kept(strength) >= 0.9 and strength < STRONGEST:
@@ -107,7 +107,7 @@ def curve(kept_and_left: Callable[[float], tuple[float, float]]) -> pd.DataFrame
         low /= 2
     for strength in np.geomspace(low, high, N_POINTS + 2)[1:-1]:
         kept(float(strength))
-    rows = [(strength, k / points[0.0][0], left) for strength, (k, left) in sorted(points.items())]
+    rows = [(strength, k / before[0], left) for strength, (k, left) in sorted(points.items())]
     return pd.DataFrame(rows, columns=["strength", "kept", "target"])
 
 
@@ -127,23 +127,26 @@ def run(model: nn.Module, size: int, seed: int) -> list[dict[str, Any]]:
     encoded = scored(concept, seed, adapter)
     share = statistics.token_share()
 
+    def kept_and_left() -> tuple[float, float]:
+        scores = score_encoded(adapter, encoded, batch_size=128, progress=False)
+        return scores["others"].accuracy, scores["target"].accuracy
+
     def of(method: Method) -> Callable[[float], tuple[float, float]]:
         made: dict[str, ei.Engram] = {}
 
-        def kept_and_left(strength: float) -> tuple[float, float]:
-            g = method.filter(strength, share) if strength else soft
-            if strength and repr(g) not in made:
+        def after(strength: float) -> tuple[float, float]:
+            g = method.filter(strength, share)
+            if repr(g) not in made:
                 made[repr(g)] = ei.extract(model, statistics, filter=g, **method.options)
-            engram = made.get(repr(g)) or ei.extract(model, statistics, components="Q", layers=0)
-            with engram.ablated(model, method.alpha(strength) if strength else 0.0):
-                scores = score_encoded(adapter, encoded, batch_size=128, progress=False)
-            return scores["others"].accuracy, scores["target"].accuracy
+            with made[repr(g)].ablated(model, method.alpha(strength)):
+                return kept_and_left()
 
-        return kept_and_left
+        return after
 
+    before = kept_and_left()
     rows: list[dict[str, Any]] = []
     for name, method in METHODS.items():
-        points = curve(of(method))
+        points = curve(before, of(method))
         left = {f"left_at_{keep:g}": read_off(points, keep) for keep in KEEP}
         measured = {column: points[column].round(5).tolist() for column in points.columns}
         rows.append({"size": size, "set": seed, "method": name, **left, **measured})

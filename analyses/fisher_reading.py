@@ -43,47 +43,55 @@ N_AUTHORS, KEEP = 5, 0.98
 RESULTS = Path(__file__).with_suffix(".json")
 
 
-def predictions(adapter: Adapter, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Log-probabilities of what follows, `[n d_vocab]`, in front of every token that counts, and where that is."""
+def before_answers(batch: Batch) -> Tensor:
+    """Where the tokens that count are predicted, `[batch pos]`."""
     at = batch.counts.clone()
     at[:, 0] = False
-    before = at.roll(-1, dims=1)
-    return adapter.unembed(adapter.final(batch, before)).double().log_softmax(-1), before
+    return at.roll(-1, dims=1)
 
 
-def divergence(model: nn.Module, engram: Engram, alpha: float, encoded: dict[str, list[Any]]) -> float:
-    """`KL(model || model without alpha W+)`, in nats a prediction."""
-    adapter, total, n = adapt(model), 0.0, 0
-    for batch in batches(encoded, 128, False, ""):
-        with torch.no_grad():
-            p, _ = predictions(adapter, batch)
-            with engram.ablated(model, alpha):
-                q, _ = predictions(adapter, batch)
-        total += float((p.exp() * (p - q)).sum())
-        n += len(p)
-    return total / n
+def a_prediction(
+    model: nn.Module,
+    engram: Engram,
+    alphas: tuple[float, ...],
+    measure: Callable[..., Tensor],
+    encoded: dict[str, list[Any]],
+) -> float:
+    """The mean over predictions of what `measure` makes of their log-probabilities, `[n d_vocab]`.
 
-
-def own_fisher(model: nn.Module, engram: Engram, encoded: dict[str, list[Any]]) -> float:
-    """Half the engram's square in the Fisher matrix of what it edits, a prediction: `E_p (d log p)^2 / 2`, exactly.
-
-    The derivative along the engram is a central difference; the expectation is over every answer that there is.
+    It is given those of the model, and those without `alpha` times the engram for each alpha.
     """
     adapter, total, n = adapt(model), 0.0, 0
+
+    def log_probabilities(batch: Batch) -> Tensor:
+        return adapter.unembed(adapter.final(batch, before_answers(batch))).double().log_softmax(-1)
+
     for batch in batches(encoded, 128, False, ""):
         with torch.no_grad():
-            p, _ = predictions(adapter, batch)
-            with engram.ablated(model, STEP):
-                minus, _ = predictions(adapter, batch)
-            with engram.ablated(model, -STEP):
-                plus, _ = predictions(adapter, batch)
-        total += 0.5 * float((p.exp() * ((plus - minus) / (2 * STEP)).square()).sum())
-        n += len(p)
+            found = [log_probabilities(batch)]
+            for alpha in alphas:
+                with engram.ablated(model, alpha):
+                    found.append(log_probabilities(batch))
+        total += float(measure(*found).sum())
+        n += len(found[0])
     return total / n
 
 
-def backward(model: nn.Module, batch: Batch, sites: list[Site], seed: int) -> tuple[dict[str, Tensor], int]:
-    """Gradients at every matrix's output, `[batch pos out]`, of answers that the model draws, and their number."""
+def divergence(p: Tensor, q: Tensor) -> Tensor:
+    """`KL(p || q)`, answer by answer."""
+    return p.exp() * (p - q)
+
+
+def own_fisher(p: Tensor, minus: Tensor, plus: Tensor) -> Tensor:
+    """`p (d log p)^2 / 2`, answer by answer: half the engram's square in the Fisher matrix of what it edits, exactly.
+
+    The derivative along the engram is a central difference; all answers that there are together are the expectation.
+    """
+    return 0.5 * p.exp() * ((plus - minus) / (2 * STEP)).square()
+
+
+def backward(model: nn.Module, batch: Batch, sites: list[Site], seed: int) -> dict[str, Tensor]:
+    """Gradients at every matrix's output, `[batch pos out]`, of answers that the model draws."""
     outputs: dict[str, Tensor] = {}
 
     def keep(key: str, tensor: Tensor, **_: object) -> Tensor:
@@ -96,18 +104,14 @@ def backward(model: nn.Module, batch: Batch, sites: list[Site], seed: int) -> tu
         for site in sites
         if site.layer is not None
     ]
-    at = batch.counts.clone()
-    at[:, 0] = False
-    before = at.roll(-1, dims=1)
     logits = model.run_with_hooks(batch.tokens, fwd_hooks=hooks)  # pyright: ignore[reportCallIssue]
     logits.retain_grad()
     outputs[f"unembed.{UNEMBED}"] = logits
-    chosen = logits[before]
+    chosen = logits[before_answers(batch)]
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.multinomial(chosen.detach().softmax(-1), 1, generator=generator).flatten()
     nn.functional.cross_entropy(chosen, drawn, reduction="sum").backward()
-    grads = {key: tensor.grad.flatten(2) for key, tensor in outputs.items() if tensor.grad is not None}
-    return grads, len(drawn)
+    return {key: tensor.grad.flatten(2) for key, tensor in outputs.items() if tensor.grad is not None}
 
 
 def inputs_of(adapter: Adapter, batch: Batch, sites: list[Site]) -> dict[str, Tensor]:
@@ -131,22 +135,20 @@ def measure(model: nn.Module, engram: Engram, encoded: dict[str, list[Any]]) -> 
     S: dict[str, Any] = {site.input: 0.0 for site in sites}
     G: dict[str, Any] = dict.fromkeys(A, 0.0)
     n_predictions = n_positions = 0
-    drawn = [(batch, draw) for batch in batches(encoded, 64, False, "") for draw in range(DRAWS)]
-    for index, (batch, _) in enumerate(drawn):
-        grads, n = backward(model, batch, sites, index)
-        X = inputs_of(adapter, batch, sites)
-        n_predictions += n
-        n_positions += int(batch.attention_mask.sum())
-        for name, x in X.items():
-            rows = x[batch.attention_mask].double()
+    for index, batch in enumerate(batches(encoded, 64, False, "")):
+        real = batch.attention_mask
+        n_predictions += int(before_answers(batch).sum())
+        n_positions += int(real.sum())
+        for name, x in inputs_of(adapter, batch, sites).items():
+            rows = x[real].double()
             S[name] = S[name] + rows.T @ rows
-        for site in sites:
-            g, x = grads[site.key].double(), X[site.input].double()
-            rows = g[batch.attention_mask]
-            G[site.key] = G[site.key] + rows.T @ rows
+        for draw in range(DRAWS):
+            for key, g in backward(model, batch, sites, index * DRAWS + draw).items():
+                rows = g[real].double()
+                G[key] = G[key] + rows.T @ rows
     rows = []
     for site in sites:
-        key, G_key, S_key = site.key, G[site.key] / n_positions, S[site.input]
+        key, G_key, S_key = site.key, G[site.key] / (n_positions * DRAWS), S[site.input]
         sigma2 = float(G_key.trace()) / len(G_key)
         isotropic, kfac = squared_length(A[key], S_key), squared_length(A[key], S_key, G_key)
         whole, whole_G = squared_length(W[key], S_key), squared_length(W[key], S_key, G_key)
@@ -207,13 +209,11 @@ def one_author(model: nn.Module, name: str) -> pd.DataFrame:
     encoded = encode_groups(sample(concept).sides, adapt(model).encoder)
     engram = ei.extract(model, concept, progress=False)
     table = measure(model, engram, encoded).drop(columns="G").set_index("key")
-    own = {key: own_fisher(model, engram.select(keys=key), encoded) for key in table.index}
-    table["own Fisher"] = pd.Series(own)
+    of_one = {key: engram.select(keys=key) for key in table.index}
+    table["own Fisher"] = [a_prediction(model, one, (STEP, -STEP), own_fisher, encoded) for one in of_one.values()]
     for alpha, column in ((SMALL, "KL_small"), (ALPHA, "KL")):
-        found = {
-            key: divergence(model, engram.select(keys=key), alpha, encoded) / alpha**2 for key in tqdm(table.index)
-        }
-        table[column] = pd.Series(found)
+        found = [a_prediction(model, one, (alpha,), divergence, encoded) for one in tqdm(of_one.values())]
+        table[column] = [value / alpha**2 for value in found]
     return table.reset_index()
 
 

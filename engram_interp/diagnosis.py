@@ -344,7 +344,7 @@ class Tables:
         ranks = [int(row["rank"]) for row in at]
         norms = norms_at_cuts(part.dW, data.S_plus, data.every, ranks, data.absorbed)
         for row, norm in zip(at, norms, strict=True):
-            wnorm = share(whole.new_tensor(norm), whole.cpu()).item()
+            wnorm = share(whole.new_tensor(norm), whole).item()
             self._curves.append({"key": site.key, "rtol": row["rtol"], "rank": row["rank"], "wnorm": wnorm})
         self._matrices[site.key] = {
             "key": site.key,
