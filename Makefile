@@ -2,6 +2,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 TL4 := .venv-tl4
+# One thread a process, and a process a core: tests are many small products, which threads do not speed up.
+IN_PARALLEL := -n logical --maxprocesses 8
 export HF_HUB_OFFLINE := 1
 
 .PHONY: demo test test-tl4 lint bench clean
@@ -10,13 +12,13 @@ demo: $(VENV)/.ready
 	$(BIN)/engram-interp demo
 
 test: $(VENV)/.ready
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest $(IN_PARALLEL)
 
 test-tl4: $(TL4)/.ready
-	$(TL4)/bin/pytest --ignore engram_interp/models/hooked_transformer.py
+	OMP_NUM_THREADS=1 $(TL4)/bin/pytest $(IN_PARALLEL) --ignore engram_interp/models/hooked_transformer.py
 
 lint: $(VENV)/.ready
-	$(BIN)/pip install -q -c constraints.txt -e ".[dev]"
+	$(BIN)/pip install -q -c constraints.txt -e ".[sae,dev]"
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
@@ -28,7 +30,7 @@ bench: $(VENV)/.ready
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -q -c constraints.txt -e ".[test]"
+	$(BIN)/pip install -q -c constraints.txt -e ".[sae,test]"
 	touch $@
 
 $(TL4)/.ready: pyproject.toml constraints.txt
