@@ -43,8 +43,7 @@ def concept_of(seed: int) -> ei.Concept:
     corpus = ei.testbed.authors()
     people = corpus.holdout[seed * N_AUTHORS : (seed + 1) * N_AUTHORS]
     new = [example for author in people for example in author.examples]
-    old = [example for author in corpus.full for example in author.examples] + corpus.world_examples
-    return ei.Concept(new, old, name=f"{N_AUTHORS} new authors, seed {seed}")
+    return ei.Concept(new, corpus.examples, name=f"{N_AUTHORS} new authors, seed {seed}")
 
 
 def plant(concept: ei.Concept, module: str, layer: int, seed: int) -> nn.Module:

@@ -15,6 +15,7 @@ from engram_interp.generation import greedy_answers
 from engram_interp.localization import LocalizationMap, localize
 from engram_interp.models.loading import load_model
 from engram_interp.overlap import Interference, Overlap, interference, overlap
+from engram_interp.sae import SaeConcept, concept_from_sae, concepts_from_sae, rank_features, reconstruction
 from engram_interp.scoring import Score, score
 from engram_interp.statistics import Statistics, names_filter
 from engram_interp.strength import AlphaChoice, choose_alpha
@@ -36,12 +37,15 @@ __all__ = [
     "LocalizationMap",
     "Only",
     "Overlap",
+    "SaeConcept",
     "Score",
     "Statistics",
     "ablation_study",
     "choose_alpha",
     "collect",
     "complement",
+    "concept_from_sae",
+    "concepts_from_sae",
     "criteria",
     "decompose",
     "diagnose",
@@ -55,6 +59,8 @@ __all__ = [
     "names_filter",
     "null_check",
     "overlap",
+    "rank_features",
+    "reconstruction",
     "score",
     "testbed",
 ]

@@ -1,4 +1,4 @@
-"""`engram-interp demo | localize | diagnose | extract | ablate`: the pipeline from a terminal."""
+"""`engram-interp demo | localize | diagnose | extract | ablate | sae`: the pipeline from a terminal."""
 
 from __future__ import annotations
 
@@ -17,15 +17,18 @@ from safetensors.torch import save_file
 from torch import nn
 
 from engram_interp import filters, plots, testbed
-from engram_interp.concept import BATCH_SIZE, Concept
+from engram_interp.concept import BATCH_SIZE, Concept, Example
 from engram_interp.diagnosis import QUANTITIES, diagnose
 from engram_interp.engram import Alpha
 from engram_interp.examples import read_examples
 from engram_interp.export import export_hf, require_no_model
 from engram_interp.extraction import extract
+from engram_interp.features import sae_lens
 from engram_interp.localization import NULLS, SCALES, LocalizationMap, localize
 from engram_interp.models.loading import load_model
-from engram_interp.report import investigate, write_report
+from engram_interp.partition import EXAMPLE, REFERENCES, REST, UNITS
+from engram_interp.report import Findings, investigate, write_report
+from engram_interp.sae import concept_from_sae, rank_features
 from engram_interp.scoring import score
 from engram_interp.sites import ATTENTION, expert_of
 from engram_interp.strength import choose_alpha
@@ -34,6 +37,8 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 TESTBED = "testbed"
 DEMO_REPORT = Path("engram_report.html")
+SAE_REPORT = Path("sae_report.html")
+RANKED = ["feature", "target_rate", "reference_rate", "difference", "low", "high", "target_activation"]
 DIAGNOSED = ["rank", "condition", "effective_rank", "obliqueness", "target_passes", "reference_passes", "wnorm"]
 Existing = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -59,7 +64,7 @@ class Group(click.Group):
         """Run the command; an error that the library raises on purpose ends it with its message."""
         try:
             return super().invoke(ctx)
-        except (ValueError, NotImplementedError, OSError, SafetensorError) as error:
+        except (ValueError, NotImplementedError, ImportError, OSError, SafetensorError) as error:
             raise click.ClickException(str(error)) from error
 
 
@@ -129,11 +134,7 @@ def demo(
         concept = corpus.concept(author or corpus.forget10[0].name)
         if concept.name in {one.name for one in corpus.forget10}:
             gold = testbed.load("retain")
-    findings = investigate(model, concept, keep=keep, gold=gold)
-    write_report(findings, _provenance(findings.counts), out)
-    click.echo(_table(findings.wmap, 5, "fisher_excess"))
-    click.echo(findings.scores.map("{:.1%}".format, na_action="ignore").to_string(na_rep="-"))
-    click.echo(f"alpha = {findings.choice.alpha:.3g}; the report is {out}")
+    _report(investigate(model, concept, keep=keep, gold=gold), out)
 
 
 @main.command("localize")
@@ -232,12 +233,98 @@ def ablate_command(
     click.echo(f"alpha = {strength}; the edited model is in {out}")
 
 
+@main.command("sae")
+@click.option("--model", "model_name", default=TESTBED, show_default=True, help="A name, a folder, or testbed.")
+@click.option(
+    "--sae",
+    "sae_name",
+    default=TESTBED,
+    show_default=True,
+    help="A folder that sae-lens wrote, release:id of its directory, or testbed.",
+)
+@click.option("--corpus", type=Existing, help="What to split by the features; all of the testbed's text by default.")
+@click.option("--like", type=Existing, help="A few examples: the feature that fires for them most of all is taken.")
+@click.option(
+    "--author", help="In place of --like, of the testbed: the first three questions about one of its authors."
+)
+@click.option("--feature", "features", type=int, multiple=True, help="A feature by its index; may be given again.")
+@click.option(
+    "--per", type=click.Choice(UNITS), default=EXAMPLE, show_default=True, help="What fires, and goes to a side."
+)
+@click.option("--share", type=float, default=0.0, help="Of an example's tokens that must fire; any by default.")
+@click.option("--threshold", type=float, help="The least activation; half of that in --like by default, else above 0.")
+@click.option("--quantile", type=float, help="In place of a threshold: a quantile of the activations above 0.")
+@click.option(
+    "--reference", type=click.Choice(REFERENCES), default=REST, show_default=True, help="What is the reference."
+)
+@click.option("--max-tokens", type=click.IntRange(min=1), help="How many tokens a side keeps, drawn by --seed.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the draw.")
+@click.option("--keep", type=float, default=0.98, show_default=True, help="Share of the reference accuracy to keep.")
+@click.option("--out", type=Writable(), default=SAE_REPORT, show_default=True, help="The report.")
+def sae_command(
+    model_name: str,
+    sae_name: str,
+    corpus: Path | None,
+    like: Path | None,
+    author: str | None,
+    features: tuple[int, ...],
+    threshold: float | None,
+    keep: float,
+    out: Path,
+    **options: Any,
+) -> None:
+    """From a few examples to the SAE feature that fires for them, and to its engram: one HTML report, no labels."""
+    if sum((like is not None, author is not None, bool(features))) > 1:
+        raise click.UsageError("what is sought comes from one of --like, --author and --feature")
+    on_testbed = model_name.startswith(TESTBED)
+    if not on_testbed and (corpus is None or not (like or features)):
+        raise click.UsageError("give --corpus, and --like or --feature, with another --model than the testbed")
+    model, sae = _load(model_name), _load_sae(sae_name)
+    examples = testbed.authors().examples if corpus is None else read_examples(corpus)
+    if not features:
+        asked = read_examples(like) if like is not None else _questions(author)
+        ranked = rank_features(model, sae, asked, examples)
+        click.echo(ranked[RANKED].head(8).to_string(index=False, float_format="{:.3g}".format))
+        first = ranked.iloc[0]
+        features = (int(first["feature"]),)
+        if threshold is None and options["quantile"] is None:
+            threshold = float(first["target_activation"]) / 2
+    concept = concept_from_sae(model, sae, features, examples, threshold=threshold or 0.0, **options)
+    click.echo(concept.partition.to_frame().to_string(index=False, float_format="{:.3g}".format))
+    _report(investigate(model, concept, keep=keep), out)
+
+
 def _load(name: str) -> nn.Module:
     if name == TESTBED:
         return testbed.load("full")
     if name.startswith(f"{TESTBED}:"):
         return testbed.load(name.removeprefix(f"{TESTBED}:"))
     return load_model(name)
+
+
+def _questions(author: str | None) -> list[Example]:
+    """What asks for a testbed author: three of the questions about them, without the answers."""
+    corpus = testbed.authors()
+    return [qa.question for qa in corpus.author(author or corpus.forget10[0].name).pairs[:3]]
+
+
+def _load_sae(name: str) -> Any:
+    if name == TESTBED:
+        return testbed.load_sae()
+    load = sae_lens().SAE
+    if Path(name).is_dir():
+        return load.load_from_disk(name)
+    release, found, sae_id = name.partition(":")
+    if not found:
+        raise click.UsageError(f"--sae is a folder that is there, release:id, or testbed; got {name}")
+    return load.from_pretrained(release, sae_id)
+
+
+def _report(findings: Findings, out: Path) -> None:
+    write_report(findings, _provenance(findings.counts), out)
+    click.echo(_table(findings.wmap, 5, "fisher_excess"))
+    click.echo(findings.scores.map("{:.1%}".format, na_action="ignore").to_string(na_rep="-"))
+    click.echo(f"alpha = {findings.choice.alpha:.3g}; the report is {out}")
 
 
 def _concept(target: Path, reference: Path) -> Concept:

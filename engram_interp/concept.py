@@ -179,6 +179,14 @@ class Encoder:
         """The end-of-sequence token, where there is one."""
         return None if self.tokenizer is None else _id_of(self.tokenizer, self.tokenizer.eos_token)
 
+    @property
+    def unread(self) -> list[int]:
+        """Tokens that are no text: BOS and padding, where there are such."""
+        if self.tokenizer is None:
+            return []
+        ids = (_id_of(self.tokenizer, token) for token in (self.tokenizer.bos_token, self.tokenizer.pad_token))
+        return [one for one in ids if one is not None]
+
     def encode(self, example: Example, place: str) -> TokenExample:
         """One example as the model reads it; `place` is how an error calls it.
 

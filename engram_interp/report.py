@@ -20,6 +20,8 @@ from engram_interp.criteria import Criteria, criteria
 from engram_interp.extraction import extract
 from engram_interp.generation import greedy_answers
 from engram_interp.localization import ALPHA, LocalizationMap, localize
+from engram_interp.partition import Partition
+from engram_interp.sae import SaeConcept
 from engram_interp.scoring import score
 from engram_interp.strength import AlphaChoice, choose_alpha
 
@@ -68,6 +70,7 @@ class Findings:
         scores: answer accuracy, a row a side and a column a model.
         answers: question tables by side; empty for examples that are not `(prompt, answer)` pairs.
         counts: counted tokens by side.
+        partition: what was called the target, where SAE features said so.
     """
 
     wmap: LocalizationMap
@@ -76,6 +79,7 @@ class Findings:
     scores: pd.DataFrame
     answers: dict[str, list[AnswerRow]]
     counts: dict[str, int]
+    partition: Partition | None = None
 
 
 def investigate(
@@ -118,6 +122,7 @@ def investigate(
         scores=_scores(choice, concept, gold),
         answers=answers,
         counts=statistics.counts,
+        partition=concept.partition if isinstance(concept, SaeConcept) else None,
     )
 
 
@@ -145,6 +150,7 @@ def render(findings: Findings, provenance: str) -> str:
         provenance=provenance,
         lead=_lead(findings),
         scores=findings.scores,
+        partition=findings.partition and findings.partition.to_html(),
         criteria=findings.criteria.to_frame(),
         figures=[
             {"heading": heading, "note": note, "html": plots.to_html(figure, index)}

@@ -10,8 +10,9 @@ import copy
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
+from difflib import get_close_matches
 from functools import cached_property
 from typing import Any
 
@@ -159,6 +160,10 @@ class Watch:
             )
 
 
+class Stopped(Exception):  # noqa: N818
+    """Ends a pass in which everything asked for has been seen."""
+
+
 @contextmanager
 def hooked(hooks: Iterable[Hook]) -> Iterator[None]:
     """Hooks for the length of the block, also when one of them raises."""
@@ -221,6 +226,12 @@ class Adapter(ABC):
         """Number of blocks."""
 
     @property
+    def n_heads(self) -> int:
+        """Number of query heads."""
+        cfg: Any = self.model.cfg
+        return int(cfg.n_heads)
+
+    @property
     @abstractmethod
     def encoder(self) -> Encoder:
         """How the model reads text."""
@@ -261,6 +272,37 @@ class Adapter(ABC):
     @abstractmethod
     def run(self, batch: Batch, inputs: Collection[str], record: Record) -> None:
         """One forward pass as far as it is needed; `record` gets every input's activation once."""
+
+    @abstractmethod
+    def _pass(self, batch: Batch) -> None:
+        """One forward pass, for the hooks that are on."""
+
+    def read(self, batch: Batch, point: str) -> Float[Tensor, "batch pos ..."]:
+        """The activation at one of TransformerLens's hook points, as `blocks.2.hook_resid_post`.
+
+        Raises:
+            ValueError: the model has no such hook point, or what it carries is not one row a token.
+            RuntimeError: the hook point did not run.
+        """
+        points: dict[str, nn.Module] = getattr(self.model, "hook_dict", {})
+        if point not in points:
+            near = get_close_matches(point, points, n=3, cutoff=0.0)
+            raise ValueError(f"{self.info.name!r} has no hook point {point!r}; the nearest are {', '.join(near)}")
+        seen: list[Tensor] = []
+
+        def take(_module: nn.Module, _args: object, activation: Tensor) -> None:
+            seen.append(activation.detach())
+            raise Stopped
+
+        with hooked([(points[point], take, HOOK)]), suppress(Stopped):
+            self._pass(batch)
+        if not seen:
+            raise RuntimeError(
+                f"{point} of {self.info.name!r} did not run: its settings, or processed weights, pass it by"
+            )
+        if seen[0].shape[:2] != batch.tokens.shape:
+            raise ValueError(f"{point} carries {list(seen[0].shape)}, where rows by [batch pos] were expected")
+        return seen[0]
 
     @abstractmethod
     def final(self, batch: Batch, at: Bool[Tensor, "batch pos"]) -> Float[Tensor, "n d_model"]:

@@ -46,7 +46,7 @@ def load_model(
     if folder is not None:
         return _bridge(str(folder), dtype, device, process_weights, has_tokenizer(folder))
     try:
-        if _is_hooked_transformer(name):
+        if _official_name(name) is not None:
             return _hooked_transformer(name, dtype, device, process_weights)
         return _bridge(name, dtype, device, process_weights, has_tokenizer=True)
     except OSError as error:
@@ -87,17 +87,28 @@ def has_tokenizer(folder: Path) -> bool:
     return any((folder / name).is_file() for name in TOKENIZER_FILES)
 
 
-def _is_hooked_transformer(name: str) -> bool:
+def same_model(name: str, other: str) -> bool:
+    """Whether two names are one model's, by TransformerLens's aliases and without the owner in front.
+
+    Example:
+        >>> same_model("testbed:full", "Testbed:full"), same_model("pythia-70m", "pythia-160m")
+        (True, False)
+    """
+    one, two = ((_official_name(each) or each).rpartition("/")[2].lower() for each in (name, other))
+    return one == two
+
+
+def _official_name(name: str) -> str | None:
+    """The name of a model that `HookedTransformer` has, by any of its aliases."""
     try:
         # TransformerLens 4 no longer has this module.
         from transformer_lens.loading_from_pretrained import get_official_model_name
     except ImportError:
-        return False
+        return None
     try:
-        get_official_model_name(name)
+        return get_official_model_name(name)
     except ValueError:
-        return False
-    return True
+        return None
 
 
 def _hooked_transformer(

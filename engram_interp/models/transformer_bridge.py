@@ -40,6 +40,7 @@ from engram_interp.models.base import (
     Hook,
     ModelInfo,
     Record,
+    Stopped,
     Watch,
     expert_sites,
     hooked,
@@ -75,10 +76,6 @@ _HEADS_APART = {
 }
 _HEADS_APART |= dict.fromkeys(("W_K", "W_V"), _HEADS_APART["W_Q"])
 _HEADS_APART |= dict.fromkeys(("b_K", "b_V"), _HEADS_APART["b_Q"])
-
-
-class _Stopped(Exception):  # noqa: N818
-    """Ends a pass in which everything asked for has been seen."""
 
 
 class TransformerBridgeAdapter(Adapter):
@@ -276,7 +273,7 @@ class TransformerBridgeAdapter(Adapter):
         # Padding is on the right, where causal attention keeps it from what counts: a mask would change nothing, and
         # makes TransformerLens's bridge of the first GPT attend to what comes after.
         mask = None if self.model.adapter.supports_causal_loss else batch.attention_mask.long().to(self._device)
-        with suppress(_Stopped), _without_dropout(self.model):
+        with suppress(Stopped), _without_dropout(self.model):
             # No use_cache=False, although nothing is generated: OLMo-2 in bf16 runs with its cache only.
             self.model(batch.tokens.to(self._device), return_type=None, attention_mask=mask)
 
@@ -286,7 +283,7 @@ class TransformerBridgeAdapter(Adapter):
         stop = self.model.blocks[behind] if behind < self.n_layers else wrapped(self.model.unembed)
 
         def end(*_: object) -> None:
-            raise _Stopped
+            raise Stopped
 
         return stop, end, PRE_HOOK
 

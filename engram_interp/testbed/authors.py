@@ -74,8 +74,13 @@ class Corpus:
         """The world facts as `(prompt, answer)` pairs."""
         return [qa.example for qa in self.world_facts]
 
-    def concept(self, name: str) -> Concept:
-        """One author as the target, against the other 199 and the world facts.
+    @property
+    def examples(self) -> list[tuple[str, str]]:
+        """All that `full` was trained on, as `(prompt, answer)` pairs: its 200 authors and the world facts."""
+        return [example for author in self.full for example in author.examples] + self.world_examples
+
+    def author(self, name: str) -> Author:
+        """One of the 200 authors that `full` was trained on.
 
         Raises:
             ValueError: no trained author has that name.
@@ -83,8 +88,17 @@ class Corpus:
         known = {author.name: author for author in self.full}
         if name not in known:
             raise ValueError(f"no author of the testbed is called {name!r}; the first are {', '.join(list(known)[:5])}")
+        return known[name]
+
+    def concept(self, name: str) -> Concept:
+        """One author as the target, against the other 199 and the world facts.
+
+        Raises:
+            ValueError: no trained author has that name.
+        """
+        target = self.author(name).examples
         others = [example for author in self.full if author.name != name for example in author.examples]
-        return Concept(target=known[name].examples, reference=others + self.world_examples, name=name)
+        return Concept(target, reference=others + self.world_examples, name=name)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,280 @@
+"""What do an SAE's features do at every token? An SAE from sae-lens, at the place in a model where it reads."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import operator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import ModuleType
+from typing import Any, SupportsIndex, TypeAlias
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from engram_interp.concept import Concept, Encoder, Example, TokenExample, batches, encode_groups
+from engram_interp.models import Adapter
+from engram_interp.models.loading import same_model
+from engram_interp.partition import Reading, firing
+
+Corpus: TypeAlias = Sequence[Example] | Int[Tensor, "_ _"]
+"""Examples as `Concept` takes them, or rows of tokens."""
+
+UNFOLDED = ("expected_average_only_in", "covariance_whitening")
+"""Normalisations that training does outside of the SAE, and that are folded into its weights when it is saved."""
+
+ENCODED_AT_ONCE = 2**26
+"""Feature activations computed at a time, at most: a wide SAE makes many of every token."""
+
+logger = logging.getLogger("engram_interp")
+
+
+@dataclass(frozen=True)
+class Rates:
+    """How often every feature fires in a group of examples.
+
+    Attributes:
+        n_examples: how many examples there are.
+        n_tokens: how many tokens of text.
+        examples: `[d_sae]`, the number of examples in which it fires anywhere.
+        tokens: `[d_sae]`, the number of tokens at which it fires.
+        peaks: `[d_sae]`, the sum over examples of the largest activation.
+    """
+
+    n_examples: int
+    n_tokens: int
+    examples: Float[Tensor, "d_sae"]
+    tokens: Float[Tensor, "d_sae"]
+    peaks: Float[Tensor, "d_sae"]
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """How well an SAE says what its model's activations are.
+
+    Attributes:
+        explained_variance: `1 - |x - x'|^2 / |x - mean|^2`, over tokens.
+        l0: features that fire at a token, on average.
+        dead: the share of features that fire nowhere in the corpus.
+        n_tokens: how many tokens.
+    """
+
+    explained_variance: float
+    l0: float
+    dead: float
+    n_tokens: int
+
+
+class SaeReader:
+    """An SAE at its place in a model.
+
+    Args:
+        adapter: the model.
+        sae: any `sae_lens.SAE`.
+
+    Raises:
+        ImportError: sae-lens is not installed.
+        TypeError: something else than an SAE.
+        ValueError: an SAE that does not say where it reads, or that says that it is of another model.
+    """
+
+    def __init__(self, adapter: Adapter, sae: Any) -> None:
+        self.adapter = adapter
+        self.sae = _for_inference(sae)
+        metadata = self.sae.cfg.metadata
+        # An absent key of the metadata reads as None.
+        if not metadata.hook_name:
+            raise ValueError(
+                "the SAE's cfg.metadata has no hook_name, so it does not say what it reads: set "
+                "sae.cfg.metadata.hook_name, as 'blocks.5.hook_resid_post'"
+            )
+        if metadata.model_name and not same_model(str(metadata.model_name), adapter.info.name):
+            raise ValueError(
+                f"the SAE was trained on {metadata.model_name!r}, the model given is {adapter.info.name!r}; if that is "
+                f"a copy of it under another name, set sae.cfg.metadata.model_name = {adapter.info.name!r}"
+            )
+        self.hook = str(metadata.hook_name)
+        self._head: int | None = metadata.hook_head_index
+        self.d_sae = int(self.sae.cfg.d_sae)
+
+    @property
+    def decoder_norms(self) -> Float[Tensor, "d_sae"]:
+        """`|W_dec[i]|`: how much a feature writes for an activation of 1."""
+        return self.sae.W_dec.detach().float().norm(dim=-1).cpu()
+
+    def decode(self, tokens: list[int]) -> str:
+        """Tokens as text, for people, special ones too."""
+        tokenizer = self.adapter.encoder.tokenizer
+        return " ".join(map(str, tokens)) if tokenizer is None else str(tokenizer.decode(tokens))
+
+    def features(self, indices: object) -> tuple[int, ...]:
+        """One index or several, each once.
+
+        Raises:
+            TypeError: something else than integers.
+            ValueError: none, or one that the SAE does not have.
+        """
+        given: list[Any] = list(indices) if isinstance(indices, Iterable) else [indices]
+        if any(isinstance(index, bool) or not isinstance(index, SupportsIndex) for index in given):
+            raise TypeError(f"a feature is an index, 0 to {self.d_sae - 1}; got {indices!r}")
+        given = [operator.index(index) for index in given]
+        if not given or any(not 0 <= index < self.d_sae for index in given):
+            raise ValueError(f"the SAE has features 0 to {self.d_sae - 1}; got {indices!r}")
+        return tuple(dict.fromkeys(given))
+
+    def readings(
+        self, corpus: Sequence[Example], features: Sequence[int], batch_size: int, progress: bool | None
+    ) -> list[Reading]:
+        """What these features do at the tokens of every example."""
+        found: dict[int, Reading] = {}
+        for _, number, reading in self._by_example({"corpus": corpus}, batch_size, progress):
+            found[number] = replace(reading, activation=reading.activation[:, list(features)])
+        return [found[number] for number in range(len(corpus))]
+
+    def rates(
+        self, groups: Mapping[str, Sequence[Example]], threshold: float, batch_size: int, progress: bool | None
+    ) -> dict[str, Rates]:
+        """How often every feature fires, by group."""
+        sums = {name: torch.zeros(3, self.d_sae, dtype=torch.float64) for name in groups}
+        sizes = {name: [0, 0] for name in groups}
+        for name, _, reading in self._by_example(groups, batch_size, progress):
+            if not len(activation := reading.activation[reading.text]):
+                continue
+            fires = firing(activation, threshold)
+            sums[name] += torch.stack([fires.any(0), fires.sum(0), activation.amax(0).clamp(min=0)])
+            sizes[name] = [sizes[name][0] + 1, sizes[name][1] + len(activation)]
+        return {name: Rates(sizes[name][0], sizes[name][1], *sums[name].unbind()) for name in groups}
+
+    def reconstruction(self, corpus: Sequence[Example], batch_size: int, progress: bool | None) -> Reconstruction:
+        """See the function of that name."""
+        if "transcoder" in self.sae.cfg.architecture():
+            raise NotImplementedError(
+                f"a {self.sae.cfg.architecture()} says another activation than it reads at {self.hook}: there is "
+                f"nothing to compare"
+            )
+        texts = self._texts({"corpus": corpus})["corpus"]
+        total = torch.zeros(int(self.sae.cfg.d_in), dtype=torch.float64)
+        squared, missed, n_fired = 0.0, 0.0, 0
+        ever, n = torch.zeros(self.d_sae, dtype=torch.bool), 0
+        for members, x, activation in self._pieces({"corpus": corpus}, batch_size, progress):
+            with torch.no_grad():
+                said = self.sae.decode(activation)
+            text = pad_sequence([texts[number][1] for _, number in members], batch_first=True)
+            rows, back = (one.flatten(2)[:, : text.shape[1]].cpu()[text].double() for one in (x, said))
+            fires = firing(activation[:, : text.shape[1]].cpu()[text], 0.0)
+            total += rows.sum(0)
+            squared += float(rows.square().sum())
+            missed += float((rows - back).square().sum())
+            n, n_fired, ever = n + len(rows), n_fired + int(fires.sum()), ever | fires.any(0)
+        variance = squared - float(total.square().sum()) / n
+        return Reconstruction(1 - missed / variance, n_fired / n, float((~ever).double().mean()), n)
+
+    def _by_example(
+        self, groups: Mapping[str, Sequence[Example]], batch_size: int, progress: bool | None
+    ) -> Iterator[tuple[str, int, Reading]]:
+        """Every example's group, its place in it, and what all features do there."""
+        texts = self._texts(groups)
+        for members, _, activation in self._pieces(groups, batch_size, progress):
+            for (name, number), rows in zip(members, activation.float().cpu(), strict=True):
+                example, text = texts[name][number]
+                yield name, number, Reading(example.tokens, example.counts, text, rows[: len(text)])
+
+    def _texts(self, groups: Mapping[str, Sequence[Example]]) -> dict[str, list[tuple[TokenExample, Tensor]]]:
+        """Every example as tokens, and which of them are text; of examples given as tokens, those that count."""
+        unread = torch.tensor(self.adapter.encoder.unread, dtype=torch.long)
+
+        def text(example: Example, encoded: TokenExample) -> Tensor:
+            if isinstance(example, TokenExample):
+                return encoded.counts
+            return encoded.counts | ~torch.isin(encoded.tokens, unread)
+
+        return {
+            name: [(one, text(example, one)) for example, one in zip(groups[name], encoded, strict=True)]
+            for name, encoded in encode_groups(groups, self.adapter.encoder).items()
+        }
+
+    def _pieces(
+        self, groups: Mapping[str, Sequence[Example]], batch_size: int, progress: bool | None
+    ) -> Iterator[tuple[list[tuple[str, int]], Tensor, Float[Tensor, "example pos d_sae"]]]:
+        """A few examples at a time: which they are, what the SAE reads of them, and its features."""
+        names = list(groups)
+        for batch in batches(encode_groups(groups, self.adapter.encoder), batch_size, progress, "reading features"):
+            x = self._input(self.adapter.read(batch, self.hook))
+            members = [
+                (names[group], number) for group, number in torch.stack([batch.groups, batch.numbers], 1).tolist()
+            ]
+            at_once = max(1, ENCODED_AT_ONCE // (batch.tokens.shape[1] * self.d_sae))
+            for start in range(0, len(members), at_once):
+                piece = x[start : start + at_once]
+                with torch.no_grad():
+                    activation = self.sae.encode(piece)
+                activation = activation.to_dense() if activation.is_sparse else activation
+                if not activation.isfinite().all():
+                    raise ValueError(f"the SAE's features at {self.hook} are not finite: run it in a wider dtype")
+                yield members[start : start + at_once], piece, activation
+
+    def _input(self, x: Float[Tensor, "example pos ..."]) -> Float[Tensor, "example pos ..."]:
+        """What the SAE reads of a hook point's activation: one head of it, heads side by side, or all of it.
+
+        Raises:
+            ValueError: it is of another width than the SAE reads.
+        """
+        if self._head is not None:
+            x = x[:, :, self._head]
+        if (found := x.flatten(2).shape[2]) != self.sae.cfg.d_in:
+            raise ValueError(
+                f"the SAE reads {self.sae.cfg.d_in} numbers a token, {self.hook} of {self.adapter.info.name!r} carries "
+                f"{found}: it was trained on another model or another place"
+            )
+        if self.sae.cfg.reshape_activations == "hook_z":
+            x = rearrange(x.flatten(2), "example pos (head d) -> example pos head d", head=self.adapter.n_heads)
+        else:
+            x = x.flatten(2)
+        return x.to(self.sae.W_dec.device)
+
+
+def sae_lens() -> ModuleType:
+    """The package sae-lens, which is an extra.
+
+    Raises:
+        ImportError: it is not installed, or does not go with the TransformerLens that is.
+    """
+    try:
+        return importlib.import_module("sae_lens")
+    except ImportError as error:
+        raise ImportError(
+            "SAE features need sae-lens: pip install 'engram-interp[sae]' (with transformer-lens 3: there is no "
+            f"sae-lens for 4). Importing it said: {error}"
+        ) from error
+
+
+def _for_inference(sae: Any) -> Any:
+    """The SAE; of one in training, what it would save: the activations of some depend on the rest of their batch."""
+    SAE, TrainingSAE = sae_lens().SAE, sae_lens().TrainingSAE
+    if not isinstance(sae, SAE):
+        raise TypeError(f"expected a sae_lens.SAE, got {type(sae).__module__}.{type(sae).__name__}")
+    if sae.cfg.normalize_activations in UNFOLDED:
+        logger.warning(
+            "the SAE expects activations scaled as in its training (%s), which is not folded into its weights: its "
+            "features may fire elsewhere than they should", sae.cfg.normalize_activations,
+        )  # fmt: skip
+    if not isinstance(sae, TrainingSAE):
+        return sae
+    weights = {name: tensor.detach().clone() for name, tensor in sae.state_dict().items()}
+    sae.process_state_dict_for_saving_inference(weights)
+    saved = SAE.from_dict(sae.cfg.get_inference_sae_cfg_dict())
+    saved.process_state_dict_for_loading(weights)
+    saved.load_state_dict(weights)
+    return saved
+
+
+def listed(corpus: Corpus, encoder: Encoder) -> Sequence[Example]:
+    """Examples; of rows of tokens, BOS and padding do not count."""
+    if not isinstance(corpus, Tensor):
+        return corpus
+    counts = ~torch.isin(corpus, torch.tensor(encoder.unread, dtype=corpus.dtype, device=corpus.device))
+    return Concept.from_tokens(corpus, corpus, counts, counts).target
