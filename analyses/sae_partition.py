@@ -1,0 +1,204 @@
+"""Can an SAE's features stand in for labels? `python analyses/sae_partition.py`, on the testbed.
+
+*Authors.* For each of the 20 forget authors, three questions about them, without answers, are all that is given. The
+feature that fires for these more than for the rest of the text is taken, at half of its activation there, and the
+corpus split by whole examples. The engram of that partition is compared with the labelled engram of the same author:
+cosine and W-Norm by matrix, and what either forgets at the strength that leaves 98 % of the others' answers.
+
+*Features.* The hundred features that fire at most answer tokens, each token given to the one that writes most there:
+one decomposition. Each feature's engram is ablated as strongly as leaves 98 % of 150 examples in which it is silent, and
+its 20 top examples are scored beside 150 other silent ones. A feature is called causal where its own examples lose more
+(loss gained, Mann-Whitney, false discovery rate 5 %).
+"""
+
+import random
+from pathlib import Path
+
+import click
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import results
+import torch
+from plotly.subplots import make_subplots
+from scipy.stats import false_discovery_control, mannwhitneyu
+from torch import nn
+from tqdm.auto import tqdm
+
+import engram_interp as ei
+from engram_interp import plots
+from engram_interp.concept import Example, TokenExample, encode_groups
+from engram_interp.models import adapt
+from engram_interp.scoring import example_scores
+
+KEEP = 0.98
+N_QUESTIONS = 3
+N_REFERENCE = 600
+"""Reference examples that forgetting and keeping are measured on, the same for both engrams; engrams are of all."""
+ALPHAS = (6.0, 12.0)
+N_FEATURES, N_TOP, N_SILENT = 100, 20, 150
+RESULTS = Path(__file__).with_suffix(".json")
+
+
+def cosines(a: ei.Engram, b: ei.Engram) -> list[float]:
+    return [float(torch.cosine_similarity(a[key].flatten(), b[key].flatten(), dim=0)) for key in a]
+
+
+def forgotten(model: nn.Module, engram: ei.Engram, judged: ei.Concept, prefix: str) -> dict[str, float]:
+    """Accuracy lost by both sides at the strength that keeps enough, and at fixed ones."""
+    choice = ei.choose_alpha(model, engram, judged, KEEP, rel_tol=0.1, progress=False)
+    row = {f"{prefix}_alpha": choice.alpha}
+    points = {"chosen": choice.chosen}
+    before = choice.curve.iloc[0]
+    for side in ("target", "reference"):
+        row[f"{prefix}_{side}_lost"] = float(before[f"{side}_accuracy"] - points["chosen"][f"{side}_accuracy"])
+    for alpha in ALPHAS:
+        with engram.ablated(model, alpha):
+            after = ei.score(model, judged.sides, progress=False)
+        for side, result in after.items():
+            row[f"{prefix}_{side}_lost_at_{alpha:g}"] = float(before[f"{side}_accuracy"] - result.accuracy)
+    return row
+
+
+def author_row(model: nn.Module, sae: nn.Module, author: ei.testbed.Author) -> dict[str, object]:
+    """One author: the partition that no label made, and its engram beside the labelled one."""
+    corpus = ei.testbed.authors()
+    labelled = corpus.concept(author.name)
+    asked = [qa.question for qa in author.pairs[:N_QUESTIONS]]
+    first = ei.rank_features(model, sae, asked, corpus.examples, progress=False).iloc[0]
+    threshold = float(first["target_activation"]) / 2
+    concept = ei.concept_from_sae(
+        model, sae, int(first["feature"]), corpus.examples, per="example", threshold=threshold, progress=False
+    )
+    engrams = {name: ei.extract(model, one, progress=False) for name, one in (("own", labelled), ("sae", concept))}
+    own, found = (list(one.wnorm().values()) for one in engrams.values())
+    angles = cosines(engrams["own"], engrams["sae"])
+    judged = ei.Concept(labelled.target, random.Random(0).sample(list(labelled.reference), N_REFERENCE), author.name)
+    hits = len(set(concept.target) & set(labelled.target))
+    row: dict[str, object] = {
+        "author": author.name,
+        "feature": int(first["feature"]),
+        "threshold": threshold,
+        "examples": len(concept.target),
+        "recall": hits / len(labelled.target),
+        "precision": hits / len(concept.target),
+        "cosine_median": float(np.median(angles)),
+        "cosine_least": min(angles),
+        "map_correlation": pd.Series(own).corr(pd.Series(found), method="spearman"),
+    }
+    for name, engram in engrams.items():
+        row |= forgotten(model, engram, judged, name)
+    return row | {"share_of_forgetting": float(row["sae_target_lost"]) / float(row["own_target_lost"])}  # type: ignore[arg-type]
+
+
+def answers_only(model: nn.Module) -> list[TokenExample]:
+    """The corpus as tokens, so that features are looked for at answers and not in questions."""
+    return encode_groups({"corpus": ei.testbed.authors().examples}, adapt(model).encoder)["corpus"]
+
+
+def feature_rows(model: nn.Module, sae: nn.Module) -> pd.DataFrame:
+    """A row a feature: how many tokens are its own, and what ablating its engram costs its examples and others."""
+    corpus = answers_only(model)
+    active = ei.rank_features(model, sae, corpus, progress=False).sort_values("target_token_rate", ascending=False)
+    features = [int(index) for index in active["feature"].head(N_FEATURES)]
+    groups: dict[str, list[Example]] = dict(ei.concepts_from_sae(model, sae, features, corpus, progress=False))
+    parts = ei.decompose(model, groups, progress=False)
+    rows = []
+    for feature in tqdm(features, desc="features", disable=None):
+        judged = top_and_silent(model, sae, feature, corpus)
+        tuning = ei.Concept(judged["top"], judged.pop("tuning"))
+        engram = parts[f"feature {feature}"]
+        alpha = ei.choose_alpha(model, engram, tuning, KEEP, rel_tol=0.2, progress=False).alpha
+        before = example_scores(model, judged, progress=False)
+        with engram.ablated(model, alpha):
+            after = example_scores(model, judged, progress=False)
+        lost = {side: (before[side].accuracy - after[side].accuracy).numpy() for side in judged}
+        gained = {side: (after[side].loss - before[side].loss).numpy() for side in judged}
+        rows.append(
+            {
+                "feature": feature,
+                "token_share": parts.token_share(f"feature {feature}"),
+                "alpha": alpha,
+                **{f"{side}_lost": float(values.mean()) for side, values in lost.items()},
+                **{f"{side}_loss_gained": float(values.mean()) for side, values in gained.items()},
+                "p": float(mannwhitneyu(gained["top"], gained["silent"], alternative="greater").pvalue),
+            }
+        )
+    return pd.DataFrame(rows).assign(q=lambda table: false_discovery_control(table["p"]))
+
+
+def top_and_silent(
+    model: nn.Module, sae: nn.Module, feature: int, corpus: list[TokenExample]
+) -> dict[str, list[TokenExample]]:
+    """The examples in whose answers a feature is strongest, and twice some in whose answers it is silent."""
+    split = ei.concept_from_sae(model, sae, feature, corpus, progress=False).partition
+    peaks = torch.tensor([float(one.strongest[one.text].max()) for one in split.readings])
+    silent = [index for index, peak in enumerate(peaks.tolist()) if peak <= 0]
+    chosen = random.Random(feature).sample(silent, 2 * N_SILENT)
+    places = {"top": peaks.topk(N_TOP).indices.tolist(), "silent": chosen[:N_SILENT], "tuning": chosen[N_SILENT:]}
+    return {name: [corpus[index] for index in indices] for name, indices in places.items()}
+
+
+def figure_of(authors: pd.DataFrame, features: pd.DataFrame) -> go.Figure:
+    figure = make_subplots(
+        rows=1, cols=2, horizontal_spacing=0.13, column_widths=[0.55, 0.45],
+        subplot_titles=[
+            f"Forgotten where {KEEP:.0%} of other answers stay",
+            f"One feature's engram ablated, {KEEP:.0%} of others kept",
+        ],
+    )  # fmt: skip
+    for name, label, colour in (
+        ("own", "labelled", plots.MATRIX_COLOUR),
+        ("sae", "by an SAE feature", plots.TARGET_COLOUR),
+    ):
+        figure.add_trace(
+            go.Bar(x=authors["author"], y=authors[f"{name}_target_lost"], name=label, marker_color=colour), 1, 1
+        )
+    for causal, colour, label in (
+        (True, plots.TARGET_COLOUR, "causal (FDR 5 %)"),
+        (False, plots.MATRIX_COLOUR, "not told apart"),
+    ):
+        mine = features[(features["q"] <= 0.05) == causal]
+        figure.add_trace(
+            go.Scatter(
+                x=mine["silent_loss_gained"], y=mine["top_loss_gained"], mode="markers", name=label,
+                text=[f"feature {index}" for index in mine["feature"]], marker={"color": colour, "size": 7},
+            ), 1, 2,
+        )  # fmt: skip
+    reach = float(features[["top_loss_gained", "silent_loss_gained"]].to_numpy().max())
+    figure.add_trace(
+        go.Scatter(x=[0, reach], y=[0, reach], mode="lines", name="as much", line={"color": plots.CHOSEN_COLOUR, "dash": "dot"}),
+        1, 2,
+    )  # fmt: skip
+    figure.update_yaxes(title_text="answer tokens lost (share)", tickformat=".0%", row=1, col=1)
+    figure.update_xaxes(tickangle=45, row=1, col=1)
+    figure.update_xaxes(title_text="loss gained where it is silent (nats a token)", row=1, col=2)
+    figure.update_yaxes(title_text="loss gained in its top examples (nats a token)", row=1, col=2)
+    title = "Engrams that no label made: authors found by three questions, and the hundred most active features"
+    return figure.update_layout(title=title, template="plotly_white", height=520, width=1200, margin={"t": 110})
+
+
+@click.command()
+@click.option("--plot", type=click.Path(path_type=Path), help="Where to draw the results, as .html.")
+@click.option("--only-plot", is_flag=True, help="Draw the results that are there.")
+@click.option("--part", type=click.Choice(["authors", "features"]), help="Measure one part anew; both by default.")
+def main(plot: Path | None, only_plot: bool, part: str | None) -> None:
+    """Measure what SAE features do in place of labels, and write it beside this file."""
+    tables = results.read(RESULTS) if RESULTS.is_file() else {}
+    if not only_plot:
+        model, sae = ei.testbed.load("full"), ei.testbed.load_sae()
+        if part != "features":
+            people = tqdm(ei.testbed.authors().forget10, desc="authors", disable=None)
+            tables["authors"] = pd.DataFrame([author_row(model, sae, author) for author in people]).round(5)
+        if part != "authors":
+            tables["features"] = feature_rows(model, sae).round(8)
+        results.write(RESULTS, **tables)
+    for name, table in tables.items():
+        click.echo(f"{name}\n{table.to_string(index=False, float_format='{:.3g}'.format)}")
+    if plot is not None:
+        figure = figure_of(tables["authors"], tables["features"])
+        plot.write_text(f"<!doctype html><meta charset='utf-8'>{plots.to_html(figure, 0)}")
+
+
+if __name__ == "__main__":
+    main()
