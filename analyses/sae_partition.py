@@ -5,9 +5,9 @@ feature that fires for these more than for the rest of the text is taken, at hal
 corpus split by whole examples. The engram of that partition is compared with the labelled engram of the same author:
 cosine and W-Norm by matrix, and what either forgets at the strength that leaves 98 % of the others' answers.
 
-*Features.* The hundred features that fire at most answer tokens, each token given to the one that writes most there:
-one decomposition. Each feature's engram is ablated as strongly as leaves 98 % of 150 examples in which it is silent, and
-its 20 top examples are scored beside 150 other silent ones. A feature is called causal where its own examples lose more
+*Features.* The hundred features that fire at most answer tokens in one decomposition. Each one's engram is ablated as
+strongly as leaves 98 % of 150 examples in which it is silent, and its 20 top examples are scored beside 150 other
+silent ones. A feature is called causal where its own examples lose more
 (loss gained, Mann-Whitney, false discovery rate 5 %).
 """
 
@@ -167,8 +167,10 @@ def figure_of(authors: pd.DataFrame, features: pd.DataFrame) -> go.Figure:
         )  # fmt: skip
     reach = float(features[["top_loss_gained", "silent_loss_gained"]].to_numpy().max())
     figure.add_trace(
-        go.Scatter(x=[0, reach], y=[0, reach], mode="lines", name="as much", line={"color": plots.CHOSEN_COLOUR, "dash": "dot"}),
-        1, 2,
+        go.Scatter(
+            x=[0, reach], y=[0, reach], mode="lines", name="as much",
+            line={"color": plots.CHOSEN_COLOUR, "dash": "dot"},
+        ), 1, 2,
     )  # fmt: skip
     figure.update_yaxes(title_text="answer tokens lost (share)", tickformat=".0%", row=1, col=1)
     figure.update_xaxes(tickangle=45, row=1, col=1)

@@ -101,11 +101,6 @@ class SaeReader:
         self._head: int | None = metadata.hook_head_index
         self.d_sae = int(self.sae.cfg.d_sae)
 
-    @property
-    def decoder_norms(self) -> Float[Tensor, "d_sae"]:
-        """`|W_dec[i]|`: how much a feature writes for an activation of 1."""
-        return self.sae.W_dec.detach().float().norm(dim=-1).cpu()
-
     def decode(self, tokens: list[int]) -> str:
         """Tokens as text, for people, special ones too."""
         tokenizer = self.adapter.encoder.tokenizer

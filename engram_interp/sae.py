@@ -19,7 +19,17 @@ from torch import Tensor, nn
 from engram_interp.concept import BATCH_SIZE, REFERENCE, TARGET, Concept, Example, TokenExample
 from engram_interp.features import Corpus, Rates, Reconstruction, SaeReader, listed
 from engram_interp.models import adapt
-from engram_interp.partition import EXAMPLE, REST, Partition, Reading, Rule, firing, partition, thresholds
+from engram_interp.partition import (
+    EXAMPLE,
+    REST,
+    Partition,
+    Reading,
+    Rule,
+    firing,
+    partition,
+    thresholds,
+    whole_examples,
+)
 
 
 @dataclass(frozen=True)
@@ -124,8 +134,8 @@ def concepts_from_sae(
 ) -> dict[str, list[Example]]:
     """Examples by feature, `"feature 3"`, and the `"rest"`, for `decompose`: every token is in one of them.
 
-    Where several features fire, a token goes to the one that writes most: the largest activation times the norm of
-    its decoder's row; with `per="example"`, that is the largest at any token of the example.
+    Where several features fire, a token goes to the one that is nearest to its largest activation in the corpus; with
+    `per="example"`, all tokens of an example go to one feature. Where none fires is the rest, unless one always does.
 
     Args:
         model: see `concept_from_sae`.
@@ -140,7 +150,7 @@ def concepts_from_sae(
         progress: True or False shows or hides the bar; None shows it in a terminal only.
 
     Raises:
-        ValueError: see `concept_from_sae`; also features that fire only where another writes more, by name.
+        ValueError: see `concept_from_sae`; also features to which no token goes, by name.
     """
     rule = Rule(per, share, threshold, quantile)
     reader = SaeReader(adapt(model), sae)
@@ -148,35 +158,35 @@ def concepts_from_sae(
     examples = listed(corpus, reader.adapter.encoder)
     readings = reader.readings(examples, chosen, batch_size, progress)
     least = thresholds(readings, rule)
-    written = reader.decoder_norms[list(chosen)]
+    largest = torch.cat([reading.activation[reading.text] for reading in readings]).amax(0)
     groups: dict[str, list[Example]] = {**{f"feature {index}": [] for index in chosen}, "rest": []}
     names = list(groups)
     for example, reading in zip(examples, readings, strict=True):
-        owner = _owners(reading, least, written, rule)
+        owner = _owners(reading, least, largest, rule)
         for place in owner[reading.counts].unique().tolist():
             whole = per == EXAMPLE
             groups[names[place]].append(
                 example if whole else TokenExample(reading.tokens, reading.counts & (owner == place))
             )
-    if empty := [group for group, members in groups.items() if not members]:
+    if empty := [name for name in names[:-1] if not groups[name]]:
         raise ValueError(
-            f"nothing is left for {', '.join(empty)}: a feature that fires nowhere in the corpus, or only where "
-            f"another writes more, has no tokens of its own, and the rest is where none of them fires"
+            f"nothing is left for {', '.join(empty)}: it fires at no token that counts, or only where another is "
+            f"nearer to its largest activation"
         )
-    return groups
+    return {name: members for name, members in groups.items() if members}
 
 
 def _owners(
-    reading: Reading, least: Float[Tensor, "feature"], written: Float[Tensor, "feature"], rule: Rule
+    reading: Reading, least: Float[Tensor, "feature"], largest: Float[Tensor, "feature"], rule: Rule
 ) -> Int[Tensor, "pos"]:
     """At every token, which feature it goes to; the number of features where it goes to none."""
     n_features = len(least)
     fires = firing(reading.activation, least)
-    strength = (reading.activation * written).where(fires, 0.0)
+    strength = (reading.activation / largest).where(fires, 0.0)
     if rule.per == EXAMPLE:
-        in_text = fires[reading.text]
-        enough = in_text.any(0) & (in_text.double().mean(0) >= rule.share)
-        strength = strength[reading.text].amax(0).where(enough, 0.0)[None].expand(len(reading.tokens), -1)
+        whole = [whole_examples(reading, fired, rule.share) for fired in fires.T]
+        peaks = strength.where(reading.text[:, None], 0.0).amax(0).where(torch.tensor(whole), 0.0)
+        strength = peaks[None].expand(len(reading.tokens), -1)
     return strength.argmax(1).where(strength.amax(1) > 0, n_features)
 
 

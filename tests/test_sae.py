@@ -114,8 +114,8 @@ def test_localize_is_one_line_further(llama, sae, rows):
 def test_features_go_into_one_decomposition(llama, sae, rows):
     a = activations(llama, sae, rows)
     groups = concepts_from_sae(llama, sae, [7, 12, 30], rows)
-    written = a[:, :, [7, 12, 30]] * sae.W_dec.detach()[[7, 12, 30]].norm(dim=1)
-    expected = written.argmax(2).where(written.amax(2) > 0, 3)
+    typical = a[:, :, [7, 12, 30]] / a[:, :, [7, 12, 30]].amax((0, 1))
+    expected = typical.argmax(2).where(typical.amax(2) > 0, 3)
     for place, (name, examples) in enumerate(groups.items()):
         assert sum(int(one.counts.sum()) for one in examples) == int((expected == place).sum()), name
     assert list(groups) == ["feature 7", "feature 12", "feature 30", "rest"]
@@ -133,11 +133,16 @@ def test_a_single_feature_decomposed_is_its_concept(llama, sae, rows):
 
 
 def test_a_feature_without_tokens_of_its_own_is_named(llama, sae, rows):
-    loud = make("standard")
-    loud.W_dec.data[12] *= 1e-3  # writes next to nothing, so 7 takes what both fire at
-    loud.W_enc.data[:, 12], loud.b_enc.data[12] = loud.W_enc.data[:, 7], loud.b_enc.data[7]
-    with pytest.raises(ValueError, match="nothing is left for feature 12: a feature that fires nowhere"):
-        concepts_from_sae(llama, loud, [7, 12], rows)
+    twins = make("standard")
+    twins.W_enc.data[:, 12], twins.b_enc.data[12] = twins.W_enc.data[:, 7], twins.b_enc.data[7]
+    with pytest.raises(ValueError, match="nothing is left for feature 12: it fires at no token that counts, or only"):
+        concepts_from_sae(llama, twins, [7, 12], rows)
+
+
+def test_where_one_always_fires_there_is_no_rest(llama, rows):
+    sae = make("standard")
+    sae.b_enc.data[1] = 1e3
+    assert list(concepts_from_sae(llama, sae, [1, 2], rows)) == ["feature 1", "feature 2"]
 
 
 def test_rates_are_counted_and_ordered(llama, sae, rows):
