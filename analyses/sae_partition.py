@@ -130,11 +130,12 @@ def feature_rows(model: nn.Module, sae: nn.Module) -> pd.DataFrame:
 def top_and_silent(
     model: nn.Module, sae: nn.Module, feature: int, corpus: list[TokenExample]
 ) -> dict[str, list[TokenExample]]:
-    """The examples in whose answers a feature is strongest, and twice some in whose answers it is silent."""
+    """The examples in whose answers a feature is strongest, and twice some in whose answers it is silent (or weakest)."""
     split = ei.concept_from_sae(model, sae, feature, corpus, progress=False).partition
     peaks = torch.tensor([float(one.strongest[one.text].max()) for one in split.readings])
-    silent = [index for index, peak in enumerate(peaks.tolist()) if peak <= 0]
-    chosen = random.Random(feature).sample(silent, 2 * N_SILENT)
+    rng = random.Random(feature)
+    chosen = sorted(range(len(corpus)), key=lambda index: (float(peaks[index]), rng.random()))[: 2 * N_SILENT]
+    rng.shuffle(chosen)
     places = {"top": peaks.topk(N_TOP).indices.tolist(), "silent": chosen[:N_SILENT], "tuning": chosen[N_SILENT:]}
     return {name: [corpus[index] for index in indices] for name, indices in places.items()}
 

@@ -226,7 +226,8 @@ class Partition:
         """By side, how many examples and tokens it has, and the mean and largest activation that put them there."""
         rows = []
         for side, masks in self.sides.items():
-            values = torch.cat([self._judged(*pair) for pair in zip(self.readings, masks, strict=True)])
+            pairs = zip(self.readings, masks, strict=True)
+            values = torch.cat([reading.strongest[self._judged(reading, mask)] for reading, mask in pairs])
             rows.append(
                 {
                     "side": side,
@@ -238,11 +239,9 @@ class Partition:
             )
         return pd.DataFrame(rows)
 
-    def _judged(self, reading: Reading, mask: Bool[Tensor, "pos"]) -> Float[Tensor, "n"]:
-        """The activations by which an example's positions came to a side: theirs, or those of its whole text."""
-        if self.rule.per == TOKEN:
-            return reading.strongest[mask]
-        return reading.strongest[reading.text] if mask.any() else reading.strongest[:0]
+    def _judged(self, reading: Reading, mask: Bool[Tensor, "pos"]) -> Bool[Tensor, "pos"]:
+        """The positions by which those of the mask came to their side: themselves, or the whole text."""
+        return mask if self.rule.per == TOKEN else reading.text & mask.any()
 
     def snippets(self, n: int = 6) -> list[Snippet]:
         """Up to `n` pieces of either side.
@@ -297,7 +296,7 @@ class Partition:
     def _ranked(self, masks: list[Tensor]) -> list[int]:
         """Examples that have positions here, those with the largest activation first."""
         peaks = {
-            index: float(reading.strongest[reading.text].max()) if reading.text.any() else 0.0
+            index: float(reading.strongest[self._judged(reading, mask)].max())
             for index, (reading, mask) in enumerate(zip(self.readings, masks, strict=True))
             if mask.any()
         }
@@ -305,7 +304,7 @@ class Partition:
 
     def _snippet(self, side: str, index: int) -> Snippet:
         reading, belongs = self.readings[index], self.sides[side][index]
-        peak = int(reading.strongest.where(reading.text, -torch.inf).argmax())
+        peak = int(reading.strongest.where(self._judged(reading, belongs), -torch.inf).argmax())
         start = max(0, min(peak - WINDOW // 2, len(reading.tokens) - WINDOW))
         shown = slice(start, start + WINDOW)
         activation = reading.strongest.where(reading.text, 0.0)

@@ -4,6 +4,7 @@ from torch import nn
 
 from engram_interp.models import ModelInfo, adapt
 from engram_interp.models.base import fingerprint, identity, processing_of
+from tests.conftest import as_batch, tokens
 
 INFO = ModelInfo("tiny", "abc", "raw")
 
@@ -58,3 +59,22 @@ def test_an_edited_copy_keeps_its_models_identity(llama: nn.Module):
     before = adapt(llama).info
     adapt(llama).parameter("blocks.0.mlp.W_in").data += 1
     assert adapt(llama).info == before
+
+
+def test_any_hook_point_can_be_read_and_the_pass_ends_there(llama: nn.Module):
+    rows, adapter = tokens(3, 7), adapt(llama)
+    _, cache = llama.run_with_cache(rows)
+    for point in ("blocks.0.hook_resid_post", "blocks.1.attn.hook_z", "blocks.1.hook_mlp_out", "unembed.hook_in"):
+        if point in cache:
+            assert torch.allclose(adapter.read(as_batch(rows), point), cache[point], atol=1e-6)
+    ran = []
+    handle = llama.blocks[1].register_forward_hook(lambda *_: ran.append(1))
+    adapter.read(as_batch(rows), "blocks.0.hook_resid_post")
+    handle.remove()
+    assert not ran
+
+
+def test_a_hook_point_that_is_not_there_or_does_not_run_is_refused(llama: nn.Module):
+    adapter = adapt(llama)
+    with pytest.raises(ValueError, match=r"has no hook point 'blocks\.5\.hook_resid_post'; the nearest are blocks"):
+        adapter.read(as_batch(tokens(2, 5)), "blocks.5.hook_resid_post")

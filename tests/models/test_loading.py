@@ -6,6 +6,7 @@ from transformers import AutoTokenizer
 
 from engram_interp import Concept, collect, greedy_answers, load_model
 from engram_interp.models import adapt
+from engram_interp.models.loading import same_model
 from tests import huggingface
 from tests.conftest import hooked_only
 
@@ -114,3 +115,9 @@ def test_a_tokenizer_without_bos_gets_none(tmp_path):
 def test_a_name_that_nobody_has_is_named():
     with pytest.raises(OSError, match="'someone/nosuchmodel' is neither a folder here nor a model that the hub or its"):
         load_model("someone/nosuchmodel")
+
+
+@hooked_only
+def test_aliases_are_one_model():
+    assert same_model("gpt2-small", "openai-community/gpt2")
+    assert not same_model("gpt2-small", "gpt2-medium")
