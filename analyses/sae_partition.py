@@ -20,14 +20,16 @@ import pandas as pd
 import plotly.graph_objects as go
 import results
 import torch
+from jaxtyping import Float
 from plotly.subplots import make_subplots
 from scipy.stats import false_discovery_control, mannwhitneyu
-from torch import nn
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 import engram_interp as ei
 from engram_interp import plots
-from engram_interp.concept import Example, TokenExample, encode_groups
+from engram_interp.concept import BATCH_SIZE, Example, TokenExample, encode_groups
+from engram_interp.features import SaeReader
 from engram_interp.models import adapt
 from engram_interp.scoring import example_scores
 
@@ -103,9 +105,11 @@ def feature_rows(model: nn.Module, sae: nn.Module) -> pd.DataFrame:
     features = [int(index) for index in active["feature"].head(N_FEATURES)]
     groups: dict[str, list[Example]] = dict(ei.concepts_from_sae(model, sae, features, corpus, progress=False))
     parts = ei.decompose(model, groups, progress=False)
+    readings = SaeReader(adapt(model), sae).readings(corpus, features, BATCH_SIZE, progress=False)
+    peaks = torch.stack([one.activation[one.text].amax(0) for one in readings])
     rows = []
-    for feature in tqdm(features, desc="features", disable=None):
-        judged = top_and_silent(model, sae, feature, corpus)
+    for place, feature in enumerate(tqdm(features, desc="features", disable=None)):
+        judged = top_and_silent(peaks[:, place], corpus)
         tuning = ei.Concept(judged["top"], judged.pop("tuning"))
         engram = parts[f"feature {feature}"]
         alpha = ei.choose_alpha(model, engram, tuning, KEEP, rel_tol=0.2, progress=False).alpha
@@ -127,13 +131,9 @@ def feature_rows(model: nn.Module, sae: nn.Module) -> pd.DataFrame:
     return pd.DataFrame(rows).assign(q=lambda table: false_discovery_control(table["p"]))
 
 
-def top_and_silent(
-    model: nn.Module, sae: nn.Module, feature: int, corpus: list[TokenExample]
-) -> dict[str, list[TokenExample]]:
-    """The examples in whose answers a feature is strongest, and twice some in whose answers it is silent (or weakest)."""
-    split = ei.concept_from_sae(model, sae, feature, corpus, progress=False).partition
-    peaks = torch.tensor([float(one.strongest[one.text].max()) for one in split.readings])
-    rng = random.Random(feature)
+def top_and_silent(peaks: Float[Tensor, "example"], corpus: list[TokenExample]) -> dict[str, list[TokenExample]]:
+    """The examples in whose answers a feature is strongest, and twice some in whose answers it is silent or weakest."""
+    rng = random.Random(0)
     chosen = sorted(range(len(corpus)), key=lambda index: (float(peaks[index]), rng.random()))[: 2 * N_SILENT]
     rng.shuffle(chosen)
     places = {"top": peaks.topk(N_TOP).indices.tolist(), "silent": chosen[:N_SILENT], "tuning": chosen[N_SILENT:]}
