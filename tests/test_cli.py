@@ -1,4 +1,5 @@
 import json
+import sys
 
 import pandas as pd
 import pytest
@@ -6,8 +7,9 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file
 
-from engram_interp import Concept, Engram, diagnose, extract, filters, localize, score, testbed
+from engram_interp import Concept, Engram, diagnose, extract, filters, localize, rank_features, score, testbed
 from engram_interp.cli import main
+from engram_interp.examples import read_examples
 from tests.conftest import hooked_only
 
 
@@ -155,3 +157,64 @@ def test_the_demo_needs_both_sides_and_a_concept():
     assert "--target and --reference go together" in runner.invoke(main, ["demo", "--target", __file__]).output
     assert "give --target and --reference" in runner.invoke(main, ["demo", "--model", "gpt2"]).output
     assert "no author of the testbed is called 'Nobody'" in runner.invoke(main, ["demo", "--author", "Nobody"]).output
+
+
+@pytest.fixture
+def questions(tmp_path):
+    corpus = testbed.authors()
+    like, text = tmp_path / "like.txt", tmp_path / "corpus.jsonl"
+    author, *others = corpus.forget10[1:5]
+    like.write_text("\n".join(qa.question for qa in author.pairs[:3]))
+    examples = [example for one in (author, *others) for example in one.examples]
+    text.write_text("\n".join(json.dumps(example) for example in examples))
+    return ["--like", str(like), "--corpus", str(text)]
+
+
+def test_a_few_questions_become_an_engram_and_a_page(questions, tmp_path):
+    pytest.importorskip("sae_lens")
+    result = CliRunner().invoke(main, ["sae", *questions, "--out", str(tmp_path / "sae.html")])
+    assert result.exit_code == 0, result.output
+    page = (tmp_path / "sae.html").read_text()
+    feature = int(result.output.splitlines()[1].split()[0])
+    assert f"The engram of feature {feature} in testbed:full" in page
+    assert "What was called the target" in page
+    assert "anywhere in an example counts for all of it" in page
+    assert page.count("text-decoration: underline") > 20  # what was called the target, and what was not
+    assert "alpha = " in result.output
+
+
+def test_a_feature_by_its_index_and_token_by_token(questions, tmp_path):
+    pytest.importorskip("sae_lens")
+    text = questions[3]
+    ranked = rank_features(testbed.load("full"), testbed.load_sae(), read_examples(text))
+    feature = str(ranked["feature"][20])
+    options = ["--corpus", text, "--feature", feature, "--quantile", "0.5", "--max-tokens", "60", "--seed", "1"]
+    result = CliRunner().invoke(main, ["sae", *options, "--out", str(tmp_path / "sae.html")])
+    assert result.exit_code == 0, result.output
+    assert "the 50% quantile" in (tmp_path / "sae.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--feature", "3", "--author", "Petra Dorlund"], "what is sought comes from one of --like, --author and"),
+        (["--model", "gpt2"], "give --corpus, and --like or --feature, with another --model than the testbed"),
+        (["--sae", "nowhere"], "--sae is a folder that is there, release:id, or testbed; got nowhere"),
+        (["--author", "Nobody"], "no author of the testbed is called 'Nobody'"),
+        (["--feature", "9999"], "the SAE has features 0 to 3071; got (9999,)"),
+        (["--model", "testbed:retain", "--feature", "3"], "the SAE was trained on 'testbed:full', the model given is"),
+    ],
+)
+def test_mistakes_about_saes_are_one_line(options, says):
+    pytest.importorskip("sae_lens")
+    result = CliRunner().invoke(main, ["sae", *options])
+    assert result.exit_code != 0
+    assert says in result.output
+    assert "Traceback" not in result.output
+
+
+def test_without_sae_lens_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sae_lens", None)
+    result = CliRunner().invoke(main, ["sae"])
+    assert result.exit_code != 0
+    assert "pip install 'engram-interp[sae]'" in result.output

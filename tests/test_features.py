@@ -1,11 +1,13 @@
 """What every kind of SAE does at every token, against the SAE itself on activations of unpadded text."""
 
 import re
+import sys
 from dataclasses import replace
 
 import pytest
 import torch
 
+from engram_interp import concept_from_sae, testbed
 from engram_interp.concept import TokenExample
 from engram_interp.features import SaeReader
 from engram_interp.models import adapt
@@ -229,3 +231,10 @@ def test_a_normalisation_left_out_of_the_weights_is_said(llama, caplog):
 def test_a_variant_without_the_name_is_another_model():
     sae = make("standard", model_name="custom")
     SaeReader(adapt(build("gpt2")), sae)
+
+
+def test_without_sae_lens_the_functions_say_what_to_install(llama, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sae_lens", None)
+    for function in (lambda: concept_from_sae(llama, None, 0, examples()), testbed.load_sae):
+        with pytest.raises(ImportError, match=r"pip install 'engram-interp\[sae\]'"):
+            function()

@@ -280,6 +280,8 @@ class Adapter(ABC):
     def read(self, batch: Batch, point: str) -> Float[Tensor, "batch pos ..."]:
         """The activation at one of TransformerLens's hook points, as `blocks.2.hook_resid_post`.
 
+        Of `hook_z` a bridge has heads side by side, where a HookedTransformer has them apart.
+
         Raises:
             ValueError: the model has no such hook point, or what it carries is not one row a token.
             RuntimeError: the hook point did not run.
