@@ -7,10 +7,11 @@ cosine and W-Norm by matrix, and what either forgets at the strength that leaves
 
 *Features.* The hundred features that fire at most answer tokens in one decomposition. Each one's engram is ablated as
 strongly as leaves 98 % of 150 examples in which it is silent, and its 20 top examples are scored beside 150 other
-silent ones. A feature is called causal where its own examples lose more
-(loss gained, Mann-Whitney, false discovery rate 5 %).
+silent ones. It is called causal where its own examples lose more (loss gained, Mann-Whitney, false discovery rate 5 %).
+The control is as many tokens drawn from all answers: any engram takes most from the tokens that it is made of.
 """
 
+import itertools
 import random
 from pathlib import Path
 
@@ -99,36 +100,66 @@ def answers_only(model: nn.Module) -> list[TokenExample]:
 
 
 def feature_rows(model: nn.Module, sae: nn.Module) -> pd.DataFrame:
-    """A row a feature: how many tokens are its own, and what ablating its engram costs its examples and others."""
+    """A row a feature, and a row its control: what ablating its engram costs its examples and others."""
     corpus = answers_only(model)
     active = ei.rank_features(model, sae, corpus, progress=False).sort_values("target_token_rate", ascending=False)
     features = [int(index) for index in active["feature"].head(N_FEATURES)]
-    groups: dict[str, list[Example]] = dict(ei.concepts_from_sae(model, sae, features, corpus, progress=False))
-    parts = ei.decompose(model, groups, progress=False)
+    groups = ei.concepts_from_sae(model, sae, features, corpus, progress=False)
     readings = SaeReader(adapt(model), sae).readings(corpus, features, BATCH_SIZE, progress=False)
     peaks = torch.stack([one.activation[one.text].amax(0) for one in readings])
+    tables = [ablated_rows(model, groups, peaks, corpus).assign(kind="feature")]
+    control, at = shuffled(groups, corpus)
+    tables.append(ablated_rows(model, control, at, corpus).assign(kind="shuffled"))
+    table = pd.concat(tables, ignore_index=True).assign(feature=[*features, *features])
+    return table.assign(q=table.groupby("kind")["p"].transform(false_discovery_control))
+
+
+def shuffled(
+    groups: dict[str, list[Example]], corpus: list[TokenExample]
+) -> tuple[dict[str, list[Example]], Float[Tensor, "example feature"]]:
+    """As many tokens for every feature, drawn from all answers; and how many of an example's each has."""
+    tokens = [(i, pos) for i, one in enumerate(corpus) for pos in one.counts.nonzero().flatten().tolist()]
+    random.Random(0).shuffle(tokens)
+    drawn, control, at = iter(tokens), {}, torch.zeros(len(corpus), len(groups) - ("rest" in groups))
+    for place, (name, members) in enumerate(groups.items()):
+        n = sum(int(one.counts.sum()) for one in members if isinstance(one, TokenExample))
+        masks: dict[int, Tensor] = {}
+        for i, pos in itertools.islice(drawn, n):
+            masks.setdefault(i, torch.zeros_like(corpus[i].counts))[pos] = True
+        control[name] = [TokenExample(corpus[i].tokens, mask) for i, mask in masks.items()]
+        if name != "rest":
+            at[list(masks), place] = torch.tensor([float(mask.sum()) for mask in masks.values()])
+    return control, at
+
+
+def ablated_rows(
+    model: nn.Module,
+    groups: dict[str, list[Example]],
+    peaks: Float[Tensor, "example feature"],
+    corpus: list[TokenExample],
+) -> pd.DataFrame:
+    """A row a concept of one decomposition, ablated as strongly as leaves enough of what it is silent in."""
+    parts = ei.decompose(model, groups, progress=False)
     rows = []
-    for place, feature in enumerate(tqdm(features, desc="features", disable=None)):
+    for place, name in enumerate(tqdm([name for name in groups if name != "rest"], disable=None)):
         judged = top_and_silent(peaks[:, place], corpus)
         tuning = ei.Concept(judged["top"], judged.pop("tuning"))
-        engram = parts[f"feature {feature}"]
-        alpha = ei.choose_alpha(model, engram, tuning, KEEP, rel_tol=0.2, progress=False).alpha
+        alpha = ei.choose_alpha(model, parts[name], tuning, KEEP, rel_tol=0.2, progress=False).alpha
         before = example_scores(model, judged, progress=False)
-        with engram.ablated(model, alpha):
+        with parts[name].ablated(model, alpha):
             after = example_scores(model, judged, progress=False)
         lost = {side: (before[side].accuracy - after[side].accuracy).numpy() for side in judged}
         gained = {side: (after[side].loss - before[side].loss).numpy() for side in judged}
         rows.append(
             {
-                "feature": feature,
-                "token_share": parts.token_share(f"feature {feature}"),
+                "token_share": parts.token_share(name),
                 "alpha": alpha,
                 **{f"{side}_lost": float(values.mean()) for side, values in lost.items()},
                 **{f"{side}_loss_gained": float(values.mean()) for side, values in gained.items()},
                 "p": float(mannwhitneyu(gained["top"], gained["silent"], alternative="greater").pvalue),
             }
         )
-    return pd.DataFrame(rows).assign(q=lambda table: false_discovery_control(table["p"]))
+    return pd.DataFrame(rows)
 
 
 def top_and_silent(peaks: Float[Tensor, "example"], corpus: list[TokenExample]) -> dict[str, list[TokenExample]]:
@@ -155,15 +186,18 @@ def figure_of(authors: pd.DataFrame, features: pd.DataFrame) -> go.Figure:
         figure.add_trace(
             go.Bar(x=authors["author"], y=authors[f"{name}_target_lost"], name=label, marker_color=colour), 1, 1
         )
-    for causal, colour, label in (
-        (True, plots.TARGET_COLOUR, "causal (FDR 5 %)"),
-        (False, plots.MATRIX_COLOUR, "not told apart"),
-    ):
-        mine = features[(features["q"] <= 0.05) == causal]
+    series = [
+        ("feature", True, plots.TARGET_COLOUR, "circle", "feature, causal (FDR 5 %)"),
+        ("feature", False, plots.TARGET_COLOUR, "circle-open", "feature, not told apart"),
+        ("shuffled", True, plots.MATRIX_COLOUR, "circle", "random tokens, told apart"),
+        ("shuffled", False, plots.MATRIX_COLOUR, "circle-open", "random tokens, not told apart"),
+    ]
+    for kind, causal, colour, symbol, label in series:
+        mine = features[(features["kind"] == kind) & ((features["q"] <= 0.05) == causal)]
         figure.add_trace(
             go.Scatter(
                 x=mine["silent_loss_gained"], y=mine["top_loss_gained"], mode="markers", name=label,
-                text=[f"feature {index}" for index in mine["feature"]], marker={"color": colour, "size": 7},
+                text=[f"feature {index}" for index in mine["feature"]], marker={"color": colour, "size": 7, "symbol": symbol},
             ), 1, 2,
         )  # fmt: skip
     reach = float(features[["top_loss_gained", "silent_loss_gained"]].to_numpy().max())

@@ -151,14 +151,15 @@ class SaeReader:
                 f"a {self.sae.cfg.architecture()} says another activation than it reads at {self.hook}: there is "
                 f"nothing to compare"
             )
-        texts = self._texts({"corpus": corpus})["corpus"]
+        encoded = encode_groups({"corpus": corpus}, self.adapter.encoder)
+        texts = self._texts({"corpus": corpus}, encoded)["corpus"]
         total = torch.zeros(int(self.sae.cfg.d_in), dtype=torch.float64)
         squared, missed, n_fired = 0.0, 0.0, 0
         ever, n = torch.zeros(self.d_sae, dtype=torch.bool), 0
-        for members, x, activation in self._pieces({"corpus": corpus}, batch_size, progress):
+        for members, x, activation in self._pieces(encoded, batch_size, progress):
             with torch.no_grad():
                 said = self.sae.decode(activation)
-            text = pad_sequence([texts[number][1] for _, number in members], batch_first=True)
+            text = pad_sequence([texts[number] for _, number in members], batch_first=True)
             rows, back = (one.flatten(2)[:, : text.shape[1]].cpu()[text].double() for one in (x, said))
             fires = firing(activation[:, : text.shape[1]].cpu()[text], 0.0)
             total += rows.sum(0)
@@ -172,32 +173,35 @@ class SaeReader:
         self, groups: Mapping[str, Sequence[Example]], batch_size: int, progress: bool | None
     ) -> Iterator[tuple[str, int, Reading]]:
         """Every example's group, its place in it, and what all features do there."""
-        texts = self._texts(groups)
-        for members, _, activation in self._pieces(groups, batch_size, progress):
+        encoded = encode_groups(groups, self.adapter.encoder)
+        texts = self._texts(groups, encoded)
+        for members, _, activation in self._pieces(encoded, batch_size, progress):
             for (name, number), rows in zip(members, activation.float().cpu(), strict=True):
-                example, text = texts[name][number]
+                example, text = encoded[name][number], texts[name][number]
                 yield name, number, Reading(example.tokens, example.counts, text, rows[: len(text)])
 
-    def _texts(self, groups: Mapping[str, Sequence[Example]]) -> dict[str, list[tuple[TokenExample, Tensor]]]:
-        """Every example as tokens, and which of them are text; of examples given as tokens, those that count."""
+    def _texts(
+        self, groups: Mapping[str, Sequence[Example]], encoded: Mapping[str, Sequence[TokenExample]]
+    ) -> dict[str, list[Tensor]]:
+        """Which of every example's tokens are text; of examples given as tokens, those that count."""
         unread = torch.tensor(self.adapter.encoder.unread, dtype=torch.long)
 
-        def text(example: Example, encoded: TokenExample) -> Tensor:
-            if isinstance(example, TokenExample):
-                return encoded.counts
-            return encoded.counts | ~torch.isin(encoded.tokens, unread)
+        def text(given: Example, example: TokenExample) -> Tensor:
+            if isinstance(given, TokenExample):
+                return example.counts
+            return example.counts | ~torch.isin(example.tokens, unread)
 
         return {
-            name: [(one, text(example, one)) for example, one in zip(groups[name], encoded, strict=True)]
-            for name, encoded in encode_groups(groups, self.adapter.encoder).items()
+            name: [text(*pair) for pair in zip(groups[name], examples, strict=True)]
+            for name, examples in encoded.items()
         }
 
     def _pieces(
-        self, groups: Mapping[str, Sequence[Example]], batch_size: int, progress: bool | None
+        self, encoded: dict[str, list[TokenExample]], batch_size: int, progress: bool | None
     ) -> Iterator[tuple[list[tuple[str, int]], Tensor, Float[Tensor, "example pos d_sae"]]]:
         """A few examples at a time: which they are, what the SAE reads of them, and its features."""
-        names = list(groups)
-        for batch in batches(encode_groups(groups, self.adapter.encoder), batch_size, progress, "reading features"):
+        names = list(encoded)
+        for batch in batches(encoded, batch_size, progress, "reading features"):
             x = self._input(self.adapter.read(batch, self.hook))
             members = [
                 (names[group], number) for group, number in torch.stack([batch.groups, batch.numbers], 1).tolist()

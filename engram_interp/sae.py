@@ -99,8 +99,12 @@ def concept_from_sae(
 
     Example:
         >>> import engram_interp as ei
-        >>> model, sae = ei.testbed.load("full"), ei.testbed.load_sae()  # doctest: +SKIP
-        >>> concept = ei.concept_from_sae(model, sae, 17, ei.testbed.authors().world_examples)  # doctest: +SKIP
+        >>> model, sae, corpus = ei.testbed.load("full"), ei.testbed.load_sae(), ei.testbed.authors()
+        >>> examples = corpus.forget10[1].examples + corpus.world_examples
+        >>> ranked = ei.rank_features(model, sae, ["Where was Kara Jenquist born?"], examples)
+        >>> concept = ei.concept_from_sae(model, sae, ranked["feature"][0], examples, per="example")
+        >>> len(concept.target) + len(concept.reference) == len(examples)
+        True
     """
     rule = Rule(per, share, threshold, quantile, reference, max_tokens, seed)
     reader = SaeReader(adapt(model), sae)

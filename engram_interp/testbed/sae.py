@@ -26,8 +26,8 @@ def load_sae() -> Any:
         ValueError: a weights file that is not the one in the manifest.
 
     Example:
-        >>> sae = load_sae()  # doctest: +SKIP
-        >>> sae.cfg.architecture(), sae.cfg.d_in  # doctest: +SKIP
+        >>> sae = load_sae()
+        >>> sae.cfg.architecture(), sae.cfg.d_in
         ('topk', 256)
     """
     load = sae_lens().SAE.load_from_disk
