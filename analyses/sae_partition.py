@@ -197,7 +197,8 @@ def figure_of(authors: pd.DataFrame, features: pd.DataFrame) -> go.Figure:
         figure.add_trace(
             go.Scatter(
                 x=mine["silent_loss_gained"], y=mine["top_loss_gained"], mode="markers", name=label,
-                text=[f"feature {index}" for index in mine["feature"]], marker={"color": colour, "size": 7, "symbol": symbol},
+                text=[f"feature {index}" for index in mine["feature"]],
+                marker={"color": colour, "size": 7, "symbol": symbol},
             ), 1, 2,
         )  # fmt: skip
     reach = float(features[["top_loss_gained", "silent_loss_gained"]].to_numpy().max())

@@ -11,6 +11,7 @@ from importlib.resources import files
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
@@ -103,8 +104,11 @@ def thresholds(readings: Sequence[Reading], rule: Rule) -> Float[Tensor, "featur
     n_features = readings[0].activation.shape[1]
     if rule.quantile is None:
         return torch.full((n_features,), float(rule.threshold))
-    values = torch.cat([reading.activation[reading.text] for reading in readings]).double()
-    return values.where(values > 0, torch.nan).nanquantile(float(rule.quantile), dim=0).nan_to_num(0.0).float()
+    features = torch.cat([reading.activation[reading.text] for reading in readings]).T
+    # NumPy's, since torch's takes no more than 2^24 numbers.
+    return torch.tensor(
+        [np.quantile(a[a > 0].numpy(), rule.quantile) if (a > 0).any() else 0.0 for a in features]
+    ).float()
 
 
 def firing(
