@@ -1,8 +1,7 @@
 """Can an SAE's features stand in for labels? `python analyses/sae_partition.py`, on the testbed.
 
 *Authors.* For each of the 20 forget authors, three questions about them, without answers, are all that is given. The
-feature that fires for these more than for the rest of the text is taken, at half of its activation there, and the
-corpus split by whole examples. The engram of that partition is compared with the labelled engram of the same author:
+feature that stands out there is taken (`choose_feature`), at half of its activation, and the corpus split by whole examples. The engram of that partition is compared with the labelled engram of the same author:
 cosine and W-Norm by matrix, and what either forgets at the strength that leaves 98 % of the others' answers.
 
 *Features.* The hundred features that fire at most answer tokens in one decomposition. Each one's engram is ablated as
@@ -68,10 +67,10 @@ def author_row(model: nn.Module, sae: nn.Module, author: ei.testbed.Author) -> d
     corpus = ei.testbed.authors()
     labelled = corpus.concept(author.name)
     asked = [qa.question for qa in author.pairs[:N_QUESTIONS]]
-    first = ei.rank_features(model, sae, asked, corpus.examples, progress=False).iloc[0]
-    threshold = float(first["target_activation"]) / 2
+    ranked = ei.rank_features(model, sae, asked, corpus.examples, progress=False)
+    feature, threshold = ei.choose_feature(ranked)
     concept = ei.concept_from_sae(
-        model, sae, int(first["feature"]), corpus.examples, per="example", threshold=threshold, progress=False
+        model, sae, feature, corpus.examples, per="example", threshold=threshold, progress=False
     )
     engrams = {name: ei.extract(model, one, progress=False) for name, one in (("own", labelled), ("sae", concept))}
     own, found = (list(one.wnorm().values()) for one in engrams.values())
@@ -80,7 +79,7 @@ def author_row(model: nn.Module, sae: nn.Module, author: ei.testbed.Author) -> d
     hits = len(set(concept.target) & set(labelled.target))
     row: dict[str, object] = {
         "author": author.name,
-        "feature": int(first["feature"]),
+        "feature": feature,
         "threshold": threshold,
         "examples": len(concept.target),
         "recall": hits / len(labelled.target),

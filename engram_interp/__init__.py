@@ -15,7 +15,14 @@ from engram_interp.generation import greedy_answers
 from engram_interp.localization import LocalizationMap, localize
 from engram_interp.models.loading import load_model
 from engram_interp.overlap import Interference, Overlap, interference, overlap
-from engram_interp.sae import SaeConcept, concept_from_sae, concepts_from_sae, rank_features, reconstruction
+from engram_interp.sae import (
+    SaeConcept,
+    choose_feature,
+    concept_from_sae,
+    concepts_from_sae,
+    rank_features,
+    reconstruction,
+)
 from engram_interp.scoring import Score, score
 from engram_interp.statistics import Statistics, names_filter
 from engram_interp.strength import AlphaChoice, choose_alpha
@@ -42,6 +49,7 @@ __all__ = [
     "Statistics",
     "ablation_study",
     "choose_alpha",
+    "choose_feature",
     "collect",
     "complement",
     "concept_from_sae",

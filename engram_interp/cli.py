@@ -28,7 +28,7 @@ from engram_interp.localization import NULLS, SCALES, LocalizationMap, localize
 from engram_interp.models.loading import load_model
 from engram_interp.partition import EXAMPLE, REFERENCES, REST, UNITS
 from engram_interp.report import Findings, investigate, write_report
-from engram_interp.sae import concept_from_sae, rank_features
+from engram_interp.sae import choose_feature, concept_from_sae, rank_features
 from engram_interp.scoring import score
 from engram_interp.sites import ATTENTION, expert_of
 from engram_interp.strength import choose_alpha
@@ -64,7 +64,7 @@ class Group(click.Group):
         """Run the command; an error that the library raises on purpose ends it with its message."""
         try:
             return super().invoke(ctx)
-        except (ValueError, NotImplementedError, ImportError, OSError, SafetensorError) as error:
+        except (ValueError, NotImplementedError, OSError, SafetensorError) as error:
             raise click.ClickException(str(error)) from error
 
 
@@ -243,7 +243,7 @@ def ablate_command(
     help="A folder that sae-lens wrote, release:id of its directory, or testbed.",
 )
 @click.option("--corpus", type=Existing, help="What to split by the features; all of the testbed's text by default.")
-@click.option("--like", type=Existing, help="A few examples: the feature that fires for them most of all is taken.")
+@click.option("--like", type=Existing, help="A few examples: the feature that stands for them most of all is taken.")
 @click.option(
     "--author", help="In place of --like, of the testbed: the first three questions about one of its authors."
 )
@@ -285,10 +285,11 @@ def sae_command(
         asked = read_examples(like) if like is not None else _questions(author)
         ranked = rank_features(model, sae, asked, examples)
         click.echo(ranked[RANKED].head(8).to_string(index=False, float_format="{:.3g}".format))
-        first = ranked.iloc[0]
-        features = (int(first["feature"]),)
+        feature, half = choose_feature(ranked)
+        features = (feature,)
         if threshold is None and options["quantile"] is None:
-            threshold = float(first["target_activation"]) / 2
+            threshold = half
+        click.echo(f"feature {feature}: the largest multiple of its activation elsewhere")
     concept = concept_from_sae(model, sae, features, examples, threshold=threshold or 0.0, **options)
     click.echo(concept.partition.to_frame().to_string(index=False, float_format="{:.3g}".format))
     _report(investigate(model, concept, keep=keep), out)
@@ -309,9 +310,12 @@ def _questions(author: str | None) -> list[Example]:
 
 
 def _load_sae(name: str) -> Any:
+    try:
+        load = sae_lens().SAE
+    except ImportError as error:
+        raise click.ClickException(str(error)) from error
     if name == TESTBED:
         return testbed.load_sae()
-    load = sae_lens().SAE
     if Path(name).is_dir():
         return load.load_from_disk(name)
     release, found, sae_id = name.partition(":")

@@ -180,12 +180,19 @@ class Encoder:
         return None if self.tokenizer is None else _id_of(self.tokenizer, self.tokenizer.eos_token)
 
     @property
+    def bos(self) -> int | None:
+        """The beginning-of-sequence token, where there is one."""
+        return None if self.tokenizer is None else _id_of(self.tokenizer, self.tokenizer.bos_token)
+
+    @property
+    def pad(self) -> int | None:
+        """The padding token, where there is one."""
+        return None if self.tokenizer is None else _id_of(self.tokenizer, self.tokenizer.pad_token)
+
+    @property
     def unread(self) -> list[int]:
         """Tokens that are no text: BOS and padding, where there are such."""
-        if self.tokenizer is None:
-            return []
-        ids = (_id_of(self.tokenizer, token) for token in (self.tokenizer.bos_token, self.tokenizer.pad_token))
-        return [one for one in ids if one is not None]
+        return [one for one in (self.bos, self.pad) if one is not None]
 
     def encode(self, example: Example, place: str) -> TokenExample:
         """One example as the model reads it; `place` is how an error calls it.

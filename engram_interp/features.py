@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import importlib
 import logging
-import operator
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from types import ModuleType
-from typing import Any, SupportsIndex, TypeAlias
+from typing import Any, SupportsIndex, TypeAlias, cast
 
+import numpy as np
 import torch
 from einops import rearrange
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from engram_interp.concept import Concept, Encoder, Example, TokenExample, batches, encode_groups
+from engram_interp.concept import Encoder, Example, TokenExample, batches, encode_groups
 from engram_interp.models import Adapter
 from engram_interp.models.loading import same_model
 from engram_interp.partition import Reading, firing
 
 Corpus: TypeAlias = Sequence[Example] | Int[Tensor, "_ _"]
 """Examples as `Concept` takes them, or rows of tokens."""
+
+Index: TypeAlias = SupportsIndex | float
+"""A feature: a whole number, which in a row of a table may be a float."""
 
 UNFOLDED = ("expected_average_only_in", "covariance_whitening")
 """Normalisations that training does outside of the SAE, and that are folded into its weights when it is saved."""
@@ -42,7 +46,7 @@ class Rates:
         n_tokens: how many tokens of text.
         examples: `[d_sae]`, the number of examples in which it fires anywhere.
         tokens: `[d_sae]`, the number of tokens at which it fires.
-        peaks: `[d_sae]`, the sum over examples of the largest activation.
+        peaks: `[d_sae]`, the sum over examples of the largest activation, at least 0.
     """
 
     n_examples: int
@@ -58,8 +62,8 @@ class Reconstruction:
 
     Attributes:
         explained_variance: `1 - |x - x'|^2 / |x - mean|^2`, over tokens.
-        l0: features that fire at a token, on average.
-        dead: the share of features that fire nowhere in the corpus.
+        l0: features above zero at a token, on average.
+        dead: the share of features that are above zero nowhere in the corpus.
         n_tokens: how many tokens.
     """
 
@@ -101,33 +105,34 @@ class SaeReader:
         self._head: int | None = metadata.hook_head_index
         self.d_sae = int(self.sae.cfg.d_sae)
 
-    def decode(self, tokens: list[int]) -> str:
-        """Tokens as text, for people, special ones too."""
-        tokenizer = self.adapter.encoder.tokenizer
-        return " ".join(map(str, tokens)) if tokenizer is None else str(tokenizer.decode(tokens))
+    @property
+    def decode(self) -> Callable[[list[int]], str] | None:
+        """Tokens to text, for people, special ones too; None without a tokenizer."""
+        tokenizer: Any = self.adapter.encoder.tokenizer
+        return None if tokenizer is None else partial(tokenizer.decode, clean_up_tokenization_spaces=False)
 
     def features(self, indices: object) -> tuple[int, ...]:
         """One index or several, each once.
 
         Raises:
-            TypeError: something else than integers.
+            TypeError: something else than whole numbers.
             ValueError: none, or one that the SAE does not have.
         """
-        given: list[Any] = list(indices) if isinstance(indices, Iterable) else [indices]
-        if any(isinstance(index, bool) or not isinstance(index, SupportsIndex) for index in given):
-            raise TypeError(f"a feature is an index, 0 to {self.d_sae - 1}; got {indices!r}")
-        given = [operator.index(index) for index in given]
-        if not given or any(not 0 <= index < self.d_sae for index in given):
-            raise ValueError(f"the SAE has features 0 to {self.d_sae - 1}; got {indices!r}")
-        return tuple(dict.fromkeys(given))
+        wanted = f"a feature is an index, 0 to {self.d_sae - 1}, or a list of such; got {indices!r}"
+        given = np.asarray(list(indices) if isinstance(indices, Iterable) and np.ndim(cast(Any, indices)) else indices)
+        if given.dtype == bool or given.dtype.kind not in "iuf" or given.ndim > 1 or (given % 1).any():
+            raise TypeError(wanted)
+        if not given.size or given.min() < 0 or given.max() >= self.d_sae:
+            raise ValueError(wanted)
+        return tuple(dict.fromkeys(given.reshape(-1).astype(int).tolist()))
 
     def readings(
         self, corpus: Sequence[Example], features: Sequence[int], batch_size: int, progress: bool | None
     ) -> list[Reading]:
         """What these features do at the tokens of every example."""
         found: dict[int, Reading] = {}
-        for _, number, reading in self._by_example({"corpus": corpus}, batch_size, progress):
-            found[number] = replace(reading, activation=reading.activation[:, list(features)])
+        for _, number, reading in self._by_example({"corpus": corpus}, list(features), batch_size, progress):
+            found[number] = reading
         return [found[number] for number in range(len(corpus))]
 
     def rates(
@@ -136,7 +141,7 @@ class SaeReader:
         """How often every feature fires, by group."""
         sums = {name: torch.zeros(3, self.d_sae, dtype=torch.float64) for name in groups}
         sizes = {name: [0, 0] for name in groups}
-        for name, _, reading in self._by_example(groups, batch_size, progress):
+        for name, _, reading in self._by_example(groups, slice(None), batch_size, progress):
             if not len(activation := reading.activation[reading.text]):
                 continue
             fires = firing(activation, threshold)
@@ -146,10 +151,11 @@ class SaeReader:
 
     def reconstruction(self, corpus: Sequence[Example], batch_size: int, progress: bool | None) -> Reconstruction:
         """See the function of that name."""
-        if "transcoder" in self.sae.cfg.architecture():
+        kind = self.sae.cfg.architecture()
+        if "transcoder" in kind or kind == "temporal":
             raise NotImplementedError(
-                f"a {self.sae.cfg.architecture()} says another activation than it reads at {self.hook}: there is "
-                f"nothing to compare"
+                f"what a {kind} SAE decodes is not, or not all of, what it reads at {self.hook}: there is nothing to "
+                f"compare"
             )
         encoded = encode_groups({"corpus": corpus}, self.adapter.encoder)
         texts = self._texts({"corpus": corpus}, encoded)["corpus"]
@@ -161,24 +167,32 @@ class SaeReader:
                 said = self.sae.decode(activation)
             text = pad_sequence([texts[number] for _, number in members], batch_first=True)
             rows, back = (one.flatten(2)[:, : text.shape[1]].cpu()[text].double() for one in (x, said))
-            fires = firing(activation[:, : text.shape[1]].cpu()[text], 0.0)
+            fires = firing(self._finite(activation[:, : text.shape[1]].cpu()[text]), 0.0)
             total += rows.sum(0)
             squared += float(rows.square().sum())
             missed += float((rows - back).square().sum())
             n, n_fired, ever = n + len(rows), n_fired + int(fires.sum()), ever | fires.any(0)
-        variance = squared - float(total.square().sum()) / n
+        variance = squared - float(total.square().sum()) / max(n, 1)
+        if variance <= 1e-9 * squared:
+            raise ValueError(f"{n} tokens of text have nothing to explain between them: give a wider corpus")
         return Reconstruction(1 - missed / variance, n_fired / n, float((~ever).double().mean()), n)
 
     def _by_example(
-        self, groups: Mapping[str, Sequence[Example]], batch_size: int, progress: bool | None
+        self,
+        groups: Mapping[str, Sequence[Example]],
+        features: list[int] | slice,
+        batch_size: int,
+        progress: bool | None,
     ) -> Iterator[tuple[str, int, Reading]]:
-        """Every example's group, its place in it, and what all features do there."""
+        """Every example's group, its place in it, and what these features do there."""
         encoded = encode_groups(groups, self.adapter.encoder)
         texts = self._texts(groups, encoded)
         for members, _, activation in self._pieces(encoded, batch_size, progress):
-            for (name, number), rows in zip(members, activation.float().cpu(), strict=True):
+            for (name, number), rows in zip(members, activation[..., features].float().cpu(), strict=True):
                 example, text = encoded[name][number], texts[name][number]
-                yield name, number, Reading(example.tokens, example.counts, text, rows[: len(text)])
+                # What is no text may be anything: BOS is large in many models, and padding is not theirs.
+                found = self._finite(rows[: len(text)].where(text[:, None], 0.0))
+                yield name, number, Reading(example.tokens, example.counts, text, found)
 
     def _texts(
         self, groups: Mapping[str, Sequence[Example]], encoded: Mapping[str, Sequence[TokenExample]]
@@ -211,10 +225,12 @@ class SaeReader:
                 piece = x[start : start + at_once]
                 with torch.no_grad():
                     activation = self.sae.encode(piece)
-                activation = activation.to_dense() if activation.is_sparse else activation
-                if not activation.isfinite().all():
-                    raise ValueError(f"the SAE's features at {self.hook} are not finite: run it in a wider dtype")
                 yield members[start : start + at_once], piece, activation
+
+    def _finite(self, activation: Float[Tensor, "n feature"]) -> Float[Tensor, "n feature"]:
+        if not activation.isfinite().all():
+            raise ValueError(f"the SAE's features at {self.hook} are not finite: run it in a wider dtype")
+        return activation
 
     def _input(self, x: Float[Tensor, "example pos ..."]) -> Float[Tensor, "example pos ..."]:
         """What the SAE reads of a hook point's activation: one head of it, heads side by side, or all of it.
@@ -223,17 +239,27 @@ class SaeReader:
             ValueError: it is of another width than the SAE reads.
         """
         if self._head is not None:
-            x = x[:, :, self._head]
+            x = self._one_head(x, self._head)
         if (found := x.flatten(2).shape[2]) != self.sae.cfg.d_in:
             raise ValueError(
                 f"the SAE reads {self.sae.cfg.d_in} numbers a token, {self.hook} of {self.adapter.info.name!r} carries "
                 f"{found}: it was trained on another model or another place"
             )
-        if self.sae.cfg.reshape_activations == "hook_z":
+        if self.sae.hook_z_reshaping_mode:
             x = rearrange(x.flatten(2), "example pos (head d) -> example pos head d", head=self.adapter.n_heads)
         else:
             x = x.flatten(2)
-        return x.to(self.sae.W_dec.device)
+        return x.to(next(self.sae.parameters()).device)
+
+    def _one_head(self, x: Float[Tensor, "example pos ..."], head: int) -> Float[Tensor, "example pos d"]:
+        """One head of an activation that has heads apart, or side by side, as a bridge's."""
+        n_heads = x.shape[2] if x.dim() == 4 else x.shape[2] // int(self.sae.cfg.d_in)
+        if not 0 <= head < n_heads or x.flatten(2).shape[2] != n_heads * self.sae.cfg.d_in:
+            raise ValueError(
+                f"the SAE reads head {head} of {self.sae.cfg.d_in} numbers, {self.hook} of {self.adapter.info.name!r} "
+                f"carries {list(x.shape[2:])}"
+            )
+        return x.flatten(2).unflatten(2, (n_heads, -1))[:, :, head]
 
 
 def sae_lens() -> ModuleType:
@@ -272,8 +298,21 @@ def _for_inference(sae: Any) -> Any:
 
 
 def listed(corpus: Corpus, encoder: Encoder) -> Sequence[Example]:
-    """Examples; of rows of tokens, BOS and padding do not count."""
+    """Examples; of rows of tokens, BOS and padding do not count, and padding in front is left away.
+
+    Raises:
+        ValueError: a tensor of something else than rows of tokens.
+    """
     if not isinstance(corpus, Tensor):
         return corpus
-    counts = ~torch.isin(corpus, torch.tensor(encoder.unread, dtype=corpus.dtype, device=corpus.device))
-    return Concept.from_tokens(corpus, corpus, counts, counts).target
+    if corpus.dim() != 2 or corpus.is_floating_point() or corpus.dtype == torch.bool:
+        raise ValueError(f"a corpus of tokens is integers [n pos], got {corpus.dtype} of shape {list(corpus.shape)}")
+    unread = torch.tensor(encoder.unread, dtype=torch.long)
+    rows = (_from_its_beginning(row, ~torch.isin(row, unread), encoder.bos) for row in corpus.long().cpu())
+    return [TokenExample(row, ~torch.isin(row, unread)) for row in rows]
+
+
+def _from_its_beginning(row: Int[Tensor, "pos"], read: Bool[Tensor, "pos"], bos: int | None) -> Int[Tensor, "kept"]:
+    """A row without padding in front of BOS or of the text: a model would attend to it."""
+    start = int(read.int().argmax())
+    return row[start - 1 :] if start and int(row[start - 1]) == bos else row[start:]

@@ -5,11 +5,10 @@ What fires is a threshold on activations, of SAE features for one (`sae.py`); no
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
-from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,6 +24,7 @@ UNITS = (TOKEN, EXAMPLE)
 REST, MATCHED, MATCHED_POSITIONS = "rest", "matched", "matched-positions"
 REFERENCES = (REST, MATCHED, MATCHED_POSITIONS)
 
+INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
 WINDOW = 40
 """Tokens shown of an example, at most: those around where it fires most."""
 
@@ -62,7 +62,7 @@ class Rule:
         quantile: in place of a threshold: that quantile of a feature's activations above zero in the corpus.
         reference: `"rest"` is every token that is silent; `"matched"` is silent tokens that are, elsewhere, firing ones
             too, and `"matched-positions"` silent tokens at positions at which others fire. Firing tokens without such a
-            counterpart then leave the target.
+            counterpart then leave the target. Either side may hold more of a kind than the other.
         max_tokens: how many tokens a side keeps, drawn at random; all by default.
         seed: of the draw.
 
@@ -95,8 +95,10 @@ class Rule:
             raise ValueError(f"quantile is of the activations above zero, 0 to 1; got {self.quantile}")
         if self.quantile is not None and self.threshold:
             raise ValueError(f"either a threshold or a quantile: got {self.threshold} and {self.quantile}")
-        if self.max_tokens is not None and self.max_tokens < 1:
-            raise ValueError(f"max_tokens is how many tokens a side keeps, 1 or more; got {self.max_tokens}")
+        if self.max_tokens is not None and (self.max_tokens < 1 or self.max_tokens % 1):
+            raise ValueError(
+                f"max_tokens is how many tokens a side keeps, a whole number from 1; got {self.max_tokens}"
+            )
 
 
 def thresholds(readings: Sequence[Reading], rule: Rule) -> Float[Tensor, "feature"]:
@@ -140,9 +142,9 @@ def called_target(readings: Sequence[Reading], least: Float[Tensor, "feature"], 
     ]
 
 
-def _matched(readings: Sequence[Reading], sides: list[list[Tensor]], key: Callable[[Reading], Tensor]) -> None:
-    """Leave in both sides the positions whose key the other side has too."""
-    keys = [key(reading) for reading in readings]
+def _matched(readings: Sequence[Reading], sides: list[list[Tensor]], by: str) -> None:
+    """Leave in both sides the positions whose token, or place in its example, the other side has too."""
+    keys = [one.tokens if by == MATCHED else torch.arange(len(one.tokens)) for one in readings]
     seen = [torch.cat([k[mask] for k, mask in zip(keys, side, strict=True)]).unique() for side in sides]
     shared = seen[0][torch.isin(*seen)]
     for side in sides:
@@ -287,8 +289,10 @@ class Partition:
         least = ", ".join(f"{value:.3g}" for value in self.thresholds.tolist())
         at = f"activation of {least} or more" if self.thresholds.any() else "any activation above 0"
         if self.rule.quantile is not None:
-            at += f" (the {self.rule.quantile:.0%} quantile)"
-        whole = f"in {self.rule.share:.0%} of an example's tokens" if self.rule.share else "anywhere in an example"
+            at += f" (the {100 * self.rule.quantile:g} % quantile)"
+        whole = (
+            f"in {100 * self.rule.share:g} % of an example's tokens" if self.rule.share else "anywhere in an example"
+        )
         unit = "token by token" if self.rule.per == TOKEN else f"{whole} counts for all of it"
         told_apart = {
             REST: "everything silent",
@@ -320,9 +324,14 @@ class Partition:
         """The text of every token, as it stands behind those before it."""
         if self.decode is None:
             return [f" {token}" for token in tokens]
-        decode = self.decode
-        texts = [decode(tokens[:stop]) for stop in range(len(tokens) + 1)]
-        return [after[len(before) :] for before, after in pairwise(texts)]
+        pieces, shown = [], ""
+        for stop in range(1, len(tokens) + 1):
+            text = self.decode(tokens[:stop])
+            # A character of several tokens is shown at the last of them: until then it decodes to a placeholder.
+            complete = shown if text.endswith(INCOMPLETE) and stop < len(tokens) else text
+            pieces.append(complete[len(os.path.commonprefix([shown, complete])) :])
+            shown = complete
+        return pieces
 
 
 def _evenly(indices: list[int], n: int) -> list[int]:
@@ -333,31 +342,34 @@ def _evenly(indices: list[int], n: int) -> list[int]:
 
 
 def partition(
-    readings: Sequence[Reading], rule: Rule, what: str, decode: Callable[[list[int]], str] | None = None
+    readings: Sequence[Reading],
+    rule: Rule,
+    features: Sequence[str],
+    place: str = "",
+    decode: Callable[[list[int]], str] | None = None,
 ) -> Partition:
     """A corpus in two sides.
 
     Args:
         readings: the corpus and what was measured in it.
         rule: what is called firing, and what it is told apart from.
-        what: what was measured, for errors and reports.
+        features: the names of what was measured.
+        place: where, for errors and reports.
         decode: tokens to text, to show it.
 
     Raises:
-        ValueError: a side is empty; the message says why.
+        ValueError: a side is empty, or one of several features fires nowhere; the message says why.
     """
+    what = ", ".join(features) + place
     least = thresholds(readings, rule)
     target = called_target(readings, least, rule)
     reference = [reading.counts & ~mask for reading, mask in zip(readings, target, strict=True)]
     _require_both(readings, target, reference, least, rule, what)
+    _require_all(readings, least, features)
+    sides = [target, reference]
     if rule.reference != REST:
-        key: Callable[[Reading], Any] = (
-            (lambda reading: reading.tokens)
-            if rule.reference == MATCHED
-            else (lambda reading: torch.arange(len(reading.tokens)))
-        )
-        _matched(readings, [target, reference], key)
-        if not any(mask.any() for mask in target):
+        _matched(readings, sides, rule.reference)
+        if not any(mask.any() for mask in sides[0]):
             kind = "token" if rule.reference == MATCHED else "position"
             raise ValueError(
                 f"{what} fires wherever its {kind}s stand, so none of them is matched by a silent one: raise the "
@@ -365,8 +377,17 @@ def partition(
             )
     if rule.max_tokens is not None:
         generator = torch.Generator().manual_seed(rule.seed)
-        target, reference = (_sampled(side, rule.max_tokens, generator) for side in (target, reference))
-    return Partition(what, least, rule, readings, target, reference, decode)
+        for side in sides:
+            side[:] = _sampled(side, rule.max_tokens, generator)
+            if rule.reference != REST:
+                _matched(readings, sides, rule.reference)
+    return Partition(what, least, rule, readings, sides[0], sides[1], decode)
+
+
+def _require_all(readings: Sequence[Reading], least: Float[Tensor, "feature"], features: Sequence[str]) -> None:
+    fires = torch.stack([firing(one.activation, least)[one.text].any(0) for one in readings]).any(0)
+    if silent := [name for name, fired in zip(features, fires.tolist(), strict=True) if not fired]:
+        raise ValueError(f"{', '.join(silent)} fires nowhere in the corpus: leave it out of the {len(features)}")
 
 
 def _require_both(

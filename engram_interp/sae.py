@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, SupportsIndex
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
@@ -17,7 +18,7 @@ from scipy.stats import norm
 from torch import Tensor, nn
 
 from engram_interp.concept import BATCH_SIZE, REFERENCE, TARGET, Concept, Example, TokenExample
-from engram_interp.features import Corpus, Rates, Reconstruction, SaeReader, listed
+from engram_interp.features import Corpus, Index, Rates, Reconstruction, SaeReader, listed
 from engram_interp.models import adapt
 from engram_interp.partition import (
     EXAMPLE,
@@ -53,7 +54,7 @@ class SaeConcept(Concept):
 def concept_from_sae(
     model: nn.Module,
     sae: Any,
-    feature: SupportsIndex | Iterable[SupportsIndex],
+    feature: Index | Iterable[Index],
     corpus: Corpus,
     *,
     per: str = "token",
@@ -70,21 +71,22 @@ def concept_from_sae(
     """A concept from where SAE features fire in a corpus, and where they do not.
 
     BOS and padding are in neither side, and of `(prompt, answer)` pairs only answers are, as everywhere. Whether a
-    whole example fires is asked of its prompt too.
+    whole example fires is asked of all its text, prompt and answer; of tokens, of those that count.
 
     Args:
         model: the `HookedTransformer` or `TransformerBridge` that the SAE was trained on.
         sae: any `sae_lens.SAE`, transcoders too; a training SAE is read as the one that it would save.
         feature: a feature's index, or several: then the target is where any of them fires.
-        corpus: examples as `Concept` takes them, or tokens `[n pos]`, of which BOS and padding do not count.
+        corpus: examples as `Concept` takes them, or tokens `[n pos]`, of which BOS and padding do not count (and
+            padding in front is left away).
         per: `"token"` puts every token to its side, `"example"` all tokens of an example to one.
         share: with `per="example"`, of its tokens that must fire for an example to fire; 0 is any one.
         threshold: the least activation that is called firing; 0 is any above zero.
         quantile: in place of a threshold: that quantile of the feature's activations above zero in the corpus.
         reference: `"rest"` is every silent token. `"matched"` is silent tokens that fire elsewhere in the corpus, and
             `"matched-positions"` those at positions at which others fire, so that the engram is not just of a word or a
-            place; firing tokens without a silent counterpart are left out. An edit spares only what its reference
-            holds: matched references are for maps.
+            place; firing tokens without a silent counterpart are left out. Either side may hold more of a kind than the
+            other. An edit spares only what its reference holds: matched references are for maps.
         max_tokens: how many tokens a side keeps, drawn at random; all by default.
         seed: of the draw.
         name: how reports and files call the concept; by default by its features.
@@ -111,8 +113,8 @@ def concept_from_sae(
     features = reader.features(feature)
     examples = listed(corpus, reader.adapter.encoder)
     readings = reader.readings(examples, features, batch_size, progress)
-    what = f"feature {features[0]}" if len(features) == 1 else f"features {', '.join(map(str, features))}"
-    split = partition(readings, rule, f"{what} at {reader.hook}", reader.decode)
+    names = [f"feature {index}" for index in features]
+    split = partition(readings, rule, names, f" at {reader.hook}", reader.decode)
     sides: dict[str, Sequence[Example]] = {side: split.examples(side) for side in (TARGET, REFERENCE)}
     if per == EXAMPLE and reference == REST and max_tokens is None:
         # Whole examples stay text, so that answers can be read and scored.
@@ -120,13 +122,13 @@ def concept_from_sae(
             side: [example for example, mask in zip(examples, masks, strict=True) if mask.any()]
             for side, masks in split.sides.items()
         }
-    return SaeConcept(sides[TARGET], sides[REFERENCE], name or what, partition=split)
+    return SaeConcept(sides[TARGET], sides[REFERENCE], name or ", ".join(names), partition=split)
 
 
 def concepts_from_sae(
     model: nn.Module,
     sae: Any,
-    features: Iterable[SupportsIndex],
+    features: Iterable[Index],
     corpus: Corpus,
     *,
     per: str = "token",
@@ -174,8 +176,8 @@ def concepts_from_sae(
             )
     if empty := [name for name in names[:-1] if not groups[name]]:
         raise ValueError(
-            f"nothing is left for {', '.join(empty)}: it fires at no token that counts, or only where another is "
-            f"nearer to its largest activation"
+            f"nothing is left for {', '.join(empty)}, which fire at no token that counts, or only where another is "
+            f"nearer to its largest activation: leave them out"
         )
     return {name: members for name, members in groups.items() if members}
 
@@ -218,10 +220,11 @@ def rank_features(
         progress: True or False shows or hides the bar; None shows it in a terminal only.
 
     Returns:
-        `feature`; `target_rate` and `reference_rate`, the shares of examples in which it fires anywhere, prompts
-        included; their `difference`, and its interval from `low` to `high` (Newcombe 1998, method 10; without a
-        reference Wilson's, of `target_rate`); `target_token_rate` and `reference_token_rate`, the shares of tokens; and
-        `target_activation` and `reference_activation`, the mean over examples of the largest activation.
+        `feature`; `target_rate` and `reference_rate`, the shares of examples in whose text it fires, prompts included
+        (of examples given as tokens: at those that count); their `difference`, and its interval from `low` to `high`
+        (Newcombe 1998, method 10; without a reference Wilson's, of `target_rate`); `target_token_rate` and
+        `reference_token_rate`, the shares of tokens; and `target_activation` and `reference_activation`, the mean over
+        examples of the largest activation.
 
     Raises:
         ImportError: sae-lens is not installed.
@@ -233,22 +236,56 @@ def rank_features(
         if reference is not None:
             raise ValueError("a concept brings its own reference: give either a concept or two lists of examples")
         examples, reference = examples.target, examples.reference
+    least = float(Rule(threshold=threshold).threshold)
     reader = SaeReader(adapt(model), sae)
     encoder = reader.adapter.encoder
     groups = {TARGET: listed(examples, encoder)}
     if reference is not None:
         groups[REFERENCE] = listed(reference, encoder)
-    rates = reader.rates(groups, float(threshold), batch_size, progress)
+    rates = reader.rates(groups, least, batch_size, progress)
     table = _rate_table(rates, float(norm.ppf((1 + confidence) / 2)))
     by = "target_rate" if reference is None else "difference"
     return table.sort_values([by, "target_activation"], ascending=False, ignore_index=True)
+
+
+def choose_feature(ranked: pd.DataFrame) -> tuple[int, float]:
+    """The feature that stands for some examples, and a threshold: half of its activation in them.
+
+    It is the one whose largest activation in them is the largest multiple of what it is elsewhere, among those that fire
+    in most of them. (Of rules with the same table, this one found the most authors of the testbed's retain split.)
+
+    Args:
+        ranked: what `rank_features` gives with a reference.
+
+    Returns:
+        The feature, and `target_activation / 2`.
+
+    Raises:
+        ValueError: a ranking without a reference, or in which nothing fires.
+
+    Example:
+        >>> columns = ["feature", "target_rate", "target_activation", "reference_activation"]
+        >>> choose_feature(pd.DataFrame([(3, 1.0, 4.0, 2.0), (8, 1.0, 3.0, 0.1), (9, 0.5, 9.0, 0.0)], columns=columns))
+        (8, 1.5)
+    """
+    if ranked["reference_activation"].isna().any():
+        raise ValueError("this ranking has no reference to tell features apart from: give rank_features one")
+    firing_most = ranked[ranked["target_rate"] == ranked["target_rate"].max()]
+    activation = firing_most["target_activation"].to_numpy()
+    if not activation.any():
+        raise ValueError("no feature fires in these examples")
+    with np.errstate(divide="ignore", invalid="ignore"):
+        multiple = np.nan_to_num(activation / firing_most["reference_activation"].to_numpy(), posinf=np.inf)
+    best = firing_most.iloc[int(multiple.argmax())]
+    return int(best["feature"]), float(best["target_activation"]) / 2
 
 
 def _wilson(hits: Float[Tensor, "n"], n: int, z: float) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
     """Wilson's interval of a share, feature by feature."""
     p = hits / n
     centre, spread = p + z**2 / (2 * n), z * (p * (1 - p) / n + z**2 / (4 * n**2)).sqrt()
-    return (centre - spread) / (1 + z**2 / n), (centre + spread) / (1 + z**2 / n)
+    low, high = ((centre + sign * spread) / (1 + z**2 / n) for sign in (-1, 1))
+    return torch.minimum(low, p).clamp(min=0), torch.maximum(high, p)  # 0 and 1 exactly, where rounding misses them
 
 
 def _rate_table(rates: Mapping[str, Rates], z: float) -> pd.DataFrame:

@@ -191,7 +191,7 @@ def test_a_feature_by_its_index_and_token_by_token(questions, tmp_path):
     options = ["--corpus", text, "--feature", feature, "--quantile", "0.5", "--max-tokens", "60", "--seed", "1"]
     result = CliRunner().invoke(main, ["sae", *options, "--out", str(tmp_path / "sae.html")])
     assert result.exit_code == 0, result.output
-    assert "the 50% quantile" in (tmp_path / "sae.html").read_text()
+    assert "the 50 % quantile" in (tmp_path / "sae.html").read_text()
 
 
 @pytest.mark.parametrize(

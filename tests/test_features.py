@@ -1,15 +1,18 @@
 """What every kind of SAE does at every token, against the SAE itself on activations of unpadded text."""
 
+import copy
 import re
 import sys
 from dataclasses import replace
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from engram_interp import concept_from_sae, testbed
 from engram_interp.concept import TokenExample
-from engram_interp.features import SaeReader
+from engram_interp.features import SaeReader, listed
 from engram_interp.models import adapt
 from engram_interp.models.loading import bridge_of
 from tests import huggingface
@@ -81,7 +84,7 @@ def check(model, sae, said, hook: str = HOOK) -> None:
     readings = SaeReader(adapt(model), sae).readings(corpus, features, batch_size=5, progress=False)
     seen = 0
     for example, reading in zip(corpus, readings, strict=True):
-        expected = by_hand(model, said, hook, example)[:, features]
+        expected = by_hand(model, said, hook, example)[:, features].where(example.counts[:, None], 0.0)
         assert torch.allclose(reading.activation, expected, atol=1e-5)
         assert torch.equal(reading.counts, example.counts)
         seen += int((expected != 0).sum())
@@ -129,8 +132,9 @@ def test_heads_side_by_side_or_one_of_them(llama):
     (reading, *_) = reader.readings(examples(), range(D_SAE), 5, False)
     _, cache = llama.run_with_cache(examples()[0].tokens[None], names_filter=hook)
     flat = cache[hook][0].flatten(1)
+    text = reading.text
     with torch.no_grad():
-        assert torch.allclose(reading.activation, reader.sae.encode(flat), atol=1e-5)
+        assert torch.allclose(reading.activation[text], reader.sae.encode(flat)[text], atol=1e-5)
 
     apart = make("standard", 32, hook)
     apart.cfg.reshape_activations = "hook_z"
@@ -142,7 +146,10 @@ def test_heads_side_by_side_or_one_of_them(llama):
     one = SaeReader(adapt(llama), make("standard", 8, hook, hook_head_index=2))
     (reading, *_) = one.readings(examples(), range(D_SAE), 5, False)
     with torch.no_grad():
-        assert torch.allclose(reading.activation, one.sae.encode(cache[hook][0, :, 2]), atol=1e-5)
+        assert torch.allclose(reading.activation[text], one.sae.encode(cache[hook][0, :, 2])[text], atol=1e-5)
+    for head, d in ((4, 8), (-1, 8), (0, 9)):
+        with pytest.raises(ValueError, match=rf"the SAE reads head {head} of {d} numbers, .* carries \[4, 8\]"):
+            SaeReader(adapt(llama), make("standard", d, hook, hook_head_index=head)).readings(examples(), [0], 5, False)
 
 
 def test_a_bridge_is_read_at_the_same_names():
@@ -155,7 +162,17 @@ def test_a_bridge_is_read_at_the_same_names():
     for example, reading in zip(corpus, readings, strict=True):
         with torch.no_grad():
             states = hf(example.tokens[None], output_hidden_states=True).hidden_states[1][0]
-            assert torch.allclose(reading.activation, sae.encode(states), atol=1e-4)
+            expected = sae.encode(states)
+        assert torch.allclose(reading.activation[reading.text], expected[reading.text], atol=1e-4)
+    one = SaeReader(adapt(bridge), make("standard", 8, "blocks.1.attn.hook_z", hook_head_index=2))
+    _, cache = bridge.run_with_cache(corpus[0].tokens[None], names_filter="blocks.1.attn.hook_z")
+    (reading, *_) = one.readings(corpus, range(D_SAE), 5, False)
+    with torch.no_grad():
+        expected = one.sae.encode(cache["blocks.1.attn.hook_z"][0].flatten(1)[:, 16:24])
+    assert torch.allclose(reading.activation[reading.text], expected[reading.text], atol=1e-4)
+    mlp_in = SaeReader(adapt(bridge), make("transcoder", d_model, "blocks.1.hook_mlp_in"))
+    assert mlp_in.readings(corpus, [0], 5, False)
+    assert not bridge.cfg.use_hook_mlp_in
 
 
 def test_a_wide_sae_is_run_on_few_examples_at_a_time(llama, monkeypatch):
@@ -179,11 +196,16 @@ def test_prompts_are_text_and_bos_is_not(full):
 
 def test_features_are_whole_numbers_that_it_has(llama):
     reader = SaeReader(adapt(llama), make("standard"))
-    numbers = torch.tensor([5, 5, 3]).numpy()
-    assert reader.features(numbers) == (5, 3)
-    assert reader.features(numbers[0]) == (5,)
-    for wrong, error in [(40, ValueError), (-1, ValueError), ([], ValueError), (1.5, TypeError), (True, TypeError)]:
-        with pytest.raises(error, match=r"features? (is an index, )?0 to 39; got"):
+    for numbers in ([5, 5, 3], torch.tensor([5, 5, 3]), np.array([5, 5, 3]), pd.Series([5.0, 5.0, 3.0])):
+        assert reader.features(numbers) == (5, 3)
+    for number in (5, torch.tensor(5), np.int64(5), np.float64(5.0)):  # the last is what a row of a table gives
+        assert reader.features(number) == (5,)
+    mask = torch.arange(40) == 5
+    for wrong in (1.5, True, mask, mask.numpy(), [True, False], "3", None, torch.tensor([[5], [3]]), [0.5]):
+        with pytest.raises(TypeError, match="a feature is an index, 0 to 39, or a list of such; got"):
+            reader.features(wrong)
+    for wrong in (40, -1, [], [3, 40]):
+        with pytest.raises(ValueError, match="a feature is an index, 0 to 39, or a list of such; got"):
             reader.features(wrong)
 
 
@@ -217,8 +239,19 @@ def test_another_width_or_place_is_refused(llama):
 def test_features_that_are_not_finite_are_refused(llama):
     sae = make("standard")
     sae.b_enc.data[4] = torch.inf
+    reader = SaeReader(adapt(llama), sae)
     with pytest.raises(ValueError, match=r"features at blocks\.1\.hook_resid_pre are not finite"):
-        SaeReader(adapt(llama), sae).readings(examples(), [0], 5, False)
+        reader.readings(examples(), [4], 5, False)
+    with pytest.raises(ValueError, match="are not finite"):
+        reader.rates({"target": examples()}, 0.0, 5, False)
+
+
+def test_what_is_no_text_may_be_anything(llama):
+    llama.embed.W_E.data[0] = torch.inf  # a token that stands in padding, and at positions that do not count
+    corpus = [TokenExample(torch.tensor([5, 6, 7, 0]), torch.tensor([True, True, True, False]))]
+    (reading,) = SaeReader(adapt(llama), make("standard")).readings(corpus, [0], 5, False)
+    assert reading.activation.isfinite().all()
+    assert reading.activation[3] == 0
 
 
 def test_a_normalisation_left_out_of_the_weights_is_said(llama, caplog):
@@ -228,9 +261,36 @@ def test_a_normalisation_left_out_of_the_weights_is_said(llama, caplog):
     assert "not folded into its weights" in caplog.text
 
 
-def test_a_variant_without_the_name_is_another_model():
-    sae = make("standard", model_name="custom")
-    SaeReader(adapt(build("gpt2")), sae)
+def test_the_models_own_name_is_accepted():
+    SaeReader(adapt(build("gpt2")), make("standard", model_name="Custom"))
+
+
+def test_a_spliced_model_says_how_to_take_the_sae_out(llama):
+    spliced = sae_lens.HookedSAETransformer(llama.cfg)
+    sae = make("standard")
+    reader = SaeReader(adapt(spliced), sae)
+    expected = reader.readings(examples(), [0], 5, False)
+    spliced.add_sae(sae)
+    with pytest.raises(ValueError, match=r"spliced into 'custom' at blocks\.1\.hook_resid_pre: .* reset_saes"):
+        reader.readings(examples(), [0], 5, False)
+    spliced.reset_saes()
+    again = reader.readings(examples(), [0], 5, False)
+    assert all(torch.equal(a.activation, b.activation) for a, b in zip(expected, again))
+
+
+def test_padding_in_front_is_left_away(full):
+    encoder = adapt(full).encoder
+    bos, pad = encoder.bos, encoder.pad
+    rows = torch.tensor([[bos, 20, 30, 40], [pad, pad, bos, 20], [pad, 20, 30, bos], [bos, 20, pad, pad]])
+    found = listed(rows, encoder)
+    assert [one.tokens.tolist() for one in found] == [[bos, 20, 30, 40], [bos, 20], [20, 30, bos], [bos, 20, pad, pad]]
+    assert [int(one.counts.sum()) for one in found] == [3, 1, 2, 1]
+    same = replace(encoder, tokenizer=copy.deepcopy(encoder.tokenizer))
+    same.tokenizer.pad_token = same.tokenizer.bos_token
+    assert [one.tokens.tolist() for one in listed(torch.tensor([[bos, bos, 20, bos]]), same)] == [[bos, 20, bos]]
+    for wrong in (torch.arange(3), torch.rand(2, 2), torch.ones(2, 2, dtype=torch.bool)):
+        with pytest.raises(ValueError, match=r"a corpus of tokens is integers \[n pos\], got torch"):
+            listed.__wrapped__(wrong, encoder) if hasattr(listed, "__wrapped__") else listed(wrong, encoder)
 
 
 def test_without_sae_lens_the_functions_say_what_to_install(llama, monkeypatch):

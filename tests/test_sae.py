@@ -1,3 +1,4 @@
+import pickle
 import re
 
 import numpy as np
@@ -69,8 +70,8 @@ def test_several_features_fire_together(llama, sae, rows):
     a = activations(llama, sae, rows)
     concept = concept_from_sae(llama, sae, [7, 12], rows)
     assert concept.partition.counts["target"] == int(((a[:, :, 7] > 0) | (a[:, :, 12] > 0)).sum())
-    assert concept.name == "features 7, 12"
-    assert concept.partition.what == f"features 7, 12 at {HOOK}"
+    assert concept.name == "feature 7, feature 12"
+    assert concept.partition.what == f"feature 7, feature 12 at {HOOK}"
 
 
 def test_whole_examples_stay_text(full):
@@ -100,10 +101,20 @@ def test_every_option_reaches_the_partition(llama, sae, rows):
     assert matched.name == "seven"
     assert max(matched.partition.counts["target"], matched.partition.counts["reference"]) <= 20
     tokens = [{int(t) for one in side for t in one.tokens[one.counts]} for side in (matched.target, matched.reference)]
-    assert len(tokens[0] & tokens[1]) > 0
+    assert tokens[0] == tokens[1]
     page = matched._repr_html_()
     assert "silent tokens of the same kinds" in page
-    assert repr(matched).startswith("SaeConcept(Partition(feature 7 at blocks.1.hook_resid_pre, 20 target tokens")
+    assert repr(matched).startswith("SaeConcept(Partition(feature 7 at blocks.1.hook_resid_pre, ")
+
+
+def test_a_concept_is_only_text_and_numbers(full):
+    sae = make("topk", 256, "blocks.0.hook_resid_post")
+    examples = CORPUS.world_examples[:20]
+    feature = rank_features(full, sae, examples).query("target_rate < 1").iloc[0]["feature"]
+    concept = concept_from_sae(full, sae, feature, examples, per="example")
+    again = pickle.loads(pickle.dumps(concept))
+    assert again.partition.to_html() == concept.partition.to_html()
+    assert len(pickle.dumps(concept)) < 3_000_000  # no model in it
 
 
 def test_localize_is_one_line_further(llama, sae, rows):
@@ -135,7 +146,7 @@ def test_a_single_feature_decomposed_is_its_concept(llama, sae, rows):
 def test_a_feature_without_tokens_of_its_own_is_named(llama, sae, rows):
     twins = make("standard")
     twins.W_enc.data[:, 12], twins.b_enc.data[12] = twins.W_enc.data[:, 7], twins.b_enc.data[7]
-    with pytest.raises(ValueError, match="nothing is left for feature 12: it fires at no token that counts, or only"):
+    with pytest.raises(ValueError, match="nothing is left for feature 12, which fire at no token that counts, or only"):
         concepts_from_sae(llama, twins, [7, 12], rows)
 
 
@@ -187,6 +198,7 @@ def test_the_interval_is_newcombes():
     [
         ({"confidence": 1.0}, "confidence is of the intervals, between 0 and 1; got 1.0"),
         ({"reference": ["in Oslo"]}, "a concept brings its own reference"),
+        ({"threshold": -1}, "threshold is the least activation that is called firing, 0 or more; got -1"),
     ],
 )
 def test_mistakes_in_ranking_are_refused(llama, sae, rows, options, says):
@@ -227,5 +239,7 @@ def test_reconstruction_is_what_the_sae_says_of_the_activations(llama, rows):
     assert found.l0 == pytest.approx(float((features > 0).sum(1).double().mean()))
     assert found.dead == float((~(features > 0).any(0)).double().mean())
     assert found.n_tokens == len(X)
-    with pytest.raises(NotImplementedError, match="a transcoder says another activation than it reads"):
+    with pytest.raises(ValueError, match="1 tokens of text have nothing to explain between them"):
+        reconstruction(llama, sae, rows[:1, :1])
+    with pytest.raises(NotImplementedError, match="what a transcoder SAE decodes is not, or not all of, what it reads"):
         reconstruction(llama, make("transcoder"), corpus)

@@ -287,6 +287,10 @@ class Adapter(ABC):
             RuntimeError: the hook point did not run.
         """
         points: dict[str, nn.Module] = getattr(self.model, "hook_dict", {})
+        if point not in points and any(name.startswith(f"{point}.") for name in points):
+            raise ValueError(
+                f"something is spliced into {self.info.name!r} at {point}: take it out, as reset_saes() does"
+            )
         if point not in points:
             near = get_close_matches(point, points, n=3, cutoff=0.0)
             raise ValueError(f"{self.info.name!r} has no hook point {point!r}; the nearest are {', '.join(near)}")
@@ -296,7 +300,7 @@ class Adapter(ABC):
             seen.append(activation.detach())
             raise Stopped
 
-        with hooked([(points[point], take, HOOK)]), suppress(Stopped):
+        with self._switched_on(point), hooked([(points[point], take, HOOK)]), suppress(Stopped):
             self._pass(batch)
         if not seen:
             raise RuntimeError(
@@ -305,6 +309,20 @@ class Adapter(ABC):
         if seen[0].shape[:2] != batch.tokens.shape:
             raise ValueError(f"{point} carries {list(seen[0].shape)}, where rows by [batch pos] were expected")
         return seen[0]
+
+    @contextmanager
+    def _switched_on(self, point: str) -> Iterator[None]:
+        """What an MLP reads is hooked only where a setting says so."""
+        model: Any = self.model
+        before = getattr(model.cfg, "use_hook_mlp_in", False)
+        if before or not point.endswith("hook_mlp_in") or getattr(model.cfg, "attn_only", False):
+            yield
+            return
+        model.set_use_hook_mlp_in(True)
+        try:
+            yield
+        finally:
+            model.set_use_hook_mlp_in(before)
 
     @abstractmethod
     def final(self, batch: Batch, at: Bool[Tensor, "batch pos"]) -> Float[Tensor, "n d_model"]:

@@ -159,15 +159,6 @@ class HookedTransformerAdapter(Adapter):
         cap = self.cfg.output_logits_soft_cap
         return cap * torch.tanh(logits / cap) if cap > 0 else logits
 
-    def read(self, batch: Batch, point: str) -> Float[Tensor, "batch pos ..."]:
-        """The activation at one of TransformerLens's hook points; `hook_mlp_in` is switched on for the pass."""
-        before = self.cfg.use_hook_mlp_in
-        self.cfg.use_hook_mlp_in = before or point.endswith("hook_mlp_in")
-        try:
-            return super().read(batch, point)
-        finally:
-            self.cfg.use_hook_mlp_in = before
-
     @torch.no_grad()
     def _pass(self, batch: Batch) -> None:
         self._final_norm(self._residual(batch, self.n_layers))

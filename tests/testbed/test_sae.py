@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from engram_interp import concept_from_sae, extract, rank_features, reconstruction, score, testbed
+from engram_interp import choose_feature, concept_from_sae, extract, rank_features, reconstruction, score, testbed
 from engram_interp.testbed import sae as testbed_sae
 
 CORPUS = testbed.authors()
@@ -38,9 +38,9 @@ def test_its_weights_are_small_and_those_of_the_manifest(monkeypatch, tmp_path):
 
 def test_a_few_questions_lead_to_an_author_that_nobody_labelled(full):
     sae, author = testbed.load_sae(), CORPUS.forget10[1]
-    first = rank_features(full, sae, [qa.question for qa in author.pairs[:3]], EXAMPLES).iloc[0]
-    threshold = float(first["target_activation"]) / 2
-    concept = concept_from_sae(full, sae, first["feature"].astype(int), EXAMPLES, per="example", threshold=threshold)
+    ranked = rank_features(full, sae, [qa.question for qa in author.pairs[:3]], EXAMPLES)
+    feature, threshold = choose_feature(ranked)
+    concept = concept_from_sae(full, sae, feature, EXAMPLES, per="example", threshold=threshold)
     assert len(set(concept.target) & set(author.examples)) >= 10
     others = {"author": author.examples, "others": [one for one in EXAMPLES[400:1200] if one not in concept.target]}
     before = score(full, others)
