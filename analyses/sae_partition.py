@@ -1,8 +1,9 @@
 """Can an SAE's features stand in for labels? `python analyses/sae_partition.py`, on the testbed.
 
 *Authors.* For each of the 20 forget authors, three questions about them, without answers, are all that is given. The
-feature that stands out there is taken (`choose_feature`), at half of its activation, and the corpus split by whole examples. The engram of that partition is compared with the labelled engram of the same author:
-cosine and W-Norm by matrix, and what either forgets at the strength that leaves 98 % of the others' answers.
+feature that stands out there is taken (`choose_feature`), at half of its activation, and the corpus split by whole
+examples. The engram of that partition is compared with the labelled engram of the same author: cosine and W-Norm by
+matrix, and what either forgets at the strength that leaves 98 % of the others' answers.
 
 *Features.* The hundred features that fire at most answer tokens in one decomposition. Each one's engram is ablated as
 strongly as leaves 98 % of 150 examples in which it is silent, and its 20 top examples are scored beside 150 other

@@ -22,8 +22,8 @@ from engram_interp.models import Adapter
 from engram_interp.models.loading import same_model
 from engram_interp.partition import Reading, firing
 
-Corpus: TypeAlias = Sequence[Example] | Int[Tensor, "_ _"]
-"""Examples as `Concept` takes them, or rows of tokens."""
+Corpus: TypeAlias = Sequence[Example] | Tensor
+"""Examples as `Concept` takes them, or rows of tokens, `[n pos]`."""
 
 Index: TypeAlias = SupportsIndex | float
 """A feature: a whole number, which in a row of a table may be a float."""

@@ -247,11 +247,13 @@ def test_features_that_are_not_finite_are_refused(llama):
 
 
 def test_what_is_no_text_may_be_anything(llama):
-    llama.embed.W_E.data[0] = torch.inf  # a token that stands in padding, and at positions that do not count
-    corpus = [TokenExample(torch.tensor([5, 6, 7, 0]), torch.tensor([True, True, True, False]))]
-    (reading,) = SaeReader(adapt(llama), make("standard")).readings(corpus, [0], 5, False)
+    llama.embed.W_E.data[1] *= 1e5  # as BOS in many models, and more than half precision holds
+    corpus = [TokenExample(torch.tensor([1, 6, 7, 8]), torch.tensor([False, True, True, True]))]
+    reader = SaeReader(adapt(llama), make("standard").to(torch.float16))
+    (reading,) = reader.readings(corpus, range(D_SAE), 5, False)
     assert reading.activation.isfinite().all()
-    assert reading.activation[3] == 0
+    assert not reading.activation[0].any()
+    assert reading.activation[1:].any()
 
 
 def test_a_normalisation_left_out_of_the_weights_is_said(llama, caplog):
@@ -290,7 +292,7 @@ def test_padding_in_front_is_left_away(full):
     assert [one.tokens.tolist() for one in listed(torch.tensor([[bos, bos, 20, bos]]), same)] == [[bos, 20, bos]]
     for wrong in (torch.arange(3), torch.rand(2, 2), torch.ones(2, 2, dtype=torch.bool)):
         with pytest.raises(ValueError, match=r"a corpus of tokens is integers \[n pos\], got torch"):
-            listed.__wrapped__(wrong, encoder) if hasattr(listed, "__wrapped__") else listed(wrong, encoder)
+            listed(wrong, encoder)
 
 
 def test_without_sae_lens_the_functions_say_what_to_install(llama, monkeypatch):
