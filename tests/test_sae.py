@@ -2,12 +2,14 @@ import pickle
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from engram_interp import (
     Concept,
     SaeConcept,
+    choose_feature,
     concept_from_sae,
     concepts_from_sae,
     decompose,
@@ -243,3 +245,14 @@ def test_reconstruction_is_what_the_sae_says_of_the_activations(llama, rows):
         reconstruction(llama, sae, rows[:1, :1])
     with pytest.raises(NotImplementedError, match="what a transcoder SAE decodes is not, or not all of, what it reads"):
         reconstruction(llama, make("transcoder"), corpus)
+
+
+def test_the_feature_chosen_stands_out_in_all_examples():
+    columns = ["feature", "target_rate", "target_activation", "reference_activation"]
+    rows = [(1, 1.0, 8.0, 4.0), (2, 1.0, 3.0, 0.5), (3, 0.5, 9.0, 0.1), (4, 1.0, 0.0, 0.0)]  # 2 x, 6 x, 90 x but once
+    assert choose_feature(pd.DataFrame(rows, columns=columns)) == (2, 1.5)
+    assert choose_feature(pd.DataFrame([*rows, (5, 1.0, 0.1, 0.0)], columns=columns)) == (5, 0.05)  # nowhere else
+    with pytest.raises(ValueError, match="no feature fires in these examples"):
+        choose_feature(pd.DataFrame([(4, 0.0, 0.0, 0.0)], columns=columns))
+    with pytest.raises(ValueError, match="this ranking has no reference"):
+        choose_feature(pd.DataFrame([(4, 1.0, 1.0, np.nan)], columns=columns))
