@@ -7,8 +7,8 @@ matrix, and what either forgets at the strength that leaves 98 % of the others' 
 
 *Features.* The hundred features that fire at most answer tokens in one decomposition. Each one's engram is ablated as
 strongly as leaves 98 % of 150 examples in which it is silent, and its 20 top examples are scored beside 150 other
-silent ones. It is called causal where its own examples lose more (loss gained, Mann-Whitney, false discovery rate 5 %).
-The control is as many tokens drawn from all answers: any engram takes most from the tokens that it is made of.
+silent ones. Any engram takes most from the tokens that it is made of, so the control is as many random answer tokens
+for each: a feature is called causal where its top examples lose more, beyond the silent ones, than in 95 % of controls.
 """
 
 import itertools
@@ -171,6 +171,28 @@ def top_and_silent(peaks: Float[Tensor, "example"], corpus: list[TokenExample]) 
     return {name: [corpus[index] for index in indices] for name, indices in places.items()}
 
 
+def beyond_control(features: pd.DataFrame) -> "pd.Series[bool]":
+    """Which rows are features whose examples lose more, beyond silent ones, than 95 % of the controls'."""
+    excess = features["top_loss_gained"] - features["silent_loss_gained"]
+    is_control = features["kind"] == "shuffled"
+    return ~is_control & (excess > excess[is_control].quantile(0.95))
+
+
+def summary(authors: pd.DataFrame, features: pd.DataFrame) -> str:
+    """What the README says."""
+    enough = int((authors["share_of_forgetting"] >= 0.8).sum())
+    columns = ["recall", "precision", "cosine_median", "map_correlation", "own_target_lost", "sae_target_lost"]
+    means = authors[columns].mean().map("{:.3f}".format).to_string()
+    sides = ["top_lost", "silent_lost", "top_loss_gained", "silent_loss_gained"]
+    by_kind = features.groupby("kind")[sides].mean().to_string(float_format="{:.3f}".format)
+    apart = features[features["q"] <= 0.05].groupby("kind").size().to_dict()
+    return (
+        f"{enough} of {len(authors)} authors reach 80 % of the labelled engram's forgetting; means:\n{means}\n"
+        f"features, means:\n{by_kind}\ntold apart from silent examples (FDR 5 %): {apart}; beyond 95 % of the "
+        f"controls: {int(beyond_control(features).sum())}"
+    )
+
+
 def figure_of(authors: pd.DataFrame, features: pd.DataFrame) -> go.Figure:
     figure = make_subplots(
         rows=1, cols=2, horizontal_spacing=0.13, column_widths=[0.55, 0.45],
@@ -186,14 +208,13 @@ def figure_of(authors: pd.DataFrame, features: pd.DataFrame) -> go.Figure:
         figure.add_trace(
             go.Bar(x=authors["author"], y=authors[f"{name}_target_lost"], name=label, marker_color=colour), 1, 1
         )
+    causal = beyond_control(features)
     series = [
-        ("feature", True, plots.TARGET_COLOUR, "circle", "feature, causal (FDR 5 %)"),
-        ("feature", False, plots.TARGET_COLOUR, "circle-open", "feature, not told apart"),
-        ("shuffled", True, plots.MATRIX_COLOUR, "circle", "random tokens, told apart"),
-        ("shuffled", False, plots.MATRIX_COLOUR, "circle-open", "random tokens, not told apart"),
+        (features[features["kind"] == "shuffled"], plots.MATRIX_COLOUR, "circle", "as many random tokens"),
+        (features[(features["kind"] == "feature") & ~causal], plots.TARGET_COLOUR, "circle-open", "feature"),
+        (features[causal], plots.TARGET_COLOUR, "circle", "feature, beyond 95 % of the controls"),
     ]
-    for kind, causal, colour, symbol, label in series:
-        mine = features[(features["kind"] == kind) & ((features["q"] <= 0.05) == causal)]
+    for mine, colour, symbol, label in series:
         figure.add_trace(
             go.Scatter(
                 x=mine["silent_loss_gained"], y=mine["top_loss_gained"], mode="markers", name=label,
@@ -219,20 +240,15 @@ def figure_of(authors: pd.DataFrame, features: pd.DataFrame) -> go.Figure:
 @click.command()
 @click.option("--plot", type=click.Path(path_type=Path), help="Where to draw the results, as .html.")
 @click.option("--only-plot", is_flag=True, help="Draw the results that are there.")
-@click.option("--part", type=click.Choice(["authors", "features"]), help="Measure one part anew; both by default.")
-def main(plot: Path | None, only_plot: bool, part: str | None) -> None:
+def main(plot: Path | None, only_plot: bool) -> None:
     """Measure what SAE features do in place of labels, and write it beside this file."""
-    tables = results.read(RESULTS) if RESULTS.is_file() else {}
     if not only_plot:
         model, sae = ei.testbed.load("full"), ei.testbed.load_sae()
-        if part != "features":
-            people = tqdm(ei.testbed.authors().forget10, desc="authors", disable=None)
-            tables["authors"] = pd.DataFrame([author_row(model, sae, author) for author in people]).round(5)
-        if part != "authors":
-            tables["features"] = feature_rows(model, sae).round(8)
-        results.write(RESULTS, **tables)
-    for name, table in tables.items():
-        click.echo(f"{name}\n{table.to_string(index=False, float_format='{:.3g}'.format)}")
+        people = tqdm(ei.testbed.authors().forget10, desc="authors", disable=None)
+        authors = pd.DataFrame([author_row(model, sae, author) for author in people])
+        results.write(RESULTS, authors=authors.round(5), features=feature_rows(model, sae).round(8))
+    tables = results.read(RESULTS)
+    click.echo(summary(tables["authors"], tables["features"]))
     if plot is not None:
         figure = figure_of(tables["authors"], tables["features"])
         plot.write_text(f"<!doctype html><meta charset='utf-8'>{plots.to_html(figure, 0)}")
