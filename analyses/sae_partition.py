@@ -171,11 +171,10 @@ def top_and_silent(peaks: Float[Tensor, "example"], corpus: list[TokenExample]) 
     return {name: [corpus[index] for index in indices] for name, indices in places.items()}
 
 
-def beyond_control(features: pd.DataFrame) -> "pd.Series[bool]":
-    """Which rows are features whose examples lose more, beyond silent ones, than 95 % of the controls'."""
-    excess = features["top_loss_gained"] - features["silent_loss_gained"]
-    is_control = features["kind"] == "shuffled"
-    return ~is_control & (excess > excess[is_control].quantile(0.95))
+def beyond_control(features: pd.DataFrame) -> tuple[pd.DataFrame, float]:
+    """What every row's top examples lose beyond the silent ones, and what 95 % of the controls do not lose."""
+    table = features.assign(excess=features["top_loss_gained"] - features["silent_loss_gained"])
+    return table, float(table.loc[table["kind"] == "shuffled", "excess"].quantile(0.95))
 
 
 def summary(authors: pd.DataFrame, features: pd.DataFrame) -> str:
@@ -186,19 +185,21 @@ def summary(authors: pd.DataFrame, features: pd.DataFrame) -> str:
     sides = ["top_lost", "silent_lost", "top_loss_gained", "silent_loss_gained"]
     by_kind = features.groupby("kind")[sides].mean().to_string(float_format="{:.3f}".format)
     apart = features[features["q"] <= 0.05].groupby("kind").size().to_dict()
+    table, limit = beyond_control(features)
+    causal = int((table.loc[table["kind"] == "feature", "excess"] > limit).sum())
     return (
         f"{enough} of {len(authors)} authors reach 80 % of the labelled engram's forgetting; means:\n{means}\n"
         f"features, means:\n{by_kind}\ntold apart from silent examples (FDR 5 %): {apart}; beyond 95 % of the "
-        f"controls: {int(beyond_control(features).sum())}"
+        f"controls: {causal}"
     )
 
 
 def figure_of(authors: pd.DataFrame, features: pd.DataFrame) -> go.Figure:
     figure = make_subplots(
-        rows=1, cols=2, horizontal_spacing=0.13, column_widths=[0.55, 0.45],
+        rows=1, cols=2, horizontal_spacing=0.1, column_widths=[0.6, 0.4],
         subplot_titles=[
-            f"Forgotten where {KEEP:.0%} of other answers stay",
-            f"One feature's engram ablated, {KEEP:.0%} of others kept",
+            f"Twenty authors: forgotten where {KEEP:.0%} of other answers stay",
+            "A hundred features: what their top examples lose",
         ],
     )  # fmt: skip
     for name, label, colour in (
@@ -208,33 +209,40 @@ def figure_of(authors: pd.DataFrame, features: pd.DataFrame) -> go.Figure:
         figure.add_trace(
             go.Bar(x=authors["author"], y=authors[f"{name}_target_lost"], name=label, marker_color=colour), 1, 1
         )
-    causal = beyond_control(features)
-    series = [
-        (features[features["kind"] == "shuffled"], plots.MATRIX_COLOUR, "circle", "as many random tokens"),
-        (features[(features["kind"] == "feature") & ~causal], plots.TARGET_COLOUR, "circle-open", "feature"),
-        (features[causal], plots.TARGET_COLOUR, "circle", "feature, beyond 95 % of the controls"),
-    ]
-    for mine, colour, symbol, label in series:
-        figure.add_trace(
-            go.Scatter(
-                x=mine["silent_loss_gained"], y=mine["top_loss_gained"], mode="markers", name=label,
-                text=[f"feature {index}" for index in mine["feature"]],
-                marker={"color": colour, "size": 7, "symbol": symbol},
-            ), 1, 2,
-        )  # fmt: skip
-    reach = float(features[["top_loss_gained", "silent_loss_gained"]].to_numpy().max())
     figure.add_trace(
         go.Scatter(
-            x=[0, reach], y=[0, reach], mode="lines", name="as much",
-            line={"color": plots.CHOSEN_COLOUR, "dash": "dot"},
-        ), 1, 2,
+            x=authors["author"], y=0.8 * authors["own_target_lost"], name="80 % of the labelled", mode="markers",
+            marker={"symbol": "line-ew", "size": 15, "line": {"width": 2, "color": plots.CHOSEN_COLOUR}},
+        ), 1, 1,
     )  # fmt: skip
+    table, limit = beyond_control(features)
+    for kind, label, colour in (
+        ("feature", "the feature's tokens", plots.TARGET_COLOUR),
+        ("shuffled", "as many random tokens", plots.MATRIX_COLOUR),
+    ):
+        mine = table[table["kind"] == kind]
+        figure.add_trace(
+            go.Box(
+                y=mine["excess"], name=label, boxpoints="all", jitter=0.6, pointpos=0,
+                marker={"color": colour, "size": 4}, fillcolor="rgba(0,0,0,0)", text=[f"feature {index}" for index in mine["feature"]], showlegend=False,
+            ), 1, 2,
+        )  # fmt: skip
+    line = {"color": plots.CHOSEN_COLOUR, "dash": "dash"}
+    figure.add_hline(
+        y=limit,
+        line=line,
+        annotation_text="95 % of random ones are below",
+        annotation_position="top left",
+        row=1,
+        col=2,
+    )  # type: ignore[arg-type]
     figure.update_yaxes(title_text="answer tokens lost (share)", tickformat=".0%", row=1, col=1)
     figure.update_xaxes(tickangle=45, row=1, col=1)
-    figure.update_xaxes(title_text="loss gained where it is silent (nats a token)", row=1, col=2)
-    figure.update_yaxes(title_text="loss gained in its top examples (nats a token)", row=1, col=2)
-    title = "Engrams that no label made: authors found by three questions, and the hundred most active features"
-    return figure.update_layout(title=title, template="plotly_white", height=520, width=1200, margin={"t": 110})
+    figure.update_yaxes(title_text="loss gained, beyond silent examples (nats a token)", row=1, col=2)
+    title = "Engrams that no label made: authors found by three questions, and the most active features"
+    legend = {"orientation": "h", "y": 1.17, "x": 0}
+    figure.update_layout(title=title, template="plotly_white", height=560, width=1200, margin={"t": 130}, legend=legend)
+    return figure
 
 
 @click.command()
