@@ -14,6 +14,7 @@ for each: a feature is called causal where its top examples lose more, beyond th
 import itertools
 import random
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -224,18 +225,13 @@ def figure_of(authors: pd.DataFrame, features: pd.DataFrame) -> go.Figure:
         figure.add_trace(
             go.Box(
                 y=mine["excess"], name=label, boxpoints="all", jitter=0.6, pointpos=0,
-                marker={"color": colour, "size": 4}, fillcolor="rgba(0,0,0,0)", text=[f"feature {index}" for index in mine["feature"]], showlegend=False,
+                marker={"color": colour, "size": 4}, fillcolor="rgba(0,0,0,0)", showlegend=False,
+                text=[f"feature {index}" for index in mine["feature"]],
             ), 1, 2,
         )  # fmt: skip
     line = {"color": plots.CHOSEN_COLOUR, "dash": "dash"}
-    figure.add_hline(
-        y=limit,
-        line=line,
-        annotation_text="95 % of random ones are below",
-        annotation_position="top left",
-        row=1,
-        col=2,
-    )  # type: ignore[arg-type]
+    where: dict[str, Any] = {"row": 1, "col": 2}
+    figure.add_hline(limit, line=line, annotation_text="95 % of random", annotation_position="top left", **where)
     figure.update_yaxes(title_text="answer tokens lost (share)", tickformat=".0%", row=1, col=1)
     figure.update_xaxes(tickangle=45, row=1, col=1)
     figure.update_yaxes(title_text="loss gained, beyond silent examples (nats a token)", row=1, col=2)
