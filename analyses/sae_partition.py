@@ -231,7 +231,7 @@ def figure_of(authors: pd.DataFrame, features: pd.DataFrame) -> go.Figure:
         )  # fmt: skip
     line = {"color": plots.CHOSEN_COLOUR, "dash": "dash"}
     where: dict[str, Any] = {"row": 1, "col": 2}
-    figure.add_hline(limit, line=line, annotation_text="95 % of random", annotation_position="top left", **where)
+    figure.add_hline(limit, line=line, annotation_text="95 % of random", annotation_position="top right", **where)
     figure.update_yaxes(title_text="answer tokens lost (share)", tickformat=".0%", row=1, col=1)
     figure.update_xaxes(tickangle=45, row=1, col=1)
     figure.update_yaxes(title_text="loss gained, beyond silent examples (nats a token)", row=1, col=2)

@@ -201,7 +201,7 @@ def test_a_feature_by_its_index_and_token_by_token(questions, tmp_path):
         (["--model", "gpt2"], "give --corpus, and --like or --feature, with another --model than the testbed"),
         (["--sae", "nowhere"], "--sae is a folder that is there, release:id, or testbed; got nowhere"),
         (["--author", "Nobody"], "no author of the testbed is called 'Nobody'"),
-        (["--feature", "9999"], "the SAE has features 0 to 3071; got (9999,)"),
+        (["--feature", "9999"], "a feature is an index, 0 to 3071, or a list of such; got (9999,)"),
         (["--model", "testbed:retain", "--feature", "3"], "the SAE was trained on 'testbed:full', the model given is"),
     ],
 )
