@@ -5,7 +5,6 @@ What fires is a threshold on activations, of SAE features for one (`sae.py`); no
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -329,7 +328,7 @@ class Partition:
             text = self.decode(tokens[:stop])
             # A character of several tokens is shown at the last of them: until then it decodes to a placeholder.
             complete = shown if text.endswith(INCOMPLETE) and stop < len(tokens) else text
-            pieces.append(complete[len(os.path.commonprefix([shown, complete])) :])
+            pieces.append(complete[len(shown) :])
             shown = complete
         return pieces
 
