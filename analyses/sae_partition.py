@@ -51,11 +51,9 @@ def cosines(a: ei.Engram, b: ei.Engram) -> list[float]:
 def forgotten(model: nn.Module, engram: ei.Engram, judged: ei.Concept, prefix: str) -> dict[str, float]:
     """Accuracy lost by both sides at the strength that keeps enough, and at fixed ones."""
     choice = ei.choose_alpha(model, engram, judged, KEEP, rel_tol=0.1, progress=False)
-    row = {f"{prefix}_alpha": choice.alpha}
-    points = {"chosen": choice.chosen}
-    before = choice.curve.iloc[0]
-    for side in ("target", "reference"):
-        row[f"{prefix}_{side}_lost"] = float(before[f"{side}_accuracy"] - points["chosen"][f"{side}_accuracy"])
+    row, before = {f"{prefix}_alpha": choice.alpha}, choice.curve.iloc[0]
+    for side in judged.sides:
+        row[f"{prefix}_{side}_lost"] = float(before[f"{side}_accuracy"] - choice.chosen[f"{side}_accuracy"])
     for alpha in ALPHAS:
         with engram.ablated(model, alpha):
             after = ei.score(model, judged.sides, progress=False)
