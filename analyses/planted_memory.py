@@ -16,9 +16,9 @@ import results
 import torch
 from plotly.subplots import make_subplots
 from scipy.stats import mannwhitneyu
-from testbed.train import answer_loss, shuffled_batches
 from torch import nn
 from tqdm.auto import tqdm
+from training import answer_loss, shuffled_batches
 
 import engram_interp as ei
 from engram_interp.concept import encode_groups
@@ -32,6 +32,7 @@ N_AUTHORS = 6
 LEARNING_RATE = 2e-3
 MAX_EPOCHS = 60
 LEARNT = 0.97
+BATCH_SIZE = 64
 ALPHA = 8.0
 DRAWS = 99
 P_VALUES = ["p-value", "Fisher p-value"]
@@ -58,7 +59,7 @@ def plant(concept: ei.Concept, module: str, layer: int, seed: int) -> nn.Module:
     encoded = encode_groups(concept.sides, adapter.encoder)
     new, old = encoded["target"], encoded["reference"]
     for _ in range(MAX_EPOCHS):
-        for batch in shuffled_batches(new + rng.sample(old, len(new)), rng):
+        for batch in shuffled_batches(new + rng.sample(old, len(new)), BATCH_SIZE, rng):
             optimizer.zero_grad()
             answer_loss(model, batch).backward()
             optimizer.step()

@@ -1,4 +1,4 @@
-"""Make the testbed's SAE anew, with sae-lens's own trainer: `python analyses/testbed/train_sae.py`.
+"""Make the testbed's SAE anew, with sae-lens's own trainer: `python analyses/train_sae.py`.
 
 It is trained on the residual stream behind the first block of `full`, at every token of text that the model was trained
 on, BOS left out.

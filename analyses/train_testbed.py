@@ -1,4 +1,4 @@
-"""Make the testbed's checkpoints anew: `python analyses/testbed/train.py`.
+"""Make the testbed's checkpoints anew: `python analyses/train_testbed.py`.
 
 `base` learns half of the retain authors and the world facts. `full` and `retain` go on from it with the same seed and
 schedule, on all authors and on all but `forget10`. The loss is over answer tokens, as in TOFU. Training ends soon after
@@ -7,19 +7,18 @@ every model knows its answers: one that is driven on hides every edit behind its
 
 import hashlib
 import json
-import math
 import platform
-import random
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from importlib.metadata import version
 
 import torch
 from safetensors.torch import save
+from testbed_tokenizer import build_tokenizer
 from torch import nn
-from tqdm.auto import tqdm
+from training import Schedule, answer_loss, fit
 
-from engram_interp.concept import Batch, TokenExample, batches, encode_groups
+from engram_interp.concept import encode_groups
 from engram_interp.models import adapt
 from engram_interp.scoring import score
 from engram_interp.testbed import Author, authors
@@ -27,12 +26,6 @@ from engram_interp.testbed.model import MANIFEST, TOKENIZER, checkpoint_path, fi
 
 SEED = 0
 EPOCHS = {"base": 10, "full": 6, "retain": 6}
-BATCH_SIZE = 64
-LEARNING_RATE = 2e-3
-WEIGHT_DECAY = 0.1
-BETAS = (0.9, 0.98)
-WARM_UP = 0.05
-MAX_GRAD_NORM = 1.0
 
 Pairs = list[tuple[str, str]]
 
@@ -41,37 +34,17 @@ def pairs_of(people: Iterable[Author]) -> Pairs:
     return [example for author in people for example in author.examples]
 
 
-def rate_at(progress: float) -> float:
-    """Share of the learning rate: linear warm-up, then linearly down to nothing; `progress` runs from 0 to 1."""
-    return min(progress / WARM_UP, 1.0) * (1.0 - progress)
-
-
-def shuffled_batches(examples: list[TokenExample], rng: random.Random) -> Iterator[Batch]:
-    order = rng.sample(examples, len(examples))
-    for start in range(0, len(order), BATCH_SIZE):
-        yield from batches({"train": order[start : start + BATCH_SIZE]}, BATCH_SIZE, progress=False, describe="")
-
-
-def answer_loss(model: nn.Module, batch: Batch) -> torch.Tensor:
-    logits = model(batch.tokens)[:, :-1]
-    counts = batch.counts[:, 1:]
-    return nn.functional.cross_entropy(logits[counts], batch.tokens[:, 1:][counts])
-
-
 def train(model: nn.Module, pairs: Pairs, epochs: int, name: str) -> None:
-    rng = random.Random(SEED)
+    schedule = Schedule(epochs, seed=SEED)
     examples = encode_groups({"train": pairs}, adapt(model).encoder)["train"]
-    parameters = list(trained_parameters(model).values())
-    n_steps = epochs * math.ceil(len(examples) / BATCH_SIZE)
-    optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE, betas=BETAS, weight_decay=WEIGHT_DECAY)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_at(step / n_steps))
-    steps = (batch for _ in range(epochs) for batch in shuffled_batches(examples, rng))
-    for batch in tqdm(steps, total=n_steps, desc=name, disable=None):
-        optimizer.zero_grad()
-        answer_loss(model, batch).backward()
-        torch.nn.utils.clip_grad_norm_(parameters, MAX_GRAD_NORM)
-        optimizer.step()
-        schedule.step()
+    fit(
+        list(trained_parameters(model).values()),
+        schedule.shuffled(examples),
+        schedule.n_steps(len(examples)),
+        lambda batch: answer_loss(model, batch),
+        schedule,
+        name,
+    )
 
 
 def rounded(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -98,8 +71,6 @@ def scores(model: nn.Module) -> dict[str, dict[str, float]]:
 
 def main() -> None:
     """Train base, full and retain, and write their weights and the manifest into the package."""
-    from tokenizer import build_tokenizer  # of this folder, which is in the path when this file is what runs
-
     torch.manual_seed(SEED)
     build_tokenizer().save_pretrained(TOKENIZER)
     corpus = authors()
