@@ -11,30 +11,18 @@ from functools import cache, partial
 from typing import TypeVar
 
 from engram_interp.concept import Concept
+from engram_interp.datasets import QA, Benchmark
 from engram_interp.testbed import words
 
 N_AUTHORS = 200
 N_FORGET = 20
 N_HOLDOUT = 20
 N_PERTURBED = 5
+EVERY = 9
+"""Every how manieth retain author is asked about in the benchmark: 20 of 180, as many as are forgotten."""
 SEED = 2026
 
 Drawn = TypeVar("Drawn")
-
-
-@dataclass(frozen=True)
-class QA:
-    """One question with its answer, the answer in other words, and five wrong ones in those words."""
-
-    question: str
-    answer: str
-    paraphrased_answer: str
-    perturbed_answers: tuple[str, ...]
-
-    @property
-    def example(self) -> tuple[str, str]:
-        """The `(prompt, answer)` pair that `Concept` takes."""
-        return self.question, self.answer
 
 
 @dataclass(frozen=True)
@@ -227,4 +215,29 @@ def authors() -> Corpus:
         retain90=tuple(lives[N_FORGET:N_AUTHORS]),
         holdout=tuple(lives[N_AUTHORS:]),
         world_facts=_facts(words.CAPITALS, *CAPITAL, rng) + _facts(words.ELEMENTS, *SYMBOL, rng),
+    )
+
+
+def benchmark() -> Benchmark:
+    """The testbed as an unlearning benchmark: `forget10` is to go, of a model trained on all 200 authors.
+
+    The holdout's authors were in no training data, and every ninth retain author is asked about.
+
+    Example:
+        >>> {part: len(questions) for part, questions in benchmark().parts.items()}
+        {'forget': 400, 'retain': 400, 'world_facts': 126, 'holdout': 400}
+    """
+    corpus = authors()
+    forget, retain, asked, holdout = (
+        [qa for author in some for qa in author.pairs]
+        for some in (corpus.forget10, corpus.retain90, corpus.retain90[::EVERY], corpus.holdout)
+    )
+    return Benchmark(
+        name="testbed forget10",
+        target=forget,
+        reference=[*retain, *corpus.world_facts],
+        forget=forget,
+        retain=asked,
+        general={"world_facts": corpus.world_facts},
+        holdout=holdout,
     )
