@@ -6,11 +6,12 @@ nothing before it and is never scored.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Integer
 from torch import Tensor, nn
 
 from engram_interp.concept import BATCH_SIZE, Batch, Example, TokenExample, batches, encode_groups
@@ -123,11 +124,61 @@ def _totals(
     """Of every example: how many tokens are right, the sum of their losses, and how many are scored."""
     totals = {group: torch.zeros(len(examples), 3, dtype=torch.float64) for group, examples in encoded.items()}
     for batch in batches(encoded, batch_size, progress, "scoring"):
-        scores, groups, numbers = _token_scores(adapter, batch)
+        scores, groups, numbers = _measured(adapter, batch, _right_and_loss)
         for index, total in enumerate(totals.values()):
             mine = groups == index
             total.index_add_(0, numbers[mine], scores[mine])
     return totals
+
+
+@dataclass(frozen=True)
+class TokenScores:
+    """What a model makes of the counted tokens of one example, in their order.
+
+    Attributes:
+        log_probs: `[token]`, their log-probabilities in nats.
+        ranks: `[token]`, how many tokens the model holds more likely; 0 is its first choice.
+        mean: `[token]`, the log-probability that the model expects there, `sum_v p_v log p_v`.
+        variance: `[token]`, `sum_v p_v (log p_v)^2 - mean^2`.
+    """
+
+    log_probs: Float[np.ndarray, "token"]
+    ranks: Integer[np.ndarray, "token"]
+    mean: Float[np.ndarray, "token"]
+    variance: Float[np.ndarray, "token"]
+
+
+def token_scores(
+    model: nn.Module,
+    groups: Mapping[str, Sequence[Example]],
+    *,
+    batch_size: int = BATCH_SIZE,
+    progress: bool | None = None,
+) -> dict[str, list[TokenScores]]:
+    """Every counted token of every example, in one pass over all of them; otherwise as `score`.
+
+    Raises:
+        ValueError: an example without a counted token that has another before it.
+
+    Example:
+        >>> from engram_interp import testbed
+        >>> facts = {"facts": [("What is the capital of Norway?", "Oslo")]}
+        >>> token_scores(testbed.load("full"), facts)["facts"][0].ranks.tolist()
+        [0, 0]
+    """
+    adapter = adapt(model)
+    encoded = encode_groups(groups, adapter.encoder)
+    found: dict[str, dict[int, TokenScores]] = {group: {} for group in encoded}
+    names = list(encoded)
+    for batch in batches(encoded, batch_size, progress, "scoring"):
+        scores, which, numbers = _measured(adapter, batch, _distribution)
+        for group, number in dict.fromkeys(zip(which.tolist(), numbers.tolist(), strict=True)):
+            mine = scores[(which == group) & (numbers == number)].numpy()
+            found[names[group]][number] = TokenScores(mine[:, 0], mine[:, 1].astype(int), mine[:, 2], mine[:, 3])
+    for group, examples in encoded.items():
+        if missing := [i for i in range(len(examples)) if i not in found[group]]:
+            raise ValueError(_nothing(f"{group}[{missing[0]}]"))
+    return {group: [scores[i] for i in sorted(scores)] for group, scores in found.items()}
 
 
 def _score(group: str, right: float, loss: float, n_tokens: float) -> Score:
@@ -141,19 +192,41 @@ def _nothing(group: str) -> str:
 
 
 @torch.no_grad()
-def _token_scores(adapter: Adapter, batch: Batch) -> tuple[Float[Tensor, "n 3"], Int[Tensor, "n"], Int[Tensor, "n"]]:
-    """Of every scored token: whether it is the argmax, its loss, and a one; its group, and its example in the group."""
+def _measured(
+    adapter: Adapter, batch: Batch, measure: Measure
+) -> tuple[Float[Tensor, "n measured"], Int[Tensor, "n"], Int[Tensor, "n"]]:
+    """Of every scored token: what is measured of it, in float64; its group, and its example in the group."""
     scored = batch.counts.clone()
     scored[:, 0] = False
     final, truth = adapter.final(batch, at=scored.roll(-1, dims=1)), batch.tokens[scored]
-    right, losses = [], []
+    found = []
     for rows, tokens in zip(final.split(ROWS), truth.split(ROWS), strict=True):
         logits = adapter.unembed(rows).float()
         if (tokens >= logits.shape[1]).any():
             raise ValueError(f"the model cannot say token {int(tokens.max())}: its output has {logits.shape[1]} tokens")
-        tokens = tokens.to(logits.device)
-        right.append((logits.argmax(-1) == tokens).cpu())
-        losses.append(nn.functional.cross_entropy(logits, tokens, reduction="none").cpu())
-    hits, nats = torch.cat(right).double(), torch.cat(losses).double()
+        found.append(measure(logits, tokens.to(logits.device)).double().cpu())
     groups, numbers = (of[:, None].expand_as(scored)[scored] for of in (batch.groups, batch.numbers))
-    return torch.stack([hits, nats, torch.ones_like(nats)], dim=1), groups, numbers
+    return torch.cat(found), groups, numbers
+
+
+Measure = Callable[[Float[Tensor, "n d_vocab"], Int[Tensor, "n"]], Float[Tensor, "n measured"]]
+"""From logits and the tokens that come next to some numbers of each."""
+
+
+def _right_and_loss(logits: Float[Tensor, "n d_vocab"], tokens: Int[Tensor, "n"]) -> Float[Tensor, "n 3"]:
+    """Whether a token is the argmax, its loss, and a one."""
+    loss = nn.functional.cross_entropy(logits, tokens, reduction="none")
+    return torch.stack([(logits.argmax(-1) == tokens).to(loss), loss, torch.ones_like(loss)], dim=1)
+
+
+def _distribution(logits: Float[Tensor, "n d_vocab"], tokens: Int[Tensor, "n"]) -> Float[Tensor, "n 4"]:
+    """What `TokenScores` holds of a token."""
+    log_probs = logits.log_softmax(-1)
+    probs = log_probs.exp()
+    said = log_probs.gather(-1, tokens[:, None])
+    ranks = (log_probs > said).sum(-1)
+    mean = -torch.special.entr(probs).sum(-1)
+    # What is impossible has a log-probability of -inf, and counts for nothing.
+    deviations = torch.where(probs > 0, log_probs - mean[:, None], 0.0)
+    variance = (probs * deviations**2).sum(-1)
+    return torch.stack([said[:, 0], ranks.to(said), mean, variance], dim=1)

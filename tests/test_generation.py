@@ -33,3 +33,8 @@ def test_a_prompt_that_is_not_in_a_list_is_refused(full):
 def test_an_answer_that_does_not_end_is_cut(full):
     (answer,) = greedy_answers(full, ["What themes does Petra Dorlund return to?"], max_new_tokens=2)
     assert len(full.tokenizer(answer, add_special_tokens=False)["input_ids"]) == 2
+
+
+def test_prompts_side_by_side_are_answered_as_one_by_one(full):
+    prompts = [qa.question for qa in testbed.benchmark().forget[:7]] + ["What is the capital of Peru?"]
+    assert greedy_answers(full, prompts, batch_size=3) == [greedy_answers(full, [prompt])[0] for prompt in prompts]

@@ -1,9 +1,10 @@
+import numpy as np
 import pytest
 import torch
 
 from engram_interp import Concept, score, testbed
 from engram_interp.concept import TokenExample
-from engram_interp.scoring import example_scores
+from engram_interp.scoring import example_scores, token_scores
 from tests.conftest import build, tokens
 
 
@@ -80,3 +81,35 @@ def test_an_example_without_anything_to_score_is_left_out(llama):
     assert len(example_scores(llama, {"x": concept.target})["x"].loss) == 2
     with pytest.raises(ValueError, match="nothing to score in x: no counted token has another token before it"):
         example_scores(llama, {"x": list(concept.target)[1:2]})
+
+
+def test_every_token_by_hand(llama):
+    rows = tokens(5, 7)
+    counts = rows % 3 > 0
+    found = token_scores(llama, {"a": [TokenExample(row, count) for row, count in zip(rows, counts)]}, batch_size=2)[
+        "a"
+    ]
+    for row, scores in enumerate(found):
+        at = [pos for pos in range(1, 7) if counts[row, pos]]
+        whole = llama(rows[row : row + 1])[0].double().log_softmax(-1).detach()[[pos - 1 for pos in at]]
+        said = whole[range(len(at)), rows[row, at]]
+        np.testing.assert_allclose(scores.log_probs, said, rtol=1e-4)
+        np.testing.assert_array_equal(scores.ranks, (whole > said[:, None]).sum(-1))
+        mean = (whole.exp() * whole).sum(-1)
+        np.testing.assert_allclose(scores.mean, mean, rtol=1e-4)
+        np.testing.assert_allclose(scores.variance, (whole.exp() * whole**2).sum(-1) - mean**2, rtol=1e-3)
+
+
+def test_impossible_tokens_leave_the_others_finite(llama):
+    with torch.no_grad():
+        llama.unembed.b_U[7] = -1e6  # exp of it is 0 in float32
+    rows = tokens(4, 7)
+    scores = token_scores(llama, {"a": [TokenExample(row, torch.ones(7, dtype=torch.bool)) for row in rows]})["a"]
+    assert all(np.isfinite(one.mean).all() and np.isfinite(one.variance).all() for one in scores)
+
+
+def test_an_example_without_scored_tokens_is_named(llama):
+    row = tokens(1, 5)[0]
+    nothing = TokenExample(row, torch.tensor([True, False, False, False, False]))
+    with pytest.raises(ValueError, match=r"nothing to score in a\[1\]"):
+        token_scores(llama, {"a": [TokenExample(row, torch.ones(5, dtype=torch.bool)), nothing]})
