@@ -1,20 +1,23 @@
 """Find, weigh, test and edit AI engrams in transformer language models: `engram_interp.localize(model, concept)`."""
 
-from engram_interp import filters, testbed
+from engram_interp import filters, metrics, testbed
 from engram_interp.ablation import PAPER, AblationStudy, AllBut, Only, ablation_study
 from engram_interp.collect import collect
 from engram_interp.complement import Complement, complement, null_check
 from engram_interp.concept import Concept
 from engram_interp.criteria import Criteria, criteria
+from engram_interp.datasets import QA, Benchmark, tofu
 from engram_interp.decomposition import Decomposition, decompose
 from engram_interp.diagnosis import Diagnosis, diagnose
 from engram_interp.engram import Engram
+from engram_interp.evaluation import Evaluation, Run, evaluate, measure
 from engram_interp.export import export_hf
 from engram_interp.extraction import extract
 from engram_interp.generation import greedy_answers
 from engram_interp.localization import LocalizationMap, localize
 from engram_interp.models.loading import load_model
 from engram_interp.overlap import Interference, Overlap, interference, overlap
+from engram_interp.rewriting import rewrite, values_like
 from engram_interp.sae import (
     SaeConcept,
     choose_feature,
@@ -26,24 +29,29 @@ from engram_interp.sae import (
 from engram_interp.scoring import Score, score
 from engram_interp.statistics import Statistics, names_filter
 from engram_interp.strength import AlphaChoice, choose_alpha
+from engram_interp.task_vector import task_vector
 
 __version__ = "0.1.0"
 
 __all__ = [
     "PAPER",
+    "QA",
     "AblationStudy",
     "AllBut",
     "AlphaChoice",
+    "Benchmark",
     "Complement",
     "Concept",
     "Criteria",
     "Decomposition",
     "Diagnosis",
     "Engram",
+    "Evaluation",
     "Interference",
     "LocalizationMap",
     "Only",
     "Overlap",
+    "Run",
     "SaeConcept",
     "Score",
     "Statistics",
@@ -57,6 +65,7 @@ __all__ = [
     "criteria",
     "decompose",
     "diagnose",
+    "evaluate",
     "export_hf",
     "extract",
     "filters",
@@ -64,11 +73,17 @@ __all__ = [
     "interference",
     "load_model",
     "localize",
+    "measure",
+    "metrics",
     "names_filter",
     "null_check",
     "overlap",
     "rank_features",
     "reconstruction",
+    "rewrite",
     "score",
+    "task_vector",
     "testbed",
+    "tofu",
+    "values_like",
 ]

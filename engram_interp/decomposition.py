@@ -211,7 +211,7 @@ class Decomposition(Mapping):  # of str to Engram; checking items' types at run 
         return engram_of(
             adapter,
             self.sites,
-            self._parts(chosen, adapter, filter),
+            (part.change for part in self._parts(chosen, adapter, filter)),
             " + ".join(chosen),
             options_of(self.rtol, self.absorb_bias, self.delta_from, self._counts_of(chosen), filter=filter),
         )

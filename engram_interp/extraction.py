@@ -92,9 +92,34 @@ class Part:
         """The engram, `W+ = dW P+` (paper, Eq. 3)."""
         return engram_matrix(self.dW, self.data.P_plus)
 
+    @property
+    def change(self) -> Change:
+        """The engram, as what may be taken from the matrix."""
+        return Change(self.site, self.W_plus, self.data.absorbed)
+
     def weight(self, matrix: Float[Tensor, "out d"]) -> Float[Tensor, "out in"]:
         """Such a matrix without the bias."""
-        return matrix[:, :-1] if self.data.absorbed else matrix
+        return without_bias(matrix, self.data.absorbed)
+
+
+@dataclass(frozen=True)
+class Change:
+    """What may be taken from a matrix, or added to it.
+
+    Attributes:
+        site: which matrix.
+        matrix: `[out d]`, as the formulas have it.
+        absorbed: whether its last column is the bias's.
+    """
+
+    site: Site
+    matrix: Float[Tensor, "out d"]
+    absorbed: bool
+
+
+def without_bias(matrix: Float[Tensor, "out d"], absorbed: bool) -> Float[Tensor, "out in"]:
+    """A matrix without its last column, where that is the bias's."""
+    return matrix[:, :-1] if absorbed else matrix
 
 
 def extract(
@@ -151,23 +176,21 @@ def extract(
     sites = sites_of(adapter, statistics, components, layers)
     made = parts(adapter, statistics, sites, rtol, absorb_bias, delta_from, ridge, filter)
     options = options_of(rtol, absorb_bias, delta_from, statistics.counts, ridge, filter)
-    return engram_of(adapter, sites, made, statistics.name, options)
+    return engram_of(adapter, sites, (part.change for part in made), statistics.name, options)
 
 
 def engram_of(
-    adapter: Adapter, sites: list[Site], made: Iterable[Part], name: str | None, options: dict[str, Any]
+    adapter: Adapter, sites: list[Site], changes: Iterable[Change], name: str | None, options: dict[str, Any]
 ) -> Engram:
-    """The engrams of matrices, in the order of their sites and the shapes and places of the model's parameters."""
+    """Changes of matrices, in the order of their sites and the shapes and places of the model's parameters."""
     tensors: dict[str, Tensor] = {}
-    for part in made:
-        site, matrix = part.site, part.W_plus
-        tensors[site.key] = _like(
-            adapter.parameter(site.key),
-            to_parameter(site.component, part.weight(matrix), like=adapter.parameter(site.key)),
-        )
-        if part.data.absorbed and site.bias is not None:
+    for change in changes:
+        site, weight = change.site, without_bias(change.matrix, change.absorbed)
+        parameter = adapter.parameter(site.key)
+        tensors[site.key] = _like(parameter, to_parameter(site.component, weight, like=parameter))
+        if change.absorbed and site.bias is not None:
             bias = adapter.parameter(site.bias)
-            tensors[site.bias] = _like(bias, matrix[:, -1].reshape(bias.shape))
+            tensors[site.bias] = _like(bias, change.matrix[:, -1].reshape(bias.shape))
     keys = [key for site in sites for key in (site.key, site.bias) if key in tensors]
     return Engram(
         tensors={key: tensors[key] for key in keys if key is not None},
