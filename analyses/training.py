@@ -80,7 +80,8 @@ def fit(
 def answer_logits(logits_of: Callable[[torch.Tensor], torch.Tensor], batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     """The logits that foretell the tokens that count, `[n d_vocab]`, and these tokens."""
     counts = batch.counts[:, 1:]
-    return logits_of(batch.tokens)[:, :-1][counts], batch.tokens[:, 1:][counts]
+    logits = logits_of(batch.tokens)[:, :-1][counts]
+    return logits, batch.tokens[:, 1:][counts].to(logits.device)
 
 
 def answer_loss(logits_of: Callable[[torch.Tensor], torch.Tensor], batch: Batch) -> torch.Tensor:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from scipy.stats import hmean
-
 EPSILON = 1e-10
 
 
@@ -20,13 +18,13 @@ def harmonic_mean(scores: Iterable[float]) -> float:
         ValueError: no scores at all.
 
     Example:
-        >>> harmonic_mean([0.5, 1.0]) == 2 / 3, harmonic_mean([0.0, 1.0]) < 1e-9
-        (True, True)
+        >>> round(harmonic_mean([0.5, 1.0]), 6), harmonic_mean([0.0, 1.0]) < 1e-9
+        (0.666667, True)
     """
     floored = [max(score, EPSILON) for score in scores]
     if not floored:
         raise ValueError("a harmonic mean is of one or more scores, got none")
-    return float(hmean(floored))
+    return len(floored) / sum(1 / score for score in floored)
 
 
 def rescaled(unlearned: float, full: float, retain: float) -> float:

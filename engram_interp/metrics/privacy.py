@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from scipy.stats import ks_2samp, mannwhitneyu
+from scipy.stats import ks_2samp
 
 K = 0.4
 """Which share of an answer's tokens Min-K and Min-K++ look at: OpenUnlearning's for TOFU."""
@@ -98,7 +98,9 @@ def auc(forget: Float[np.ndarray, "n"], holdout: Float[np.ndarray, "m"]) -> floa
     for side, scores in {"forget": forget, "holdout": holdout}.items():
         if not scores.size or not np.isfinite(scores).all():
             raise ValueError(f"an AUC needs finite scores on both sides; those of {side} are {scores}")
-    return float(mannwhitneyu(holdout, forget, method="asymptotic").statistic / (len(forget) * len(holdout)))
+    # Of every holdout score, how many forget scores lie below it: not, and together with those that equal it.
+    below = [np.searchsorted(np.sort(forget), holdout, side=side).mean() for side in ("left", "right")]
+    return float(np.mean(below) / len(forget))
 
 
 def privacy_score(auc: float) -> float:

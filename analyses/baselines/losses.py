@@ -1,0 +1,131 @@
+"""The losses of eight gradient methods on the answers to be forgotten; all but UNDIAL add that of kept answers.
+
+Each takes the model's logits and, where it has one, those of the model before unlearning, as functions of tokens.
+Constants and forms are those of OpenUnlearning (`src/trainer`), which collects the papers' own.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, logsigmoid, mse_loss, one_hot, softmax
+from training import answer_logits, answer_loss
+
+from engram_interp.concept import Batch
+
+Logits = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one step sees.
+
+    Attributes:
+        forget: questions with the answers to be forgotten.
+        instead: the same questions with the answers to be given in their place, for methods that train these.
+        retain: as many questions that are to be answered as before.
+    """
+
+    forget: Batch
+    instead: Batch
+    retain: Batch
+
+
+@dataclass(frozen=True)
+class Models:
+    """The model that is trained, and itself as it was."""
+
+    model: nn.Module
+    before: nn.Module
+
+    def logits(self, tokens: Tensor) -> Tensor:
+        return self.model(tokens)
+
+    @torch.no_grad()
+    def logits_before(self, tokens: Tensor) -> Tensor:
+        return self.before(tokens)
+
+
+def graddiff(models: Models, step: Step) -> Tensor:
+    """`-NLL(forget)` (Liu et al. 2022)."""
+    return -answer_loss(models.logits, step.forget)
+
+
+def npo(models: Models, step: Step, beta: float) -> Tensor:
+    """`-2/beta log sigmoid(-beta log(p / p_before))` (Zhang et al. 2024)."""
+    return _preference(models, None, step.forget, beta)
+
+
+def simnpo(models: Models, step: Step, beta: float) -> Tensor:
+    """`-2/beta log sigmoid(-beta/|y| log p)`: NPO without the model before, by length (Fan et al. 2025)."""
+    n = step.forget.counts[:, 1:].sum(1)
+    return -2 / beta * logsigmoid(-beta * _log_probs(models.logits, step.forget) / n).mean()
+
+
+def idk_nll(models: Models, step: Step) -> Tensor:
+    """`NLL` of refusals (Maini et al. 2024)."""
+    return answer_loss(models.logits, step.instead)
+
+
+def idk_dpo(models: Models, step: Step, beta: float) -> Tensor:
+    """DPO with refusals preferred to the answers (Maini et al. 2024)."""
+    return _preference(models, step.instead, step.forget, beta)
+
+
+def altpo(models: Models, step: Step, beta: float) -> Tensor:
+    """DPO with plausible other answers preferred to the answers (Mekala et al. 2025)."""
+    return _preference(models, step.instead, step.forget, beta)
+
+
+def undial(models: Models, step: Step, beta: float) -> Tensor:
+    """Cross-entropy to the model before with `beta` taken from the logits of the answers (Dong et al. 2025)."""
+    logits, tokens = answer_logits(models.logits, step.forget)
+    teacher, _ = answer_logits(models.logits_before, step.forget)
+    return cross_entropy(logits, softmax(teacher - beta * one_hot(tokens, teacher.shape[-1]), dim=-1))
+
+
+def rmu(models: Models, step: Step, coefficient: float, layer: int) -> Tensor:
+    """Residual streams of answers drawn to a random direction, those of kept ones held (Li et al. 2024)."""
+    activation = _activations(models.model, step.forget, layer)
+    generator = torch.Generator().manual_seed(0)
+    direction = torch.rand(activation.shape[-1], generator=generator).to(activation)
+    held = _activations(models.model, step.retain, layer)
+    with torch.no_grad():
+        as_it_was = _activations(models.before, step.retain, layer)
+    steered = coefficient * direction / direction.norm()
+    return mse_loss(activation, steered.expand_as(activation)) + mse_loss(held, as_it_was)
+
+
+def kept(models: Models, step: Step) -> Tensor:
+    """`NLL(retain)`, what nearly all of them add."""
+    return answer_loss(models.logits, step.retain)
+
+
+def _preference(models: Models, win: Batch | None, lose: Batch, beta: float) -> Tensor:
+    """`-2/beta log sigmoid(beta (win - lose))` of log-ratios to the model before (Rafailov et al. 2023)."""
+    margin = -_log_ratio(models, lose)
+    if win is not None:
+        margin = margin + _log_ratio(models, win)
+    return -2 / beta * logsigmoid(beta * margin).mean()
+
+
+def _log_ratio(models: Models, batch: Batch) -> Tensor:
+    return _log_probs(models.logits, batch) - _log_probs(models.logits_before, batch)
+
+
+def _log_probs(logits_of: Logits, batch: Batch) -> Tensor:
+    """Of every example, the log-probability of its answer."""
+    counts = batch.counts[:, 1:]
+    log_probs = logits_of(batch.tokens)[:, :-1].log_softmax(-1).gather(-1, batch.tokens[:, 1:, None])[..., 0]
+    return (log_probs * counts).sum(1)
+
+
+def _activations(model: Any, batch: Batch, layer: int) -> Tensor:
+    """The residual stream behind a layer at the answers' tokens."""
+    seen: list[Tensor] = []
+    hook = (f"blocks.{layer}.hook_resid_post", lambda activation, hook: seen.append(activation))
+    with model.hooks(fwd_hooks=[hook]):
+        model(batch.tokens)
+    return seen[0][batch.counts]

@@ -1,0 +1,135 @@
+"""One training loop for every gradient method: forget batches beside as many random kept questions, ten epochs."""
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from setting import Setting
+from torch import Tensor, nn
+from training import Schedule, fit
+
+from baselines import losses
+from baselines.losses import Models, Step
+from engram_interp.concept import TokenExample, batches, encode_groups
+from engram_interp.datasets import QA
+from engram_interp.models import adapt
+from engram_interp.testbed.model import trained_parameters
+
+EPOCHS, BATCH_SIZE = 10, 32
+RATES = (3e-5, 1e-4, 3e-4, 1e-3)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A gradient method, and where its hyperparameters are sought.
+
+    Attributes:
+        loss: on the forget set, given its hyperparameters.
+        grid: their values, by name, beside the learning rates.
+        forget_weight: how much that loss counts.
+        retain_weight: how much the kept answers' does.
+        instead: which answers are trained in place of the forgotten ones.
+    """
+
+    loss: Callable[..., Tensor]
+    grid: tuple[dict[str, Any], ...] = ({},)
+    forget_weight: float = 1.0
+    retain_weight: float = 1.0
+    instead: str = "refusals"
+
+
+BETAS: tuple[dict[str, Any], ...] = ({"beta": 0.1}, {"beta": 0.5})
+METHODS = {
+    "GradDiff": Method(losses.graddiff),
+    "IdkNLL": Method(losses.idk_nll),
+    "UNDIAL": Method(losses.undial, ({"beta": 3.0}, {"beta": 10.0}), retain_weight=0.0),
+    "RMU": Method(
+        losses.rmu,
+        ({"coefficient": 20.0, "layer": 1}, {"coefficient": 20.0, "layer": 2}),
+        retain_weight=0.0,
+    ),
+    "AltPO": Method(losses.altpo, BETAS, instead="alternates"),
+    "NPO": Method(losses.npo, BETAS),
+    "SimNPO": Method(losses.simnpo, ({"beta": 2.5}, {"beta": 4.5}), forget_weight=0.125),
+    "IdkDPO": Method(losses.idk_dpo, BETAS),
+}
+
+
+def unlearned(setting: Setting, method: Method, learning_rate: float, options: dict[str, Any]) -> nn.Module:
+    """A copy of the model, trained to forget the target."""
+    models = Models(adapt(setting.model).copy(), setting.model)
+    schedule = Schedule(EPOCHS, learning_rate, BATCH_SIZE, weight_decay=0.01, seed=setting.seed)
+    loss = partial(method.loss, **options)
+
+    def total(step: Step) -> Tensor:
+        forgetting = method.forget_weight * loss(models, step)
+        return forgetting + method.retain_weight * losses.kept(models, step) if method.retain_weight else forgetting
+
+    n = len(setting.benchmark.target)
+    fit(parameters_of(models.model), steps(setting, method, schedule), schedule.n_steps(n), total, schedule, "")
+    return models.model
+
+
+def parameters_of(model: nn.Module) -> list[Tensor]:
+    """What training moves; of the testbed's models, all but the biases that they only have in TransformerLens."""
+    if adapt(model).info.name.startswith("testbed"):
+        return [parameter.requires_grad_(True) for parameter in trained_parameters(model).values()]
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def steps(setting: Setting, method: Method, schedule: Schedule) -> Iterator[Step]:
+    """Forget batches in random order, with the answers to be given instead and random kept questions beside them."""
+    target, reference = setting.benchmark.target, setting.benchmark.reference
+    rng = random.Random(schedule.seed)
+    instead = alternates(setting) if method.instead == "alternates" else None
+    encoder = adapt(setting.model).encoder
+    groups = {"forget": [qa.example for qa in target], "retain": [qa.example for qa in reference]}
+    encoded = encode_groups(groups, encoder)
+    for _ in range(schedule.epochs):
+        order = rng.sample(range(len(target)), len(target))
+        for start in range(0, len(order), schedule.batch_size):
+            chosen = order[start : start + schedule.batch_size]
+            answers = [(target[i].question, instead[i] if instead else rng.choice(setting.refusals)) for i in chosen]
+            replaced = encode_groups({"instead": answers}, encoder)["instead"]
+            beside = rng.sample(encoded["retain"], len(chosen))
+            yield Step(*map(_batch, ([encoded["forget"][i] for i in chosen], replaced, beside)))
+
+
+def alternates(setting: Setting) -> list[str]:
+    """To every forget question a plausible answer: that of a kept question with as many of its words as any.
+
+    AltPO asks an instructed model for them, which a small one is not.
+    """
+    others = [(set(qa.question.split()), qa.answer) for qa in setting.benchmark.reference]
+    rng = random.Random(setting.seed)
+
+    def alike(asked: QA) -> str:
+        words = set(asked.question.split())
+        shared = [len(words & theirs) for theirs, _ in others]
+        return rng.choice([answer for (_, answer), n in zip(others, shared, strict=True) if n == max(shared)])
+
+    return setting.made("alternates", lambda: [alike(qa) for qa in setting.benchmark.target])
+
+
+def _batch(examples: list[TokenExample]) -> Any:
+    (batch,) = batches({"": examples}, len(examples), False, "")
+    return batch
+
+
+def finetuned(setting: Setting, base: nn.Module, epochs: int = EPOCHS, learning_rate: float = 1e-3) -> nn.Module:
+    """A copy of the base model, fine-tuned on the target alone, for Task Arithmetic."""
+    from training import answer_loss
+
+    model = adapt(base).copy()
+    schedule = Schedule(epochs, learning_rate, BATCH_SIZE, weight_decay=0.01, seed=setting.seed)
+    encoder = adapt(base).encoder
+    target = encode_groups({"target": [qa.example for qa in setting.benchmark.target]}, encoder)["target"]
+    with torch.enable_grad():
+        fit(
+            parameters_of(model), schedule.shuffled(target), schedule.n_steps(len(target)),
+            lambda batch: answer_loss(model, batch), schedule, "",
+        )  # fmt: skip
+    return model

@@ -1,0 +1,84 @@
+"""Figures 3 and 18: all 31 sets of five authors from five engrams: `python analyses/figure_18_combinations.py`.
+
+One pass gives five engrams; each of the 31 sets is forgotten by subtracting the sum of its own (Eq. 7), and all five
+authors and everybody else are asked every time. 3 min on two cores, of the testbed's first five authors; of TOFU's,
+twenty questions an author in the order of the forget set.
+"""
+
+from itertools import combinations
+
+import pandas as pd
+import plotly.graph_objects as go
+from setting import Setting, Tables, command
+from tqdm.auto import tqdm
+
+import engram_interp as ei
+from engram_interp import plots
+from engram_interp.concept import Example
+
+N_AUTHORS, N_QUESTIONS = 5, 20
+OTHERS, KEEP = "everybody else", 0.98
+
+
+def concepts_of(setting: Setting) -> dict[str, list[Example]]:
+    """Five authors, and all else that the model was trained on."""
+    target = [qa.example for qa in setting.benchmark.target]
+    authors = {
+        f"author {i + 1}": list[Example](target[i * N_QUESTIONS : (i + 1) * N_QUESTIONS]) for i in range(N_AUTHORS)
+    }
+    rest = target[N_AUTHORS * N_QUESTIONS :] + [qa.example for qa in setting.benchmark.reference]
+    return {**authors, OTHERS: list[Example](rest)}
+
+
+def measure(setting: Setting) -> Tables:
+    """A row a set of authors and an author asked, at the strength that leaves 98 % of the others when all are gone."""
+    concepts = concepts_of(setting)
+    parts = ei.decompose(setting.model, concepts, progress=False)
+    authors = [name for name in concepts if name != OTHERS]
+    everyone = ei.Concept([one for name in authors for one in concepts[name]], concepts[OTHERS][::6])
+    alpha = ei.choose_alpha(setting.model, parts.engram(authors), everyone, KEEP, rel_tol=0.1, progress=False).alpha
+    asked = {**{name: concepts[name] for name in authors}, OTHERS: everyone.reference}
+    before = ei.score(setting.model, asked, progress=False)
+    rows = []
+    sets = [some for size in range(1, N_AUTHORS + 1) for some in combinations(authors, size)]
+    for some in tqdm(sets, desc="sets", disable=None):
+        with parts.engram(some).ablated(setting.model, alpha):
+            after = ei.score(setting.model, asked, progress=False)
+        for name, score in after.items():
+            kept = score.accuracy / before[name].accuracy
+            rows.append({"forgotten": " ".join(name[-1] for name in some), "asked": name, "kept": kept,
+                         "alpha": alpha, "is_forgotten": name in some})  # fmt: skip
+    return {"states": pd.DataFrame(rows).round(5)}
+
+
+def text(tables: Tables) -> str:
+    """What forgotten authors, the other ones of the five and everybody else keep, over all sets."""
+    states = tables["states"]
+    kind = states["is_forgotten"].map({True: "forgotten", False: "others of the five"})
+    kind = kind.where(states["asked"] != OTHERS, OTHERS)
+    alpha = states["alpha"].iloc[0]
+    table = states.groupby(kind)["kept"].agg(["mean", "min", "max", "count"])
+    return f"{table.to_string(float_format='{:.3f}'.format)}\nalpha = {alpha:.3g}, {len(set(states['forgotten']))} sets"
+
+
+def figure(tables: Tables) -> go.Figure:
+    states = tables["states"]
+    percent = (100 * states["kept"]).round().astype(int).astype(str)
+    states = states.assign(shown=percent.where(~states["is_forgotten"], "<b>" + percent + "</b>"))
+    grids = {name: states.pivot(index="forgotten", columns="asked", values=name) for name in ("kept", "shown")}
+    kept, shown = (grid.loc[states["forgotten"].unique()] for grid in grids.values())
+    heat = go.Heatmap(
+        z=100 * kept.to_numpy(), x=list(kept.columns), y=list(kept.index), colorscale=plots.SHARE_SCALE, zmin=0,
+        zmax=100, text=shown.to_numpy(), texttemplate="%{text}", colorbar={"title": "answer tokens<br>kept (%)"},
+    )  # fmt: skip
+    title = "Thirty-one states from five engrams: what is kept of each author (bold: those forgotten)"
+    layout = {"template": plots.TEMPLATE, "height": 920, "width": 900, "margin": {"t": 130}}
+    plot = go.Figure(heat).update_layout(title=title, **layout)
+    plot.update_yaxes(title_text="authors forgotten", type="category", autorange="reversed")
+    return plot.update_xaxes(title_text="asked about", side="top")
+
+
+main = command(__file__, measure, text, figure)
+
+if __name__ == "__main__":
+    main()

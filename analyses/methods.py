@@ -1,0 +1,197 @@
+"""Every way to forget, as candidates: a method with its hyperparameters, and how to make the edited model.
+
+Candidates are judged on a fourth of the questions, and each method's best by Overall is reported on the rest.
+"""
+
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import click
+import pandas as pd
+import plotly.graph_objects as go
+from baselines.unlearn import METHODS, RATES, finetuned, unlearned
+from plotly.subplots import make_subplots
+from setting import TEST, VALIDATION, Setting, Tables, required
+from torch import nn
+from tqdm.auto import tqdm
+
+import engram_interp as ei
+from engram_interp import filters, plots
+from engram_interp.engram import Alpha
+
+UNIFORM = tuple(round(0.05 * step, 2) for step in range(1, 21))
+"""The paper's search space of a uniform alpha (App. E.3)."""
+STRENGTHS = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 8.0, 12.0, 16.0)
+"""Beyond it: how strong an edit must be depends on the concept's share of the data."""
+TASK_ALPHAS = (0.5, 1.0, 2.0, 5.0, 20.0)
+UCE_LAMBDAS = (0.0, 0.01, 0.05, 0.1, 0.3, 0.5, 1.0)
+"""The sweeps of App. E.5."""
+LARGER_LAMBDAS = (1e3, 1e4)
+SCORES = ("overall", "memorization", "utility", "privacy", "em", "es", "pp", "tr", "mu", "ff", "fq")
+
+Edited = AbstractContextManager[nn.Module]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One method with its hyperparameters.
+
+    Attributes:
+        method: its name in the tables.
+        options: its hyperparameters.
+        make: from a setting to the edited model, for as long as a `with` block lasts.
+    """
+
+    method: str
+    options: dict[str, Any]
+    make: Callable[[Setting], Edited]
+
+
+def ablating(setting: Setting, alpha: Alpha, scale: float = 1.0, components: Any = None, **options: Any) -> Edited:
+    """The model without the target's engram, or a multiple of it."""
+    engram = setting.engram(**options)
+    part = engram if components is None else engram.select(components)
+    return (scale * part).ablated(setting.model, alpha)
+
+
+def over_share(setting: Setting, alpha: Alpha) -> Edited:
+    """With the filter that takes of a direction what the target owns beyond its share of the tokens."""
+    return ablating(setting, alpha, filter=filters.over(setting.statistics.token_share()))
+
+
+def without_task_vector(setting: Setting, alpha: float) -> Edited:
+    """Task Arithmetic: the model without what fine-tuning the base model on the target does."""
+    base = required(setting.base, "base")
+
+    def make() -> ei.Engram:
+        return ei.task_vector(setting.model, finetuned(setting, base), base)
+
+    return setting.made("task vector", make).ablated(setting.model, alpha)
+
+
+def trained(setting: Setting, name: str, learning_rate: float, **options: Any) -> Edited:
+    """The model after a gradient method."""
+    return nullcontext(unlearned(setting, METHODS[name], learning_rate, options))
+
+
+def unedited(setting: Setting) -> Edited:
+    return nullcontext(setting.model)
+
+
+def searched(method: str, make: Callable[..., Edited], **options: Iterable[Any]) -> list[Candidate]:
+    """A candidate for each value of the one option."""
+    ((name, values),) = options.items()
+    return [Candidate(method, {name: value}, partial(make, **{name: value})) for value in values]
+
+
+def closed_form() -> list[Candidate]:
+    """Table 4: the paper's settings and sweeps, and the same with their strength searched."""
+    return [
+        *searched("Task Arithmetic", without_task_vector, alpha=TASK_ALPHAS),
+        *searched("UCE", partial(ablating, alpha=1.0), ridge=UCE_LAMBDAS),
+        *searched("Engram, uniform alpha", ablating, alpha=UNIFORM),
+        Candidate("Engram, alpha by W-Norm", {"alpha": "w-norm"}, partial(ablating, alpha="w-norm")),
+        *[
+            Candidate("UCE, alpha and lambda searched", {"alpha": alpha, "ridge": ridge}, make)
+            for ridge in LARGER_LAMBDAS
+            for alpha in STRENGTHS
+            for make in [partial(ablating, alpha=alpha, ridge=ridge)]
+        ],
+        *searched("Engram, uniform alpha beyond 1", ablating, alpha=STRENGTHS),
+        *searched("Engram, alpha by W-Norm, scaled", partial(ablating, alpha="w-norm"), scale=STRENGTHS),
+        *searched("Engram, filter power(2)", partial(ablating, filter=filters.power(2)), alpha=STRENGTHS),
+        *searched("Engram, filter over(n/N)", over_share, alpha=STRENGTHS),
+    ]
+
+
+def gradient() -> list[Candidate]:
+    """The gradient methods of Table 3, over their grids."""
+    return [
+        Candidate(name, {"learning_rate": rate, **options}, partial(trained, name=name, learning_rate=rate, **options))
+        for name, method in METHODS.items()
+        for options in method.grid
+        for rate in RATES
+    ]
+
+
+def naive_delta(setting: Setting, alpha: Alpha, scale: float = 1.0) -> Edited:
+    """The engram of `W_ft - W_pt` (Table 9)."""
+    return ablating(setting, alpha, scale, delta_from=required(setting.base, "base"))
+
+
+def asked(setting: Setting, candidates: list[Candidate]) -> list[Candidate]:
+    """The candidates of the methods that the command line names."""
+    methods = list(dict.fromkeys(one.method for one in candidates))
+    if unknown := [name for name in setting.only if name not in methods]:
+        raise click.UsageError(f"there is no method {', '.join(unknown)}; there are {'; '.join(methods)}")
+    return [one for one in candidates if not setting.only or one.method in setting.only]
+
+
+def judged(setting: Setting, candidates: list[Candidate]) -> pd.DataFrame:
+    """Every candidate on the questions that choices are made by: a row each."""
+    rows = []
+    for candidate in tqdm(candidates, desc="candidates", disable=None):
+        found = _run(setting, candidate, VALIDATION).evaluate(setting.ends(VALIDATION), n_resamples=2)
+        scores = {score: found[score] for score in SCORES if score not in found.missing}
+        rows.append({"method": candidate.method, "options": candidate.options, **scores})
+    return pd.DataFrame(rows)
+
+
+def best(candidates: list[Candidate], table: pd.DataFrame) -> list[Candidate]:
+    """Of each method the candidate of the highest Overall."""
+    rows = table.reset_index(drop=True).groupby("method", sort=False)["overall"].idxmax()
+    return [candidates[i] for i in rows]
+
+
+def reported(setting: Setting, candidates: list[Candidate]) -> pd.DataFrame:
+    """The models at either end of the scale, and candidates: a row a method and score, with intervals."""
+    ends = setting.ends(TEST)
+    runs = {**ends, **{one.method: _run(setting, one, TEST) for one in candidates}}
+    frames = [run.evaluate(ends, seed=setting.seed).table.assign(method=name) for name, run in runs.items()]
+    return pd.concat(frames, ignore_index=True)[["method", "score", "value", "low", "high"]]
+
+
+def wide(tables: Tables) -> pd.DataFrame:
+    """A row a method, a column a score."""
+    scores = tables["scores"]
+    table = scores.pivot(index="method", columns="score", values="value").reindex(scores["method"].unique())
+    return table[[score for score in SCORES if score in table]]
+
+
+def options_of(tables: Tables) -> pd.Series:
+    """Each method's hyperparameters, those of the highest Overall."""
+    tried = tables["tried"]
+    return tried.loc[tried.groupby("method", sort=False)["overall"].idxmax()].set_index("method")["options"]
+
+
+def compared(tables: Tables, title: str) -> go.Figure:
+    """A panel a score: every method's value and interval."""
+    scores = tables["scores"]
+    order = list(scores["method"].unique())[::-1]
+    panels = {"overall": "Overall", "memorization": "Memorization", "utility": "Utility", "privacy": "Privacy"}
+    figure = make_subplots(
+        rows=1, cols=4, shared_yaxes=True, subplot_titles=list(panels.values()), horizontal_spacing=0.02
+    )
+    for column, score in enumerate(panels, 1):
+        mine = scores[scores["score"] == score].set_index("method").loc[order]
+        figure.add_trace(
+            go.Scatter(
+                x=mine["value"], y=mine.index, mode="markers", showlegend=False,
+                marker={"size": 9, "color": plots.TARGET_COLOUR if score == "overall" else plots.MATRIX_COLOUR},
+                error_x={
+                    "type": "data", "symmetric": False, "array": mine["high"] - mine["value"],
+                    "arrayminus": mine["value"] - mine["low"], "thickness": 1,
+                },
+            ), 1, column,
+        )  # fmt: skip
+        figure.update_xaxes(range=[-0.03, 1.03], title_text="score (1 is best)", row=1, col=column)
+    layout = {"template": plots.TEMPLATE, "height": 160 + 26 * len(order), "width": 1250, "margin": {"l": 230}}
+    return figure.update_layout(title=title, **layout)
+
+
+def _run(setting: Setting, candidate: Candidate, questions: str) -> ei.Run:
+    with candidate.make(setting) as model:
+        return ei.measure(model, setting.questions(questions), progress=False)

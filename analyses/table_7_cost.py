@@ -1,0 +1,96 @@
+"""Table 7: what forgetting costs. `python analyses/table_7_cost.py`, 10 min on two cores with nothing beside it.
+
+Of every method one run from nothing, in a process of its own: seconds, the memory that it takes beyond the loaded model
+at its peak, and then again with floating-point operations counted. What hyperparameters it has costs nothing more or
+less; a search takes as many runs as it has candidates.
+"""
+
+import multiprocessing
+import resource
+import time
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+import torch
+from methods import Candidate, asked, closed_form, gradient
+from plotly.subplots import make_subplots
+from setting import Setting, Tables, command, load
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm.auto import tqdm
+
+from engram_interp import plots
+from engram_interp.models import adapt
+
+MEASURES = {"seconds": "seconds", "bytes": "peak memory beyond the model (bytes)", "flops": "operations"}
+
+
+def measure(setting: Setting) -> Tables:
+    """A row a method."""
+    names = list(dict.fromkeys(one.method for one in asked(setting, closed_form() + gradient())))
+    context = multiprocessing.get_context("spawn")
+    rows = []
+    for name in tqdm(names, desc="costs", disable=None):
+        receiving, sending = context.Pipe(duplex=False)
+        process = context.Process(target=_cost, args=(setting.options, name, sending))
+        process.start()
+        rows.append(receiving.recv())
+        process.join()
+    n_parameters = sum(adapt(setting.model).parameter(site.key).numel() for site in adapt(setting.model).all_sites())
+    return {"costs": pd.DataFrame(rows), "model": pd.DataFrame([{"weights in matrices": n_parameters}])}
+
+
+def _cost(options: dict[str, Any], name: str, sending: Any) -> None:
+    setting = load(**options)
+    (candidate, *_) = [one for one in closed_form() + gradient() if one.method == name]
+    before = _peak()
+    began = time.perf_counter()
+    with candidate.make(setting):
+        seconds = time.perf_counter() - began
+    peak = _peak() - before
+    sending.send({"method": name, "seconds": round(seconds, 2), "bytes": peak, "flops": flops(setting, candidate)})
+
+
+def _peak() -> int:
+    """Bytes at the highest so far; on a GPU the tensors', elsewhere the process's."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def flops(setting: Setting, candidate: Candidate) -> int:
+    """Operations as they run; an eigendecomposition of size d counts 9 d^3 (Golub and Van Loan, Section 8.3)."""
+    counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten._linalg_eigh: _eigh_flops})
+    with counter, candidate.make(setting.fresh()):
+        pass
+    return counter.get_total_flops()
+
+
+def _eigh_flops(shape: torch.Size, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
+    return 9 * shape[-1] ** 3
+
+
+def text(tables: Tables) -> str:
+    costs = tables["costs"].set_index("method")
+    cheapest = costs.loc["Engram, alpha by W-Norm"]
+    ratios = (costs / cheapest).add_suffix(" / engram's")
+    return costs.join(ratios).to_string(float_format="{:.3g}".format)
+
+
+def figure(tables: Tables) -> go.Figure:
+    """A panel a measure."""
+    costs = tables["costs"][::-1]
+    plot = make_subplots(rows=1, cols=3, shared_yaxes=True, subplot_titles=list(MEASURES.values()))
+    for column, measure in enumerate(MEASURES, 1):
+        plot.add_trace(
+            go.Bar(x=costs[measure], y=costs["method"], orientation="h", marker_color=plots.MATRIX_COLOUR), 1, column
+        )
+        plot.update_xaxes(type="log", title_text=MEASURES[measure], row=1, col=column)
+    title = "What it takes to forget forget10 once"
+    return plot.update_layout(title=title, template=plots.TEMPLATE, height=620, width=1250, showlegend=False)
+
+
+main = command(__file__, measure, text, figure)
+
+if __name__ == "__main__":
+    main()

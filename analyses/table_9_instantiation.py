@@ -1,0 +1,52 @@
+"""Table 9: the engram of `W`, or of what fine-tuning changed? `python analyses/table_9_instantiation.py`, 4 min.
+
+Tabula rasa takes `W P+` away, the naive delta `(W_ft - W_pt) P+`. Both at the paper's strength, and at the uniform one
+of the highest Overall on a fourth of the questions; the table is of the other three.
+"""
+
+from functools import partial
+
+import plotly.graph_objects as go
+from methods import (
+    STRENGTHS,
+    ablating,
+    asked,
+    best,
+    compared,
+    judged,
+    naive_delta,
+    options_of,
+    reported,
+    searched,
+    wide,
+)
+from setting import Setting, Tables, command
+
+
+def measure(setting: Setting) -> Tables:
+    """Both instantiations at every strength, and the best."""
+    every = [
+        one
+        for name, make in {"naive delta": naive_delta, "tabula rasa": ablating}.items()
+        for one in (
+            *searched(f"{name}, alpha by W-Norm", partial(make), alpha=("w-norm",)),
+            *searched(f"{name}, alpha searched", make, alpha=STRENGTHS),
+        )
+    ]
+    candidates = asked(setting, every)
+    tried = judged(setting, candidates)
+    return {"tried": tried.round(5), "scores": reported(setting, best(candidates, tried)).round(5)}
+
+
+def text(tables: Tables) -> str:
+    return wide(tables).join(options_of(tables)).to_string(float_format="{:.3f}".format)
+
+
+def figure(tables: Tables) -> go.Figure:
+    return compared(tables, "Forgetting forget10 by the engram of the weights, and of what fine-tuning changed")
+
+
+main = command(__file__, measure, text, figure)
+
+if __name__ == "__main__":
+    main()
