@@ -134,16 +134,28 @@ def judged(setting: Setting, candidates: list[Candidate]) -> pd.DataFrame:
     """Every candidate on the questions that choices are made by: a row each."""
     rows = []
     for candidate in tqdm(candidates, desc="candidates", disable=None):
-        found = _run(setting, candidate, VALIDATION).evaluate(setting.ends(VALIDATION), n_resamples=2)
-        scores = {score: found[score] for score in SCORES if score not in found.missing}
-        rows.append({"method": candidate.method, "options": candidate.options, **scores})
+        row = {"method": candidate.method, "options": candidate.options}
+        try:
+            found = _run(setting, candidate, VALIDATION).evaluate(setting.ends(VALIDATION), n_resamples=0)
+        except ValueError as error:
+            # One that diverged is no reason to lose the others.
+            rows.append({**row, "overall": float("nan"), "failed": str(error)})
+            continue
+        rows.append({**row, **{score: found[score] for score in SCORES if score not in found.missing}})
     return pd.DataFrame(rows)
 
 
 def best(candidates: list[Candidate], table: pd.DataFrame) -> list[Candidate]:
-    """Of each method the candidate of the highest Overall."""
-    rows = table.reset_index(drop=True).groupby("method", sort=False)["overall"].idxmax()
-    return [candidates[i] for i in rows]
+    """Of each method the candidate of the highest Overall, if any could be judged."""
+    judged_ones = table.reset_index(drop=True).dropna(subset="overall")
+    return [candidates[i] for i in judged_ones.groupby("method", sort=False)["overall"].idxmax()]
+
+
+def compare(setting: Setting, candidates: list[Candidate]) -> Tables:
+    """Every candidate as it was judged, and each method's best as it is reported."""
+    chosen = asked(setting, candidates)
+    tried = judged(setting, chosen)
+    return {"tried": tried.round(5), "scores": reported(setting, best(chosen, tried)).round(5)}
 
 
 def reported(setting: Setting, candidates: list[Candidate]) -> pd.DataFrame:
@@ -164,7 +176,13 @@ def wide(tables: Tables) -> pd.DataFrame:
 def options_of(tables: Tables) -> pd.Series:
     """Each method's hyperparameters, those of the highest Overall."""
     tried = tables["tried"]
-    return tried.loc[tried.groupby("method", sort=False)["overall"].idxmax()].set_index("method")["options"]
+    best_of = tried.dropna(subset="overall").groupby("method", sort=False)["overall"].idxmax()
+    return tried.loc[best_of].set_index("method")["options"]
+
+
+def text(tables: Tables) -> str:
+    """Scores and hyperparameters of every method."""
+    return wide(tables).join(options_of(tables)).to_string(float_format="{:.3f}".format)
 
 
 def compared(tables: Tables, title: str) -> go.Figure:

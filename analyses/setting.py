@@ -80,7 +80,10 @@ class Setting:
         )
 
     def questions(self, which: str) -> ei.Benchmark:
-        """Of every part, every fourth question to choose hyperparameters by, or the three between to report."""
+        """Of every part, every fourth question to choose hyperparameters by, or the three between to report.
+
+        Where all authors are asked the same twenty questions in the same order, these are five kinds and fifteen.
+        """
         first = {VALIDATION: True, TEST: False}[which]
 
         def some(questions: Sequence[ei.QA]) -> list[ei.QA]:
@@ -123,8 +126,8 @@ def command(
     @click.option("--model", default=TESTBED, show_default=True, help="Trained on everything: a name or a folder.")
     @click.option("--retain", help="Trained without the target; with another --model than the testbed.")
     @click.option("--base", help="Before fine-tuning; with another --model than the testbed.")
-    @click.option("--data", default=TOFU, show_default=True, help="TOFU: a repository on the hub, or a folder.")
-    @click.option("--forget", default="forget10", show_default=True, help="Which of TOFU's splits is to go.")
+    @click.option("--data", help="TOFU: a folder, or a repository on the hub; locuslab/TOFU by default.")
+    @click.option("--forget", help="Which of TOFU's splits is to go; forget10 by default.")
     @click.option("--hold-out", type=int, help="So many of the last questions were held out of every training.")
     @click.option("--device", help="Where models are put; TransformerLens's choice by default.")
     @click.option("--seed", type=int, default=0, show_default=True)
@@ -162,8 +165,8 @@ def load(
     model: str,
     retain: str | None,
     base: str | None,
-    data: str,
-    forget: str,
+    data: str | None,
+    forget: str | None,
     hold_out: int | None,
     device: str | None,
     seed: int,
@@ -173,6 +176,9 @@ def load(
     options = dict(locals())
     torch.manual_seed(seed)
     if model == TESTBED:
+        theirs = ("retain", "base", "data", "forget", "hold_out", "device")
+        if given := [f"--{name.replace('_', '-')}" for name in theirs if options[name] is not None]:
+            raise click.UsageError(f"{', '.join(given)} goes with another --model than the testbed")
         loaded = {name: ei.testbed.load(name) for name in ("full", "retain", "base")}
         return Setting(
             options, loaded["full"], ei.testbed.benchmark(), loaded["retain"], loaded["base"], seed=seed, only=only
@@ -182,10 +188,10 @@ def load(
     for name, one in {"retain": retain, "base": base}.items():
         if one is not None:
             others[name] = ei.load_model(one, device=device)
-    benchmark = ei.tofu(data, forget)
+    benchmark = ei.tofu(data or TOFU, forget or "forget10")
     if hold_out is not None:
         benchmark = benchmark.hold_out(hold_out)
     tokenizer: Any = full.tokenizer
     setting = Setting(options, full, benchmark.templated(tokenizer), **others, seed=seed, only=only)
-    refusals = Path(data) / "idontknow.jsonl"
+    refusals = Path(data or TOFU) / "idontknow.jsonl"
     return replace(setting, refusals=tuple(refusals.read_text().splitlines())) if refusals.is_file() else setting

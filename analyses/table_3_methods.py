@@ -5,19 +5,13 @@ three.
 """
 
 import plotly.graph_objects as go
-from methods import asked, best, closed_form, compared, gradient, judged, options_of, reported, wide
+from methods import closed_form, compare, compared, gradient, text
 from setting import Setting, Tables, command
 
 
 def measure(setting: Setting) -> Tables:
     """Candidates, and of each method the best."""
-    candidates = asked(setting, closed_form() + gradient())
-    tried = judged(setting, candidates)
-    return {"tried": tried.round(5), "scores": reported(setting, best(candidates, tried)).round(5)}
-
-
-def text(tables: Tables) -> str:
-    return wide(tables).join(options_of(tables)).to_string(float_format="{:.3f}".format)
+    return compare(setting, closed_form() + gradient())
 
 
 def figure(tables: Tables) -> go.Figure:

@@ -4,19 +4,13 @@ Hyperparameters are those of the highest Overall on a fourth of the questions; t
 """
 
 import plotly.graph_objects as go
-from methods import asked, best, closed_form, compared, judged, options_of, reported, wide
+from methods import closed_form, compare, compared, text
 from setting import Setting, Tables, command
 
 
 def measure(setting: Setting) -> Tables:
     """Candidates, and of each method the best."""
-    candidates = asked(setting, closed_form())
-    tried = judged(setting, candidates)
-    return {"tried": tried.round(5), "scores": reported(setting, best(candidates, tried)).round(5)}
-
-
-def text(tables: Tables) -> str:
-    return wide(tables).join(options_of(tables)).to_string(float_format="{:.3f}".format)
+    return compare(setting, closed_form())
 
 
 def figure(tables: Tables) -> go.Figure:

@@ -7,7 +7,7 @@ and at the uniform strength of its highest Overall on a fourth of the questions;
 from functools import partial
 
 import plotly.graph_objects as go
-from methods import STRENGTHS, Candidate, Edited, asked, best, compared, judged, options_of, reported, wide
+from methods import STRENGTHS, Candidate, Edited, compare, compared, text
 from setting import Setting, Tables, command
 
 import engram_interp as ei
@@ -33,13 +33,7 @@ def candidates() -> list[Candidate]:
 
 def measure(setting: Setting) -> Tables:
     """Every subset at every strength, and its best."""
-    chosen = asked(setting, candidates())
-    tried = judged(setting, chosen)
-    return {"tried": tried.round(5), "scores": reported(setting, best(chosen, tried)).round(5)}
-
-
-def text(tables: Tables) -> str:
-    return wide(tables).join(options_of(tables)).to_string(float_format="{:.3f}".format)
+    return compare(setting, candidates())
 
 
 def figure(tables: Tables) -> go.Figure:

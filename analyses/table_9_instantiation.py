@@ -7,25 +7,13 @@ of the highest Overall on a fourth of the questions; the table is of the other t
 from functools import partial
 
 import plotly.graph_objects as go
-from methods import (
-    STRENGTHS,
-    ablating,
-    asked,
-    best,
-    compared,
-    judged,
-    naive_delta,
-    options_of,
-    reported,
-    searched,
-    wide,
-)
+from methods import STRENGTHS, ablating, compare, compared, naive_delta, searched, text
 from setting import Setting, Tables, command
 
 
 def measure(setting: Setting) -> Tables:
     """Both instantiations at every strength, and the best."""
-    every = [
+    candidates = [
         one
         for name, make in {"naive delta": naive_delta, "tabula rasa": ablating}.items()
         for one in (
@@ -33,13 +21,7 @@ def measure(setting: Setting) -> Tables:
             *searched(f"{name}, alpha searched", make, alpha=STRENGTHS),
         )
     ]
-    candidates = asked(setting, every)
-    tried = judged(setting, candidates)
-    return {"tried": tried.round(5), "scores": reported(setting, best(candidates, tried)).round(5)}
-
-
-def text(tables: Tables) -> str:
-    return wide(tables).join(options_of(tables)).to_string(float_format="{:.3f}".format)
+    return compare(setting, candidates)
 
 
 def figure(tables: Tables) -> go.Figure:

@@ -13,6 +13,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from engram_interp.concept import Concept
@@ -42,7 +43,7 @@ class QA:
 
     @property
     def comparable_answer(self) -> str:
-        """The right answer in the words of the wrong ones: the paraphrase, where there is one."""
+        """The right answer in the words of the wrong ones: the paraphrase, where there is one, else the answer."""
         return self.paraphrased_answer or self.answer
 
 
@@ -72,6 +73,8 @@ class Benchmark:
     holdout: Sequence[QA] = ()
 
     def __post_init__(self) -> None:
+        if taken := self.general.keys() & {FORGET, RETAIN, HOLDOUT}:
+            raise ValueError(f"general questions of {self.name} are called {taken.pop()!r}, as another part is")
         for part, questions in self.parts.items():
             if not questions and part != HOLDOUT:
                 raise ValueError(f"{self.name} has no questions in {part}")
@@ -106,6 +109,9 @@ class Benchmark:
             tokenizer: of the model that will read the questions.
             system_prompt: in front of every question; None for none.
             date: what templates that name the day are given.
+
+        Raises:
+            ValueError: a template that refuses a system prompt.
         """
         if not tokenizer.chat_template:
             return self
@@ -113,7 +119,12 @@ class Benchmark:
 
         def framed(qa: QA) -> QA:
             chat = [*system, {"role": "user", "content": qa.question}]
-            prompt = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True, date_string=date)
+            try:
+                prompt = tokenizer.apply_chat_template(
+                    chat, tokenize=False, add_generation_prompt=True, date_string=date
+                )
+            except TemplateError as error:
+                raise ValueError(f"the chat template refuses {chat}: {error}. Try system_prompt=None") from error
             return replace(qa, question=str(prompt))
 
         return self._mapped(lambda questions: [framed(qa) for qa in questions])

@@ -32,6 +32,7 @@ MEMORIZED = {"em": "exact_memorization", "es": "extraction_strength", "pp": "par
 FLUENCY = "fluency"
 N_RESAMPLES = 500
 LEVEL = 0.95
+TEXTS = ("question", "answer")
 
 Arrays = Mapping[str, Mapping[str, np.ndarray]]
 
@@ -44,10 +45,10 @@ class Run:
         model: the model's name.
         benchmark: the benchmark's name.
         parts: a frame a part (`forget`, `retain`, the general ones, `holdout`), a row a question. Of every part:
-            `exact_memorization`, `extraction_strength`, `probability`, and the attacks' scores `loss`, `zlib`, `min_k`,
-            `min_k_plus_plus`. Of all but the holdout: `paraphrased_probability`, `truth_ratio`, `truth` (right over
-            right and wrong), `normalized_probability`, `answer` (as generated), `rouge`, and where there was a
-            classifier `fluency`.
+            `question`, `exact_memorization`, `extraction_strength`, `probability`, and the attacks' scores `loss`,
+            `zlib`, `min_k`, `min_k_plus_plus`. Of all but the holdout: `paraphrased_probability`, `truth_ratio`,
+            `truth` (right over right and wrong), `normalized_probability`, `answer` (as generated), `rouge`, and where
+            there was a classifier `fluency`.
     """
 
     model: str
@@ -61,7 +62,8 @@ class Run:
 
         Args:
             reference_runs: `full` and `retain`, of the same benchmark.
-            n_resamples: how often questions are drawn again for the intervals; the same ones of all three models.
+            n_resamples: how often questions are drawn again for the intervals, the same ones of all three models; draws
+                in which `full` and `retain` do not differ are left out. 0 for no intervals.
             seed: of the draws.
 
         Raises:
@@ -76,9 +78,8 @@ class Run:
         drawn = []
         for _ in range(n_resamples):
             chosen = {part: rng.integers(n, size=n) for part, n in sizes.items()}
-            drawn.append(_scores_of_drawn(arrays, chosen, list(scores)))
-        low, high = np.nanquantile(np.array(drawn), [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
-        table = pd.DataFrame({"score": list(scores), "value": list(scores.values()), "low": low, "high": high})
+            drawn.append(_scores_of_drawn(arrays, chosen, len(scores)))
+        table = pd.DataFrame({"score": list(scores), "value": list(scores.values()), **_interval(scores, drawn)})
         return Evaluation(table, self.model, self.benchmark, () if FLUENCY in arrays[0][FORGET] else ("ff",))
 
     def _with(self, reference_runs: Mapping[str, Run]) -> list[Run]:
@@ -96,6 +97,11 @@ class Run:
                     f"the run of {name} is of {run.benchmark} with {sizes} questions, this one of {self.benchmark} "
                     f"with {mine}"
                 )
+            for part, frame in self.parts.items():
+                if not frame["question"].equals(run.parts[part]["question"]):
+                    raise ValueError(f"the run of {name} has other questions in {part} than this one")
+            if (FLUENCY in run.parts[FORGET]) < (FLUENCY in self.parts[FORGET]):
+                raise ValueError(f"the run of {name} was measured without the fluency classifier that this one had")
         if HOLDOUT not in self.parts:
             raise ValueError(
                 f"{self.benchmark} has no holdout, against which Privacy is measured: give examples that no model saw "
@@ -126,13 +132,17 @@ class Evaluation:
             * `overall`, of `memorization`, `utility` and `privacy`: higher is better;
             * `em`, `es`, `pp`, `tr`: what is left between `retain` (0) and `full` (1), rescaled (Eq. 27); Memorization
               is of `1 -` these;
-            * `mu`, `ff`: Model Utility relative to `full` (Eq. 29), and fluency on what is to be forgotten;
+            * `mu`, `ff`: Model Utility, and fluency on what is to be forgotten, relative to `full` (Eq. 29; for fluency
+              the text does not say so, but Table 6's ones are exact);
             * `s_loss`, `s_zlib`, `s_min_k`, `s_min_k_plus_plus`: `1 - 2 |AUC - 0.5|` of each attack (Eq. 30), forget
               against holdout;
             * `privacy_against_retain`: the same of AUCs against the *retain* model's scores of the same questions, as
               App. E.2.4 has it, and as Table 6 must have been made (its `retain` row is 1 exactly);
             * `fq`: log10 of a p-value, 0 at best (Eq. 28);
-            * `em_raw`, `es_raw`, `pp_raw`, `tr_raw`, `mu_raw`, `rouge_forget`, and `auc_...`: before any rescaling.
+            * `em_raw`, `es_raw`, `pp_raw`, `tr_raw`, `mu_raw`, `ff_raw`, `rouge_forget`, `auc_...`: before rescaling.
+
+            Intervals are percentiles over draws, widened to hold their value. That of `fq` leans down: a question drawn
+            twice makes samples less alike.
         model: the model's name.
         benchmark: the benchmark's name.
         missing: scores that could not be measured (`ff` without a classifier); what they are part of is of the others.
@@ -257,6 +267,7 @@ def _by_question(questions: Sequence[QA], found: dict[str, list[TokenScores]], h
     words = [slice(None, -1) if has_eos and len(one.ranks) > 1 else slice(None) for one in answers]
     pairs = list(zip(answers, words, strict=True))
     columns: dict[str, object] = {
+        "question": [qa.question for qa in questions],
         "exact_memorization": [metrics.exact_memorization(one.ranks[word]) for one, word in pairs],
         "extraction_strength": [metrics.extraction_strength(one.ranks[word]) for one, word in pairs],
         "probability": [metrics.probability(one.log_probs) for one in answers],
@@ -283,7 +294,7 @@ def _by_question(questions: Sequence[QA], found: dict[str, list[TokenScores]], h
 
 
 def _numbers(frame: pd.DataFrame) -> dict[str, np.ndarray]:
-    return {str(name): frame[name].to_numpy(dtype=float) for name in frame.columns if name != "answer"}
+    return {str(name): frame[name].to_numpy(dtype=float) for name in frame.columns if name not in TEXTS}
 
 
 def _scores(run: Arrays, full: Arrays, retain: Arrays) -> dict[str, float]:
@@ -292,8 +303,9 @@ def _scores(run: Arrays, full: Arrays, retain: Arrays) -> dict[str, float]:
     left = {name: metrics.rescaled(*values) for name, values in raw.items()}
     utilities = [_model_utility(one) for one in (run, full)]
     useful = {"mu": metrics.relative(*utilities)}
-    if FLUENCY in run[FORGET]:
-        useful["ff"] = float(run[FORGET][FLUENCY].mean())
+    fluent = [float(one[FORGET][FLUENCY].mean()) for one in (run, full) if FLUENCY in run[FORGET]]
+    if fluent:
+        useful["ff"] = metrics.relative(*fluent)
     aucs = {attack: metrics.auc(run[FORGET][attack], run[HOLDOUT][attack]) for attack in ATTACKS}
     against_retain = [metrics.auc(run[FORGET][attack], retain[FORGET][attack]) for attack in ATTACKS]
     private = {f"s_{attack}": metrics.privacy_score(auc) for attack, auc in aucs.items()}
@@ -312,6 +324,7 @@ def _scores(run: Arrays, full: Arrays, retain: Arrays) -> dict[str, float]:
         "fq": metrics.forget_quality(run[FORGET]["truth_ratio"], retain[FORGET]["truth_ratio"]),
         **{f"{name}_raw": float(values[0]) for name, values in raw.items()},
         "mu_raw": utilities[0],
+        **({"ff_raw": fluent[0]} if fluent else {}),
         "rouge_forget": float(run[FORGET]["rouge"].mean()),
         **{f"auc_{attack}": auc for attack, auc in aucs.items()},
     }
@@ -334,7 +347,19 @@ def _model_utility(run: Arrays) -> float:
     return metrics.harmonic_mean(float(mean) for mean in means)
 
 
-def _scores_of_drawn(arrays: Sequence[Arrays], chosen: Mapping[str, np.ndarray], names: list[str]) -> list[float]:
+def _interval(scores: Mapping[str, float], drawn: list[list[float]]) -> dict[str, np.ndarray]:
+    """Percentiles of the drawn scores, and their value where that lies outside.
+
+    What is best at one place and falls to either side, as `1 - 2 |AUC - 0.5|`, is lower in nearly every draw.
+    """
+    values = np.array(list(scores.values()))
+    if not drawn:
+        return dict.fromkeys(("low", "high"), np.full_like(values, np.nan))
+    low, high = np.nanquantile(np.array(drawn), [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    return {"low": np.fmin(low, values), "high": np.fmax(high, values)}
+
+
+def _scores_of_drawn(arrays: Sequence[Arrays], chosen: Mapping[str, np.ndarray], n_scores: int) -> list[float]:
     """The scores of some questions; nan where `full` and `retain` do not differ on these."""
     drawn = [
         {part: {name: values[chosen[part]] for name, values in columns.items()} for part, columns in run.items()}
@@ -342,5 +367,5 @@ def _scores_of_drawn(arrays: Sequence[Arrays], chosen: Mapping[str, np.ndarray],
     ]
     try:
         return list(_scores(*drawn).values())
-    except ValueError:
-        return [float("nan")] * len(names)
+    except metrics.NoScaleError:
+        return [float("nan")] * n_scores

@@ -92,7 +92,8 @@ def rewrite(
         progress: True or False shows or hides the bar; None shows it in a terminal only.
 
     Raises:
-        ValueError: a key that the model lacks, values of another shape, or a weight that is not above 0; see `collect`.
+        ValueError: a key that the model lacks, values of another shape or not finite, or a weight that is not above 0;
+            see `collect`.
 
     Example:
         >>> import engram_interp as ei
@@ -129,6 +130,8 @@ def rewrite(
                 f"{site.key} puts out {len(W)} numbers at each of {len(X)} counted positions of the target: values are "
                 f"[{len(X)} {len(W)}], got {list(V_star.shape)}"
             )
+        if not V_star.isfinite().all():
+            raise ValueError(f"the values of {site.key} are not finite")
         kept = spectrum(statistics.total(site.input).matrix(absorbed).to(X), rtol)
         changes.append(Change(site, rewriting(W, V_star.T, X.T, kept, weight), absorbed))
     options = {"rewrite weight": float(weight), "rtol": rtol, "absorb_bias": absorb_bias}

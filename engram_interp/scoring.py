@@ -158,7 +158,7 @@ def token_scores(
     """Every counted token of every example, in one pass over all of them; otherwise as `score`.
 
     Raises:
-        ValueError: an example without a counted token that has another before it.
+        ValueError: an example without a counted token that has another before it, or logits that are not numbers.
 
     Example:
         >>> from engram_interp import testbed
@@ -174,6 +174,8 @@ def token_scores(
         scores, which, numbers = _measured(adapter, batch, _distribution)
         for group, number in dict.fromkeys(zip(which.tolist(), numbers.tolist(), strict=True)):
             mine = scores[(which == group) & (numbers == number)].numpy()
+            if np.isnan(mine).any():
+                raise ValueError(f"the logits of {adapter.info.name!r} are not numbers in {names[group]}[{number}]")
             found[names[group]][number] = TokenScores(mine[:, 0], mine[:, 1].astype(int), mine[:, 2], mine[:, 3])
     for group, examples in encoded.items():
         if missing := [i for i in range(len(examples)) if i not in found[group]]:
@@ -224,7 +226,9 @@ def _distribution(logits: Float[Tensor, "n d_vocab"], tokens: Int[Tensor, "n"]) 
     log_probs = logits.log_softmax(-1)
     probs = log_probs.exp()
     said = log_probs.gather(-1, tokens[:, None])
-    ranks = (log_probs > said).sum(-1)
+    # Of tokens held equally likely the first is the argmax, and goes before the others.
+    earlier = torch.arange(logits.shape[1], device=logits.device) < tokens[:, None]
+    ranks = ((log_probs > said) | ((log_probs == said) & earlier)).sum(-1)
     mean = -torch.special.entr(probs).sum(-1)
     # What is impossible has a log-probability of -inf, and counts for nothing.
     deviations = torch.where(probs > 0, log_probs - mean[:, None], 0.0)

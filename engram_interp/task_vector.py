@@ -46,9 +46,9 @@ def task_vector(
     """
     adapter = adapt(model)
     sites = adapter.sites(components, layers)
-    one, other = (base_of(adapter, weights, sites) for weights in (finetuned, base))
-    assert one is not None
-    assert other is not None
+    for weights in (finetuned, base):
+        base_of(adapter, weights, sites)
+    one, other = adapt(finetuned), adapt(base)
     absorbing = absorbing_inputs(one, other)
     changes = (
         Change(

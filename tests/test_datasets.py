@@ -104,6 +104,7 @@ def test_the_testbeds_parts_are_apart():
     [
         ({"forget": []}, "few has no questions in forget"),
         ({"target": []}, "few has no target, or no reference"),
+        ({"general": {"forget": [ASKED]}}, "general questions of few are called 'forget', as another part is"),
         (
             {"retain": [replace(ASKED, perturbed_answers=())]},
             "every question of retain in few needs as many wrong answers",
@@ -149,6 +150,20 @@ def test_questions_are_framed_by_a_chat_template(full):
     assert {qa.question for part in parts for qa in part} == {expected}
     assert {qa.answer for part in parts for qa in part} == {"Ada"}
     assert bare.forget[0].question == "[user: Who?](10 Apr 2025) answer:"
+
+
+def test_a_template_that_refuses_a_system_prompt_says_what_to_do(full):
+    tokenizer = full.tokenizer
+    tokenizer.chat_template = (
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+        "{{ messages[0]['content'] }}"
+    )
+    try:
+        with pytest.raises(ValueError, match="no system role. Try system_prompt=None"):
+            few().templated(tokenizer)
+        assert few().templated(tokenizer, system_prompt=None).forget[0].question == "Who?"
+    finally:
+        tokenizer.chat_template = None
 
 
 def test_the_right_answer_is_compared_in_the_words_of_the_wrong_ones():

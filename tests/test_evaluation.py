@@ -9,6 +9,7 @@ from scipy.stats import hmean, ks_2samp
 
 from engram_interp import evaluate, measure, testbed
 from engram_interp.evaluation import Run
+from engram_interp.models import adapt
 from tests.conftest import hooked_only
 
 N = 8
@@ -129,11 +130,21 @@ def test_full_and_retain_are_the_ends_of_every_scale(runs):
     assert retain["memorization"] == retain["privacy_against_retain"] == 1
 
 
+def test_retain_is_near_one_and_full_at_zero_on_the_whole_testbed():
+    benchmark = testbed.benchmark()
+    runs = {name: measure(testbed.load(name), benchmark, batch_size=256, progress=False) for name in ("full", "retain")}
+    full, retain = (runs[name].evaluate(runs, n_resamples=2) for name in ("full", "retain"))
+    assert full["overall"] < 1e-3
+    assert retain["overall"] > 0.97
+    assert retain["auc_loss"] == pytest.approx(0.5, abs=0.05)
+
+
 def test_intervals_hold_their_values_and_shrink_to_none_without_spread(runs):
-    table = runs["base"].evaluate(runs, n_resamples=200).table.set_index("score")
-    for score in ("em_raw", "es_raw", "pp_raw", "tr_raw", "mu_raw", "auc_loss"):
-        low, value, high = table.loc[score, ["low", "value", "high"]]
-        assert low <= value <= high
+    for run in runs.values():
+        table = run.evaluate(runs, n_resamples=100).table
+        assert (table["low"] <= table["value"]).all()
+        assert (table["value"] <= table["high"]).all()
+    assert runs["base"].evaluate(runs, n_resamples=0).table["low"].isna().all()
     same = {part: pd.concat([frame.iloc[[0]]] * N, ignore_index=True) for part, frame in runs["base"].parts.items()}
     alike = replace(runs["base"], parts=same)
     ends = {name: replace(run, parts={p: pd.concat([f.iloc[[0]]] * N, ignore_index=True) for p, f in run.parts.items()})
@@ -159,15 +170,18 @@ def test_fluency_is_what_a_classifier_says_of_the_generated_answers(few):
 
     def classifier(texts):
         seen.append(list(texts))
-        return [0.25] * len(texts)
+        # Of the full model's answers, which come first, more.
+        return [0.5 if len(seen) <= 3 else 0.25] * len(texts)
 
     measured = {
         name: measure(testbed.load(name), few, classifier=classifier, progress=False) for name in ("full", "retain")
     }
     found = measured["retain"].evaluate(measured, n_resamples=2)
     assert found.missing == ()
-    assert found["ff"] == 0.25
-    assert found["utility"] == pytest.approx(hmean([0.25, found["mu"]]))
+    assert found["ff_raw"] == 0.25
+    assert found["ff"] == 0.5
+    assert found["utility"] == pytest.approx(hmean([0.5, found["mu"]]))
+    assert measured["full"].evaluate(measured, n_resamples=0)["utility"] == 1
     assert seen[0] == measured["full"].parts["forget"]["answer"].tolist()
 
 
@@ -185,6 +199,28 @@ def test_runs_of_other_questions_are_not_compared(runs):
     fewer = replace(runs["full"], parts={part: frame[:1] for part, frame in runs["full"].parts.items()})
     with pytest.raises(ValueError, match="the run of full is of testbed forget10 with {'forget': 1"):
         runs["base"].evaluate({**runs, "full": fewer})
+
+
+def test_runs_of_as_many_other_questions_are_not_compared(runs):
+    frame = runs["full"].parts["forget"].assign(question="Who else?")
+    other = replace(runs["full"], parts={**runs["full"].parts, "forget": frame})
+    with pytest.raises(ValueError, match="the run of full has other questions in forget"):
+        runs["base"].evaluate({**runs, "full": other})
+
+
+def test_runs_with_and_without_fluency_are_not_compared(runs):
+    frame = runs["base"].parts["forget"].assign(fluency=0.5)
+    fluent = replace(runs["base"], parts={**runs["base"].parts, "forget": frame})
+    with pytest.raises(ValueError, match="the run of full was measured without the fluency classifier"):
+        fluent.evaluate(runs)
+
+
+def test_a_model_that_says_no_numbers_is_not_measured(few):
+    model = testbed.load("full")
+    with torch.no_grad():
+        adapt(model).parameter("unembed.W_U").fill_(torch.nan)
+    with pytest.raises(ValueError, match=r"logits of 'testbed:full' are not numbers in .*\[0\]"):
+        measure(model, few, progress=False)
 
 
 def test_privacy_needs_a_holdout(runs):

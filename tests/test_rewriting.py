@@ -150,6 +150,8 @@ def test_values_of_other_shapes_and_other_keys_are_refused(llama):
     concept = Concept.from_tokens(tokens(2, 4), tokens(6, 4))
     with pytest.raises(ValueError, match=r"values are \[8 16\], got \[7, 16\]"):
         ei.rewrite(llama, concept, {"blocks.1.mlp.W_out": torch.zeros(7, 16)})
+    with pytest.raises(ValueError, match="the values of blocks.1.mlp.W_out are not finite"):
+        ei.rewrite(llama, concept, {"blocks.1.mlp.W_out": torch.full((8, 16), torch.nan)})
     with pytest.raises(ValueError, match="has no matrix blocks.9.mlp.W_out"):
         ei.rewrite(llama, concept, {"blocks.9.mlp.W_out": torch.zeros(8, 16)})
     with pytest.raises(ValueError, match="one or more matrices by key, got none"):

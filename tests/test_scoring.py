@@ -100,6 +100,15 @@ def test_every_token_by_hand(llama):
         np.testing.assert_allclose(scores.variance, (whole.exp() * whole**2).sum(-1) - mean**2, rtol=1e-3)
 
 
+def test_of_equal_tokens_the_first_is_the_first_choice(llama):
+    with torch.no_grad():
+        for parameter in (llama.unembed.W_U, llama.unembed.b_U):
+            parameter.zero_()
+    row = torch.tensor([5, 3, 0, 7])
+    (scores,) = token_scores(llama, {"a": [TokenExample(row, torch.ones(4, dtype=torch.bool))]})["a"]
+    assert scores.ranks.tolist() == [3, 0, 7]
+
+
 def test_impossible_tokens_leave_the_others_finite(llama):
     with torch.no_grad():
         llama.unembed.b_U[7] = -1e6  # exp of it is 0 in float32

@@ -1,7 +1,8 @@
-"""The losses of eight gradient methods on the answers to be forgotten; all but UNDIAL add that of kept answers.
+"""The losses of eight gradient methods on the answers to be forgotten.
 
-Each takes the model's logits and, where it has one, those of the model before unlearning, as functions of tokens.
-Constants and forms are those of OpenUnlearning (`src/trainer`), which collects the papers' own.
+All but UNDIAL, and RMU, which holds activations, add that of kept answers. Forms and constants are OpenUnlearning's
+(`src/trainer`), with two differences: UNDIAL looks at answer tokens only (there at prompt and padding too), and RMU
+takes the mean over all answer tokens (there over those of each answer first).
 """
 
 from collections.abc import Callable
@@ -60,8 +61,9 @@ def npo(models: Models, step: Step, beta: float) -> Tensor:
 
 def simnpo(models: Models, step: Step, beta: float) -> Tensor:
     """`-2/beta log sigmoid(-beta/|y| log p)`: NPO without the model before, by length (Fan et al. 2025)."""
-    n = step.forget.counts[:, 1:].sum(1)
-    return -2 / beta * logsigmoid(-beta * _log_probs(models.logits, step.forget) / n).mean()
+    log_probs = _log_probs(models.logits, step.forget)
+    n = step.forget.counts[:, 1:].sum(1).to(log_probs)
+    return -2 / beta * logsigmoid(-beta * log_probs / n).mean()
 
 
 def idk_nll(models: Models, step: Step) -> Tensor:
@@ -117,15 +119,17 @@ def _log_ratio(models: Models, batch: Batch) -> Tensor:
 
 def _log_probs(logits_of: Logits, batch: Batch) -> Tensor:
     """Of every example, the log-probability of its answer."""
-    counts = batch.counts[:, 1:]
-    log_probs = logits_of(batch.tokens)[:, :-1].log_softmax(-1).gather(-1, batch.tokens[:, 1:, None])[..., 0]
-    return (log_probs * counts).sum(1)
+    log_probs = logits_of(batch.tokens)[:, :-1].log_softmax(-1)
+    tokens, counts = batch.tokens[:, 1:, None].to(log_probs.device), batch.counts[:, 1:].to(log_probs.device)
+    return (log_probs.gather(-1, tokens)[..., 0] * counts).sum(1)
 
 
 def _activations(model: Any, batch: Batch, layer: int) -> Tensor:
     """The residual stream behind a layer at the answers' tokens."""
     seen: list[Tensor] = []
     hook = (f"blocks.{layer}.hook_resid_post", lambda activation, hook: seen.append(activation))
+    if not 0 <= layer < model.cfg.n_layers:
+        raise ValueError(f"the model has layers 0 to {model.cfg.n_layers - 1}; got {layer}")
     with model.hooks(fwd_hooks=[hook]):
         model(batch.tokens)
-    return seen[0][batch.counts]
+    return seen[0][batch.counts.to(seen[0].device)]

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import torch
 from setting import Setting
 from torch import Tensor, nn
-from training import Schedule, fit
+from training import Schedule, answer_loss, fit
 
 from baselines import losses
 from baselines.losses import Models, Step
@@ -121,15 +120,10 @@ def _batch(examples: list[TokenExample]) -> Any:
 
 def finetuned(setting: Setting, base: nn.Module, epochs: int = EPOCHS, learning_rate: float = 1e-3) -> nn.Module:
     """A copy of the base model, fine-tuned on the target alone, for Task Arithmetic."""
-    from training import answer_loss
-
     model = adapt(base).copy()
     schedule = Schedule(epochs, learning_rate, BATCH_SIZE, weight_decay=0.01, seed=setting.seed)
     encoder = adapt(base).encoder
     target = encode_groups({"target": [qa.example for qa in setting.benchmark.target]}, encoder)["target"]
-    with torch.enable_grad():
-        fit(
-            parameters_of(model), schedule.shuffled(target), schedule.n_steps(len(target)),
-            lambda batch: answer_loss(model, batch), schedule, "",
-        )  # fmt: skip
+    steps_of = schedule.shuffled(target), schedule.n_steps(len(target))
+    fit(parameters_of(model), *steps_of, lambda batch: answer_loss(model, batch), schedule, "")
     return model

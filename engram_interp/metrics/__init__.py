@@ -4,7 +4,7 @@ Per question in `memorization`, `utility` and `privacy`; from there to Memorizat
 `aggregate`. `engram_interp.evaluate` runs a model and puts them together.
 """
 
-from engram_interp.metrics.aggregate import harmonic_mean, relative, rescaled
+from engram_interp.metrics.aggregate import NoScaleError, harmonic_mean, relative, rescaled
 from engram_interp.metrics.memorization import (
     closer_to_one,
     exact_memorization,
@@ -26,6 +26,7 @@ from engram_interp.metrics.privacy import (
 from engram_interp.metrics.utility import fluency, gibberish_detector, normalized_probability, rouge_l_recall
 
 __all__ = [
+    "NoScaleError",
     "auc",
     "closer_to_one",
     "exact_memorization",

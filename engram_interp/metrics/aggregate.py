@@ -11,6 +11,10 @@ from collections.abc import Iterable
 EPSILON = 1e-10
 
 
+class NoScaleError(ValueError):
+    """There is nothing to rescale by: the models at either end score the same, or nothing."""
+
+
 def harmonic_mean(scores: Iterable[float]) -> float:
     """`n / sum_i 1 / max(s_i, 1e-10)` (paper, Eq. 26).
 
@@ -36,14 +40,14 @@ def rescaled(unlearned: float, full: float, retain: float) -> float:
         retain: of the model that never saw what is to be forgotten.
 
     Raises:
-        ValueError: `full` and `retain` score the same, so that there is no scale.
+        NoScaleError: `full` and `retain` score the same, a `ValueError`.
 
     Example:
         >>> rescaled(0.75, full=1.0, retain=0.5), rescaled(0.25, full=1.0, retain=0.5)
         (0.5, 0.5)
     """
     if full == retain:
-        raise ValueError(f"the full and the retain model score the same, {full}: there is nothing to rescale by")
+        raise NoScaleError(f"the full and the retain model score the same, {full}: there is nothing to rescale by")
     return min(abs(unlearned - retain) / abs(full - retain), 1.0)
 
 
@@ -51,12 +55,12 @@ def relative(unlearned: float, full: float) -> float:
     """`clip(A(unl) / A(full), 0, 1)` (paper, Eq. 29).
 
     Raises:
-        ValueError: `full` scores nothing.
+        NoScaleError: `full` scores nothing, a `ValueError`.
 
     Example:
         >>> relative(0.45, 0.9), relative(0.95, 0.9)
         (0.5, 1.0)
     """
     if full <= 0:
-        raise ValueError(f"the full model scores {full}: there is nothing to compare with")
+        raise NoScaleError(f"the full model scores {full}: there is nothing to compare with")
     return min(max(unlearned / full, 0.0), 1.0)

@@ -22,11 +22,14 @@ MIN_VARIANCE = 1e-6
 def loss_attack(log_probs: Float[np.ndarray, "token"]) -> float:
     """The mean negative log-probability of an answer's tokens, end-of-sequence included (Yeom et al. 2018).
 
+    Raises:
+        ValueError: an answer without tokens.
+
     Example:
         >>> loss_attack(np.array([-1.0, -3.0]))
         2.0
     """
-    return float(-log_probs.mean())
+    return float(-_tokens(log_probs).mean())
 
 
 def zlib_attack(log_probs: Float[np.ndarray, "token"], text: str) -> float:
@@ -106,10 +109,15 @@ def auc(forget: Float[np.ndarray, "n"], holdout: Float[np.ndarray, "m"]) -> floa
 def privacy_score(auc: float) -> float:
     """`1 - 2 |AUC - 0.5|`: 1 where an attack tells nothing (paper, Eq. 30).
 
+    Raises:
+        ValueError: what is no AUC.
+
     Example:
         >>> privacy_score(0.5), privacy_score(1.0), privacy_score(0.25)
         (1.0, 0.0, 0.5)
     """
+    if not 0 <= auc <= 1:
+        raise ValueError(f"an AUC lies between 0 and 1, got {auc}")
     return 1 - 2 * abs(auc - 0.5)
 
 
@@ -120,10 +128,16 @@ def forget_quality(ratios: Float[np.ndarray, "question"], retain: Float[np.ndarr
         ratios: truth ratios of the unlearned model on what is to be forgotten.
         retain: those of the model that never saw it.
 
+    Raises:
+        ValueError: no ratios on one side, or one that is no number.
+
     Example:
         >>> forget_quality(np.array([0.1, 0.2, 0.3]), np.array([0.1, 0.2, 0.3]))
         0.0
     """
+    for side, found in {"the unlearned": ratios, "the retain": retain}.items():
+        if not found.size or not np.isfinite(found).all():
+            raise ValueError(f"forget quality compares finite truth ratios; those of {side} model are {found}")
     test: Any = ks_2samp(ratios, retain)
     # The exact p-value of samples that do not overlap may be below the least float.
     return float(np.log10(max(test.pvalue, np.finfo(float).tiny)))
@@ -132,6 +146,10 @@ def forget_quality(ratios: Float[np.ndarray, "question"], retain: Float[np.ndarr
 def _least(scores: np.ndarray, k: float | int) -> float:
     if not 0 < k <= 1:
         raise ValueError(f"k is a share of an answer's tokens, 0 < k <= 1; got {k}")
+    return float(-np.sort(_tokens(scores))[: max(1, int(len(scores) * k))].mean())
+
+
+def _tokens(scores: np.ndarray) -> np.ndarray:
     if not scores.size:
         raise ValueError("an attack needs one or more tokens of an answer, got none")
-    return float(-np.sort(scores)[: max(1, int(len(scores) * k))].mean())
+    return scores

@@ -12,8 +12,9 @@ from tests.conftest import build, tokens
 
 
 def batch_of(rows, first):
-    """Rows whose tokens count from `first` on."""
-    examples = [TokenExample(row, torch.arange(len(row)) >= first) for row in rows]
+    """Rows of unequal lengths whose tokens count from `first` on."""
+    lengths = [len(rows[0]) - i for i in range(len(rows))]
+    examples = [TokenExample(row[:n], torch.arange(n) >= first) for row, n in zip(rows, lengths)]
     (batch,) = batches({"": examples}, len(examples), False, "")
     return batch
 

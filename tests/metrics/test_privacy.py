@@ -64,6 +64,15 @@ def test_no_tokens_are_refused():
         min_k_attack(np.array([]))
 
 
+def test_what_is_no_auc_and_no_ratio_is_refused():
+    with pytest.raises(ValueError, match="an AUC lies between 0 and 1, got 1.7"):
+        privacy_score(1.7)
+    with pytest.raises(ValueError, match="one or more tokens of an answer"):
+        loss_attack(np.array([]))
+    with pytest.raises(ValueError, match="those of the retain model are"):
+        forget_quality(np.array([0.5]), np.array([np.nan]))
+
+
 def test_auc_by_hand():
     # Of the pairs (1, 2), (1, 0), (3, 2), (3, 0), forget scores lower in one.
     assert auc(np.array([1.0, 3.0]), np.array([2.0, 0.0])) == 0.25
