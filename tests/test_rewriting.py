@@ -8,6 +8,7 @@ from engram_interp import Concept, testbed
 from engram_interp.estimator import spectrum
 from engram_interp.models import adapt
 from engram_interp.rewriting import rewriting
+from engram_interp.sites import component_of, to_matrix
 from tests.conftest import build, tokens
 
 
@@ -87,8 +88,7 @@ def test_zero_values_are_the_engram(variant):
     keys = ["blocks.1.attn.W_Q", "blocks.0.mlp.W_out"]
     adapter = adapt(model)
     n = 6 * 7
-    widths = {"blocks.1.attn.W_Q": 32, "blocks.0.mlp.W_out": 16}
-    values = {key: torch.zeros(n, widths[key]) for key in keys}
+    values = {key: torch.zeros(n, len(to_matrix(component_of(key), adapter.parameter(key)))) for key in keys}
     found = ei.rewrite(model, concept, values)
     engram = ei.extract(model, concept).select(keys=keys)
     assert set(found) == set(engram)
