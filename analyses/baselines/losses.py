@@ -88,8 +88,13 @@ def undial(models: Models, step: Step, beta: float) -> Tensor:
     return cross_entropy(logits, softmax(teacher - beta * one_hot(tokens, teacher.shape[-1]), dim=-1))
 
 
-def rmu(models: Models, step: Step, coefficient: float, layer: int) -> Tensor:
-    """Residual streams of answers drawn to a random direction, those of kept ones held (Li et al. 2024)."""
+def rmu(models: Models, step: Step, coefficient: float, depth: float) -> Tensor:
+    """Residual streams of answers drawn to a random direction, those of kept ones held (Li et al. 2024).
+
+    It looks behind the layer at `depth`, a share of all layers.
+    """
+    model: Any = models.model
+    layer = int(depth * model.cfg.n_layers)
     activation = _activations(models.model, step.forget, layer)
     generator = torch.Generator().manual_seed(0)
     direction = torch.rand(activation.shape[-1], generator=generator).to(activation)
@@ -128,8 +133,6 @@ def _activations(model: Any, batch: Batch, layer: int) -> Tensor:
     """The residual stream behind a layer at the answers' tokens."""
     seen: list[Tensor] = []
     hook = (f"blocks.{layer}.hook_resid_post", lambda activation, hook: seen.append(activation))
-    if not 0 <= layer < model.cfg.n_layers:
-        raise ValueError(f"the model has layers 0 to {model.cfg.n_layers - 1}; got {layer}")
     with model.hooks(fwd_hooks=[hook]):
         model(batch.tokens)
     return seen[0][batch.counts.to(seen[0].device)]

@@ -47,7 +47,7 @@ METHODS = {
     "UNDIAL": Method(losses.undial, ({"beta": 3.0}, {"beta": 10.0}), retain_weight=0.0),
     "RMU": Method(
         losses.rmu,
-        ({"coefficient": 20.0, "layer": 1}, {"coefficient": 20.0, "layer": 2}),
+        ({"coefficient": 20.0, "depth": 0.25}, {"coefficient": 20.0, "depth": 0.5}),
         retain_weight=0.0,
     ),
     "AltPO": Method(losses.altpo, BETAS, instead="alternates"),

@@ -98,7 +98,7 @@ def test_undial_takes_from_the_answers_logits(models, step):
 
 
 def test_rmu_steers_answers_and_holds_the_rest(models, step):
-    found = losses.rmu(models, step, coefficient=5.0, layer=1)
+    found = losses.rmu(models, step, coefficient=5.0, depth=0.5)
     name = "blocks.1.hook_resid_post"
 
     def residual(model, batch):
