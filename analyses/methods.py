@@ -155,7 +155,8 @@ def compare(setting: Setting, candidates: list[Candidate]) -> Tables:
     """Every candidate as it was judged, and each method's best as it is reported."""
     chosen = asked(setting, candidates)
     tried = judged(setting, chosen)
-    return {"tried": tried.round(5), "scores": reported(setting, best(chosen, tried)).round(5)}
+    # Not rounded: where every candidate fails, what tells them apart is small.
+    return {"tried": tried, "scores": reported(setting, best(chosen, tried)).round(5)}
 
 
 def reported(setting: Setting, candidates: list[Candidate]) -> pd.DataFrame:
@@ -174,7 +175,7 @@ def wide(tables: Tables) -> pd.DataFrame:
 
 
 def options_of(tables: Tables) -> pd.Series:
-    """Each method's hyperparameters, those of the highest Overall."""
+    """Each method's hyperparameters, those of the highest Overall (which may be nothing, of all of them)."""
     tried = tables["tried"]
     best_of = tried.dropna(subset="overall").groupby("method", sort=False)["overall"].idxmax()
     return tried.loc[best_of].set_index("method")["options"]
