@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import takewhile
 
 import torch
-from torch import nn
+from jaxtyping import Int
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from engram_interp.concept import BATCH_SIZE, TokenExample, batches, encode_groups
+from engram_interp.concept import BATCH_SIZE, encode_groups
 from engram_interp.models import Adapter, adapt
 
 
@@ -22,8 +24,7 @@ def greedy_answers(
 ) -> list[str]:
     """The model's greedy answer to every prompt, up to its end-of-sequence token.
 
-    Every token is another pass over the whole text so far, which serves answers of a few sentences, in every class of
-    model alike.
+    Prompts of as many tokens are answered side by side, so that none is padded; what was seen is not computed again.
 
     Args:
         model: a model with a tokenizer.
@@ -39,38 +40,31 @@ def greedy_answers(
     """
     adapter = adapt(model)
     encoded = encode_groups({"prompt": prompts}, adapter.encoder)["prompt"]
-    shortest_first = sorted(range(len(encoded)), key=lambda i: len(encoded[i].tokens))
+    lengths = [len(example.tokens) for example in encoded]
     answers: dict[int, str] = {}
-    starts = range(0, len(encoded), batch_size)
     disable = None if progress is None else not progress
-    for start in tqdm(starts, desc="answering", unit="batch", leave=False, disable=disable):
-        some = shortest_first[start : start + batch_size]
-        texts = _continued(adapter, [encoded[i].tokens.tolist() for i in some], max_new_tokens)
-        for i, text in zip(some, texts, strict=True):
-            answers[i] = adapter.encoder.decode(text[len(encoded[i].tokens) :]).strip()
+    with tqdm(total=len(encoded), desc="answering", unit="prompt", leave=False, disable=disable) as bar:
+        for length in sorted(set(lengths)):
+            alike = [i for i, mine in enumerate(lengths) if mine == length]
+            for start in range(0, len(alike), batch_size):
+                some = alike[start : start + batch_size]
+                texts = _continued(adapter, torch.stack([encoded[i].tokens for i in some]), max_new_tokens)
+                answers |= {i: adapter.encoder.decode(text).strip() for i, text in zip(some, texts, strict=True)}
+                bar.update(len(some))
     return [answers[i] for i in range(len(encoded))]
 
 
-def _continued(adapter: Adapter, texts: list[list[int]], max_new_tokens: int) -> list[list[int]]:
-    """Texts with the model's first choices after them, each until it ends."""
+def _continued(adapter: Adapter, tokens: Int[Tensor, "batch pos"], max_new_tokens: int) -> list[list[int]]:
+    """The model's first choices after each row of tokens, up to the end of its text."""
     n_ctx, eos = adapter.encoder.n_ctx, adapter.encoder.eos
-    texts = [list(text) for text in texts]
-    going = list(range(len(texts)))
-    for _ in range(max_new_tokens):
-        going = [i for i in going if n_ctx is None or len(texts[i]) < n_ctx]
-        if not going:
+    n = max_new_tokens if n_ctx is None else min(max_new_tokens, n_ctx - tokens.shape[1])
+    start, seen = tokens.shape[1], None
+    ended = torch.zeros(len(tokens), dtype=torch.bool)
+    for _ in range(n):
+        logits, seen = adapter.next_logits(tokens if seen is None else tokens[:, -1:], seen)
+        chosen = logits.argmax(-1).cpu()
+        tokens = torch.cat([tokens, chosen[:, None]], dim=1)
+        ended |= chosen == eos
+        if ended.all():
             break
-        for i, token in zip(going, _next_tokens(adapter, [texts[i] for i in going]), strict=True):
-            texts[i].append(token)
-        going = [i for i in going if texts[i][-1] != eos]
-    return texts
-
-
-@torch.no_grad()
-def _next_tokens(adapter: Adapter, texts: list[list[int]]) -> list[int]:
-    """The model's first choice after each text."""
-    tokens = [torch.tensor(text) for text in texts]
-    last = [TokenExample(text, torch.arange(len(text)) == len(text) - 1) for text in tokens]
-    (batch,) = batches({"prompt": last}, len(last), False, "")
-    chosen = adapter.unembed(adapter.final(batch, at=batch.counts)).argmax(-1)
-    return chosen[batch.numbers.argsort().to(chosen.device)].tolist()
+    return [list(takewhile(lambda token: token != eos, text)) for text in tokens[:, start:].tolist()]

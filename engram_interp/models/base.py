@@ -17,7 +17,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from engram_interp.concept import Batch, Encoder
@@ -327,6 +327,20 @@ class Adapter(ABC):
     @abstractmethod
     def final(self, batch: Batch, at: Bool[Tensor, "batch pos"]) -> Float[Tensor, "n d_model"]:
         """What the unembedding reads at the chosen positions, row by row."""
+
+    @abstractmethod
+    def next_logits(
+        self, tokens: Int[Tensor, "batch pos"], seen: Any = None
+    ) -> tuple[Float[Tensor, "batch d_vocab"], Any]:
+        """Logits of what comes next, and what need not be computed again for the token after it.
+
+        Args:
+            tokens: without padding, those that follow the ones that were seen.
+            seen: what an earlier call gave; None for tokens from the start.
+
+        Returns:
+            The logits, and what was seen; None of a model that keeps nothing and needs all tokens again.
+        """
 
     @abstractmethod
     def unembed(self, rows: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_vocab"]:

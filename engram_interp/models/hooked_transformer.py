@@ -21,11 +21,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from functools import cached_property
+from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformer_lens import HookedTransformer
+from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
 from transformer_lens.utilities.architectures import POST_NORM_ARCHITECTURES
 
 from engram_interp.concept import Batch, Encoder
@@ -151,6 +153,21 @@ class HookedTransformerAdapter(Adapter):
         """The last residual stream behind its norm, at the chosen positions."""
         residual = self._residual(batch, self.n_layers)
         return self._final_norm(residual[at.to(residual.device)][None])[0]
+
+    @torch.no_grad()
+    def next_logits(
+        self, tokens: Int[Tensor, "batch pos"], seen: Any = None
+    ) -> tuple[Float[Tensor, "batch d_vocab"], Any]:
+        """Logits of what comes next, and the keys and values so far.
+
+        Raises:
+            ValueError: a model whose tokens look at those after them.
+        """
+        if self.cfg.attention_dir != "causal":
+            raise ValueError(f"{self.cfg.model_name!r} attends in both directions: it does not write token by token")
+        seen = seen or TransformerLensKeyValueCache.init_cache(self.cfg, self.cfg.device, len(tokens))
+        logits = self.model(tokens, past_kv_cache=seen, attention_mask=torch.ones_like(tokens))
+        return logits[:, -1], seen
 
     @torch.no_grad()
     def unembed(self, rows: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_vocab"]:

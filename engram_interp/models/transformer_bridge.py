@@ -27,7 +27,7 @@ from typing import Any, cast
 
 import einops
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
 from transformers.pytorch_utils import Conv1D
@@ -250,6 +250,16 @@ class TransformerBridgeAdapter(Adapter):
 
         self.run(batch, ["unembed.in"], take)
         return rows[0]
+
+    @torch.no_grad()
+    def next_logits(
+        self, tokens: Int[Tensor, "batch pos"], seen: Any = None
+    ) -> tuple[Float[Tensor, "batch d_vocab"], Any]:
+        """Logits of what comes next, and Hugging Face's cache of what was seen."""
+        options = {"use_cache": True, "past_key_values": seen, "return_type": "logits_and_cache"}
+        with _without_dropout(self.model):
+            logits, seen = self.model(tokens.to(self._device), **options)
+        return logits[:, -1], seen
 
     @torch.no_grad()
     def unembed(self, rows: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_vocab"]:

@@ -201,6 +201,20 @@ def test_the_edit_of_every_matrix_reaches_the_models_output_and_copies_and_origi
     torch.testing.assert_close(model(TARGET), logits, rtol=0, atol=0)
 
 
+@pytest.mark.filterwarnings("ignore:.*does not support fold_ln")
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("load", [load_model, processed])
+def test_what_comes_next_is_the_same_with_what_was_seen_kept(family, load, checkpoint):
+    model = load(checkpoint(family))
+    adapter, rows = adapt(model), tokens(2, 8, d_vocab=60)
+    with torch.no_grad():
+        logits = model(rows)
+    seen = None
+    for n in range(4, 8):
+        found, seen = adapter.next_logits(rows[:, :n] if seen is None else rows[:, n - 1 : n], seen)
+        assert relative_error(found, logits[:, n - 1]) < 1e-4, n
+
+
 @pytest.mark.parametrize("family", DENSE)
 @pytest.mark.parametrize(("dtype", "worst", "median"), [(torch.bfloat16, 0.15, 0.02), (torch.float16, 0.05, 0.003)])
 def test_reduced_precision_is_summed_in_float32_and_edited_with_one_rounding(family, dtype, worst, median, tmp_path):

@@ -116,6 +116,17 @@ def test_predictions_are_the_models_logits(any_model):
     torch.testing.assert_close(logits, any_model(rows)[at], rtol=1e-4, atol=1e-5)
 
 
+def test_what_comes_next_needs_no_second_look_at_what_was_seen(any_model):
+    adapter, rows = adapt(any_model), tokens(2, 7)
+    first, seen = adapter.next_logits(rows[:, :4])
+    second, seen = adapter.next_logits(rows[:, 4:6], seen)
+    third, _ = adapter.next_logits(rows[:, 6:], seen)
+    with torch.no_grad():
+        logits = any_model(rows)
+    for found, position in ((first, 3), (second, 5), (third, 6)):
+        torch.testing.assert_close(found, logits[:, position], atol=1e-4, rtol=1e-4)
+
+
 def test_padding_changes_nothing_also_for_a_tokenizer_that_pads_on_the_left(full):
     # A first token that is also the padding token, which TransformerLens would take for padding on the left.
     rows = torch.cat([torch.full((1, 1), full.tokenizer.pad_token_id), tokens(1, 5, d_vocab=900)], dim=1)
