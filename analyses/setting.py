@@ -3,6 +3,7 @@
 The testbed's by default, in minutes; any other by `--model`, `--retain`, `--base` and `--data`.
 """
 
+import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -80,24 +81,14 @@ class Setting:
         )
 
     def questions(self, which: str) -> ei.Benchmark:
-        """Of every part, every fourth question to choose hyperparameters by, or the three between to report.
-
-        Where all authors are asked the same twenty questions in the same order, these are five kinds and fifteen.
-        """
-        first = {VALIDATION: True, TEST: False}[which]
+        """Of every part, a fourth to choose hyperparameters by, drawn at random, or the rest to report."""
+        chosen = {VALIDATION: True, TEST: False}[which]
 
         def some(questions: Sequence[ei.QA]) -> list[ei.QA]:
-            return [qa for i, qa in enumerate(questions) if (i % 4 == 0) == first]
+            first = set(random.Random(self.seed).sample(range(len(questions)), len(questions) // 4))
+            return [qa for i, qa in enumerate(questions) if (i in first) == chosen]
 
-        benchmark = self.benchmark
-        return replace(
-            benchmark,
-            name=f"{benchmark.name}, {which}",
-            forget=some(benchmark.forget),
-            retain=some(benchmark.retain),
-            general={name: some(questions) for name, questions in benchmark.general.items()},
-            holdout=some(benchmark.holdout),
-        )
+        return replace(self.benchmark.asking(some), name=f"{self.benchmark.name}, {which}")
 
 
 def required(model: nn.Module | None, name: str) -> nn.Module:
@@ -129,6 +120,7 @@ def command(
     @click.option("--data", help="TOFU: a folder, or a repository on the hub; locuslab/TOFU by default.")
     @click.option("--forget", help="Which of TOFU's splits is to go; forget10 by default.")
     @click.option("--hold-out", type=int, help="So many of the last questions were held out of every training.")
+    @click.option("--system-prompt", help="In front of chats: OpenUnlearning's by default, none where this is empty.")
     @click.option("--device", help="Where models are put; TransformerLens's choice by default.")
     @click.option("--seed", type=int, default=0, show_default=True)
     @click.option("--only", multiple=True, help="A method by its name; may be given again. All by default.")
@@ -168,6 +160,7 @@ def load(
     data: str | None,
     forget: str | None,
     hold_out: int | None,
+    system_prompt: str | None,
     device: str | None,
     seed: int,
     only: tuple[str, ...],
@@ -176,7 +169,7 @@ def load(
     options = dict(locals())
     torch.manual_seed(seed)
     if model == TESTBED:
-        theirs = ("retain", "base", "data", "forget", "hold_out", "device")
+        theirs = ("retain", "base", "data", "forget", "hold_out", "system_prompt", "device")
         if given := [f"--{name.replace('_', '-')}" for name in theirs if options[name] is not None]:
             raise click.UsageError(f"{', '.join(given)} goes with another --model than the testbed")
         loaded = {name: ei.testbed.load(name) for name in ("full", "retain", "base")}
@@ -192,6 +185,7 @@ def load(
     if hold_out is not None:
         benchmark = benchmark.hold_out(hold_out)
     tokenizer: Any = full.tokenizer
-    setting = Setting(options, full, benchmark.templated(tokenizer), **others, seed=seed, only=only)
+    chat: dict[str, Any] = {} if system_prompt is None else {"system_prompt": system_prompt or None}
+    setting = Setting(options, full, benchmark.templated(tokenizer, **chat), **others, seed=seed, only=only)
     refusals = Path(data or TOFU) / "idontknow.jsonl"
     return replace(setting, refusals=tuple(refusals.read_text().splitlines())) if refusals.is_file() else setting

@@ -1,11 +1,23 @@
 """Table 4: closed-form edits, with the paper's sweeps and beyond. `python analyses/table_4_closed_form.py`, 12 min.
 
-Hyperparameters are those of the highest Overall on a fourth of the questions; the table is of the other three.
+Hyperparameters are those of the highest Overall on a fourth of the questions; the table is of the other three. The
+figure is of the choice: every method's scores at every setting.
 """
 
+from typing import Any
+
 import plotly.graph_objects as go
-from methods import closed_form, compare, compared, text
+from methods import closed_form, compare, text
+from plotly.subplots import make_subplots
 from setting import Setting, Tables, command
+
+from engram_interp import plots
+
+COLOURS = {
+    "overall": plots.CHOSEN_COLOUR, "memorization": plots.TARGET_COLOUR, "utility": plots.REFERENCE_COLOUR,
+    "privacy": plots.MATRIX_COLOUR,
+}  # fmt: skip
+N_COLUMNS = 4
 
 
 def measure(setting: Setting) -> Tables:
@@ -13,8 +25,44 @@ def measure(setting: Setting) -> Tables:
     return compare(setting, closed_form())
 
 
+def along(options: dict[str, Any]) -> tuple[str, float]:
+    """The hyperparameter on a panel's axis, and its value; strengths by W-Norm alone are once the norms."""
+    if "scale" in options or options.get("alpha") == "w-norm":
+        return "scale of the W-Norms", options.get("scale", 1.0)
+    return ("alpha", options["alpha"]) if "alpha" in options else ("lambda", options["ridge"])
+
+
+def panel(method: str, options: dict[str, Any]) -> str:
+    return f"{method}: lambda = {options['ridge']:g}" if {"alpha", "ridge"} <= options.keys() else method
+
+
 def figure(tables: Tables) -> go.Figure:
-    return compared(tables, "Forgetting forget10 in closed form")
+    """A panel a method (and lambda, where the strength is searched too): scores against the setting."""
+    tried = tables["tried"]
+    names = [panel(*one) for one in zip(tried["method"], tried["options"], strict=True)]
+    tried[["axis", "setting"]] = [along(options) for options in tried["options"]]
+    panels = dict(list(tried.groupby(names, sort=False)))
+    n_rows = -(-len(panels) // N_COLUMNS)
+    plot = make_subplots(
+        rows=n_rows, cols=N_COLUMNS, shared_yaxes=True, subplot_titles=list(panels), horizontal_spacing=0.02,
+        vertical_spacing=0.45 / n_rows,
+    )  # fmt: skip
+    for i, mine in enumerate(panels.values()):
+        where: dict[str, Any] = {"row": 1 + i // N_COLUMNS, "col": 1 + i % N_COLUMNS}
+        for score, colour in COLOURS.items():
+            line = {"color": colour, "width": 3 if score == "overall" else 1}
+            plot.add_trace(
+                go.Scatter(
+                    x=mine["setting"], y=mine[score], name=score.capitalize(), mode="lines+markers",
+                    line=line, marker={"size": 4}, showlegend=i == 0,
+                ), **where,
+            )  # fmt: skip
+        plot.update_xaxes(title_text=mine["axis"].iloc[0], **where)
+    plot.update_yaxes(range=[-0.03, 1.03])
+    plot.update_annotations(font_size=11)
+    plot.update_yaxes(title_text="score (1 is best)", col=1)
+    title = "Forgetting forget10 in closed form: scores on the questions that settings are chosen by"
+    return plot.update_layout(title=title, template=plots.TEMPLATE, height=120 + 260 * n_rows, width=1300)
 
 
 main = command(__file__, measure, text, figure)

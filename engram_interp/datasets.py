@@ -127,7 +127,25 @@ class Benchmark:
                 raise ValueError(f"the chat template refuses {chat}: {error}. Try system_prompt=None") from error
             return replace(qa, question=str(prompt))
 
-        return self._mapped(lambda questions: [framed(qa) for qa in questions])
+        def all_framed(questions: Sequence[QA]) -> list[QA]:
+            return [framed(qa) for qa in questions]
+
+        trained_on = {"target": all_framed(self.target), "reference": all_framed(self.reference)}
+        return replace(self.asking(all_framed), **trained_on)
+
+    def asking(self, each: Callable[[Sequence[QA]], Sequence[QA]]) -> Benchmark:
+        """The same with the questions of every part changed or chosen; what the model was trained on stays.
+
+        Args:
+            each: from the questions of a part to others.
+        """
+        return replace(
+            self,
+            forget=each(self.forget),
+            retain=each(self.retain),
+            general={name: each(questions) for name, questions in self.general.items()},
+            holdout=each(self.holdout),
+        )
 
     def hold_out(self, n: int) -> Benchmark:
         """The last `n` of the reference kept out of it as the holdout, for a model that will be trained on the rest.
@@ -145,17 +163,6 @@ class Benchmark:
             reference=self.reference[:-n],
             retain=[qa for qa in self.retain if qa.question not in unseen],
             holdout=self.reference[-n:],
-        )
-
-    def _mapped(self, each: Callable[[Sequence[QA]], Sequence[QA]]) -> Benchmark:
-        return replace(
-            self,
-            target=each(self.target),
-            reference=each(self.reference),
-            forget=each(self.forget),
-            retain=each(self.retain),
-            general={name: each(questions) for name, questions in self.general.items()},
-            holdout=each(self.holdout),
         )
 
 

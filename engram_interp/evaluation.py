@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -71,7 +71,7 @@ class Run:
                 `retain` do not differ.
         """
         runs = self._with(reference_runs)
-        arrays = [{part: dict(_numbers(frame)) for part, frame in run.parts.items()} for run in runs]
+        arrays = [{part: _numbers(frame) for part, frame in run.parts.items()} for run in runs]
         scores = _scores(*arrays)
         rng = np.random.default_rng(seed)
         sizes = {part: len(frame) for part, frame in self.parts.items()}
@@ -190,22 +190,19 @@ def measure(
         True
     """
     parts = {part: questions for part, questions in dataset.parts.items() if questions}
-    groups: dict[str, list[Example]] = {}
-    for part, questions in parts.items():
-        groups |= {f"{part}: {name}": examples for name, examples in _spoken(questions, part).items()}
+    spoken = {part: _spoken(questions, part) for part, questions in parts.items()}
+    groups = {f"{part}: {kind}": examples for part, kinds in spoken.items() for kind, examples in kinds.items()}
     found = token_scores(model, groups, batch_size=batch_size, progress=progress)
     has_eos = adapt(model).encoder.eos is not None
-    longest = max(len(scores.ranks) for name, some in found.items() if name.endswith(f": {ANSWER}") for scores in some)
+    longest = max(len(scores.ranks) for part in parts for scores in found[f"{part}: {ANSWER}"])
+    limit = longest if max_new_tokens is None else max_new_tokens
+    asked = [qa.question for part, questions in parts.items() if part != HOLDOUT for qa in questions]
+    answers = iter(greedy_answers(model, asked, limit, batch_size=batch_size, progress=progress))
     frames = {}
     for part, questions in parts.items():
-        mine = {
-            name.removeprefix(f"{part}: "): scores for name, scores in found.items() if name.startswith(f"{part}: ")
-        }
-        columns = _by_question(questions, mine, has_eos)
+        columns = _by_question(questions, {kind: found[f"{part}: {kind}"] for kind in spoken[part]}, has_eos)
         if part != HOLDOUT:
-            prompts = [qa.question for qa in questions]
-            limit = longest if max_new_tokens is None else max_new_tokens
-            said = greedy_answers(model, prompts, limit, batch_size=batch_size, progress=progress)
+            said = list(islice(answers, len(questions)))
             columns |= {"answer": said, "rouge": metrics.rouge_l_recall(said, [qa.answer for qa in questions])}
             if classifier is not None:
                 columns[FLUENCY] = metrics.fluency(said, classifier)
@@ -250,11 +247,13 @@ ANSWER, COMPARABLE, WRONG = "answer", "comparable", "wrong"
 
 
 def _spoken(questions: Sequence[QA], part: str) -> dict[str, list[Example]]:
-    """The texts of a part: answers, and all but of the holdout the right ones in other words and the wrong ones."""
+    """The texts of a part: answers, and all but of the holdout the wrong ones, and right ones in the words of these."""
     spoken: dict[str, list[Example]] = {ANSWER: [qa.example for qa in questions]}
     if part == HOLDOUT:
         return spoken
-    spoken[COMPARABLE] = [(qa.question, qa.comparable_answer) for qa in questions]
+    comparable: list[Example] = [(qa.question, qa.comparable_answer) for qa in questions]
+    if comparable != spoken[ANSWER]:
+        spoken[COMPARABLE] = comparable
     for i in range(len(questions[0].perturbed_answers)):
         spoken[f"{WRONG} {i}"] = [(qa.question, qa.perturbed_answers[i]) for qa in questions]
     return spoken
@@ -279,12 +278,11 @@ def _by_question(questions: Sequence[QA], found: dict[str, list[TokenScores]], h
             for one, word in pairs
         ],
     }
-    if COMPARABLE not in found:
+    wrongs = [[one.log_probs.mean() for one in scores] for name, scores in found.items() if name.startswith(WRONG)]
+    if not wrongs:
         return columns
-    right = np.array([one.log_probs.mean() for one in found[COMPARABLE]])
-    wrong = np.array(
-        [[one.log_probs.mean() for one in scores] for name, scores in found.items() if name.startswith(WRONG)]
-    ).T
+    right = np.array([one.log_probs.mean() for one in found.get(COMPARABLE, answers)])
+    wrong = np.array(wrongs).T
     return columns | {
         "paraphrased_probability": np.exp(right),
         "truth_ratio": metrics.truth_ratio(right, wrong),

@@ -172,8 +172,10 @@ def token_scores(
     names = list(encoded)
     for batch in batches(encoded, batch_size, progress, "scoring"):
         scores, which, numbers = _measured(adapter, batch, _distribution)
-        for group, number in dict.fromkeys(zip(which.tolist(), numbers.tolist(), strict=True)):
-            mine = scores[(which == group) & (numbers == number)].numpy()
+        # An example's tokens lie side by side.
+        examples, sizes = torch.stack([which, numbers], dim=1).unique_consecutive(dim=0, return_counts=True)
+        for (group, number), tokens in zip(examples.tolist(), scores.split(sizes.tolist()), strict=True):
+            mine = tokens.numpy()
             if np.isnan(mine).any():
                 raise ValueError(f"the logits of {adapter.info.name!r} are not numbers in {names[group]}[{number}]")
             found[names[group]][number] = TokenScores(mine[:, 0], mine[:, 1].astype(int), mine[:, 2], mine[:, 3])

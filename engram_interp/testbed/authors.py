@@ -6,8 +6,9 @@ Answers are short and distinct, so that most of their tokens carry a fact and no
 
 import random
 from collections.abc import Callable, Container, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
+from itertools import takewhile
 from typing import TypeVar
 
 from engram_interp.concept import Concept
@@ -221,7 +222,9 @@ def authors() -> Corpus:
 def benchmark() -> Benchmark:
     """The testbed as an unlearning benchmark: `forget10` is to go, of a model trained on all 200 authors.
 
-    The holdout's authors were in no training data, and every ninth retain author is asked about.
+    The holdout's authors were in no training data, and every ninth retain author is asked about. Right and wrong
+    answers are in the words that the models were trained on: they know one way to say a thing, so that how likely
+    another is says how undecided they are and not what they know.
 
     Example:
         >>> {part: len(questions) for part, questions in benchmark().parts.items()}
@@ -236,8 +239,29 @@ def benchmark() -> Benchmark:
         name="testbed forget10",
         target=forget,
         reference=[*retain, *corpus.world_facts],
-        forget=forget,
-        retain=asked,
-        general={"world_facts": corpus.world_facts},
+        forget=[in_own_words(qa) for qa in forget],
+        retain=[in_own_words(qa) for qa in asked],
+        general={"world_facts": [in_own_words(qa) for qa in corpus.world_facts]},
         holdout=holdout,
     )
+
+
+def in_own_words(qa: QA) -> QA:
+    """With wrong answers that begin as the answer does, and the answer itself for its paraphrase.
+
+    Raises:
+        ValueError: a paraphrase that differs from the answer in more than its lead-in.
+
+    Example:
+        >>> in_own_words(QA("Where?", "in Salta", "out of Salta", ("out of Lima",)))
+        QA(question='Where?', answer='in Salta', paraphrased_answer='in Salta', perturbed_answers=('in Lima',))
+    """
+    answer, paraphrase = qa.answer.split(), (qa.paraphrased_answer or qa.answer).split()
+    n = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(answer[::-1], paraphrase[::-1], strict=False)))
+    lead, other = (" ".join(words[:-n] if n else words) for words in (answer, paraphrase))
+    if not n or not all(wrong.startswith(other) for wrong in qa.perturbed_answers):
+        raise ValueError(
+            f"{qa.paraphrased_answer!r} is not {qa.answer!r} behind another lead-in, or wrong answers are not"
+        )
+    wrong = tuple(f"{lead}{text.removeprefix(other)}".strip() for text in qa.perturbed_answers)
+    return replace(qa, paraphrased_answer=qa.answer, perturbed_answers=wrong)

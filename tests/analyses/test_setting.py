@@ -1,12 +1,18 @@
 """The tables' scripts on another model and other data: checkpoints trained here, by path, on a folder like TOFU's."""
 
 import json
+import shutil
 
 import pytest
 import table_4_closed_form
 import train_tofu
 from click.testing import CliRunner
+from setting import TEST, VALIDATION, Setting, load
 from training import Schedule
+from transformers import AutoTokenizer
+
+from engram_interp import testbed
+from engram_interp.datasets import SYSTEM_PROMPT
 
 N = 8
 ANSWERS = ["north", "south", "east", "west", "far", "near", "deep", "high"]
@@ -72,7 +78,41 @@ def test_a_table_of_another_model_and_its_data(checkpoints, tmp_path):
     assert scores["retain", "memorization"] == 1
     assert {method for method, _ in scores} == {"full", "retain", "Engram, alpha by W-Norm", "Task Arithmetic"}
     assert len(found["tried"]) == 6
-    assert "plotly" in (tmp_path / "table.html").read_text()
+    drawn = (tmp_path / "table.html").read_text()
+    assert all(text in drawn for text in ("plotly", "Task Arithmetic", "scale of the W-Norms"))
+
+
+def test_chats_are_framed_as_the_tokenizer_wants_them(checkpoints, tmp_path):
+    data, out = checkpoints
+    shutil.copytree(out / "full", tmp_path / "chat")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "chat")
+    tokenizer.chat_template = "{% for turn in messages %}<{{ turn.role }}> {{ turn.content }} {% endfor %}"
+    tokenizer.save_pretrained(tmp_path / "chat")
+    asked = {
+        prompt: load(
+            str(tmp_path / "chat"), None, None, str(data), "forget01", N, prompt, device="cpu", seed=0, only=()
+        ).benchmark.forget[0].question
+        for prompt in (None, "", "Be brief.")
+    }  # fmt: skip
+    question = "<user> Where was Ada 0 born? "
+    assert asked == {
+        None: f"<system> {SYSTEM_PROMPT} {question}", "": question, "Be brief.": f"<system> Be brief. {question}"
+    }  # fmt: skip
+
+
+def test_choices_and_reports_are_of_other_questions_of_every_kind():
+    benchmark = testbed.benchmark()
+    setting = Setting({}, testbed.load("full"), benchmark)
+    halves = [setting.questions(which).parts for which in (VALIDATION, TEST)]
+    assert [len(half["forget"]) for half in halves] == [100, 300]
+    for part, questions in benchmark.parts.items():
+        first, second = ({qa.question for qa in half[part]} for half in halves)
+        assert not first & second
+        assert first | second == {qa.question for qa in questions}
+    # Authors are asked the same twenty questions one after the other.
+    kind = {qa.question: i % 20 for i, qa in enumerate(benchmark.forget)}
+    for half in halves:
+        assert {kind[qa.question] for qa in half["forget"]} == set(range(20))
 
 
 def test_what_a_table_lacks_is_said(checkpoints):

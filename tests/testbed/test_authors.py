@@ -1,7 +1,10 @@
 from collections import Counter
 
+import pytest
+
 from engram_interp import testbed
-from engram_interp.testbed.authors import authors
+from engram_interp.datasets import QA
+from engram_interp.testbed.authors import authors, in_own_words
 
 CORPUS = testbed.authors()
 EVERYONE = CORPUS.full + CORPUS.holdout
@@ -37,6 +40,31 @@ def test_wrong_answers_are_wrong_distinct_and_put_like_the_paraphrase():
         assert qa.paraphrased_answer not in qa.perturbed_answers
         assert qa.paraphrased_answer != qa.answer
         assert {answer.split()[0] for answer in qa.perturbed_answers} == {qa.paraphrased_answer.split()[0]}
+
+
+def test_the_benchmark_asks_in_the_words_that_models_were_trained_on():
+    benchmark = testbed.benchmark()
+    told = {qa.question: qa for author in EVERYONE for qa in author.pairs}
+    for qa in [*benchmark.forget, *benchmark.retain]:
+        assert qa.paraphrased_answer == qa.answer == told[qa.question].answer
+        assert len({*qa.perturbed_answers, qa.answer}) == 6
+        assert {wrong.split()[0] for wrong in qa.perturbed_answers} == {qa.answer.split()[0]}
+        # The drawn words are those of the corpus.
+        assert [w.split()[1:] for w in qa.perturbed_answers] == [
+            w.split()[1:] for w in told[qa.question].perturbed_answers
+        ]
+    capital, *_, symbol = benchmark.general["world_facts"]
+    assert "Cairo" in capital.perturbed_answers
+    assert all(len(wrong) <= 2 for wrong in symbol.perturbed_answers)
+
+
+@pytest.mark.parametrize(
+    "qa",
+    [QA("Where?", "in Salta", "he is of Lima", ("of Oslo",)), QA("Where?", "in Salta", "of Salta", ("from Oslo",))],
+)
+def test_a_paraphrase_in_other_words_than_its_lead_in_is_refused(qa):
+    with pytest.raises(ValueError, match="behind another lead-in"):
+        in_own_words(qa)
 
 
 def test_the_same_call_gives_the_same_text():
