@@ -51,14 +51,17 @@ def measure(setting: Setting) -> Tables:
     return {"states": pd.DataFrame(rows).round(5)}
 
 
-def text(tables: Tables) -> str:
+def by_kind(states: pd.DataFrame) -> pd.DataFrame:
     """What forgotten authors, the other ones of the five and everybody else keep, over all sets."""
-    states = tables["states"]
-    kind = states["is_forgotten"].map({True: "forgotten", False: "others of the five"})
+    kind = states["is_forgotten"].map({True: "forgotten", False: "the others of the five"})
     kind = kind.where(states["asked"] != OTHERS, OTHERS)
-    alpha = states["alpha"].iloc[0]
-    table = states.groupby(kind)["kept"].agg(["mean", "min", "max", "count"])
-    return f"{table.to_string(float_format='{:.3f}'.format)}\nalpha = {alpha:.3g}, {len(set(states['forgotten']))} sets"
+    return states.groupby(kind)["kept"].agg(["count", "mean", "min", "max"])
+
+
+def text(tables: Tables) -> str:
+    states = tables["states"]
+    table = by_kind(states).to_string(float_format="{:.3f}".format)
+    return f"{table}\nalpha = {states['alpha'].iloc[0]:.3g}, {len(set(states['forgotten']))} sets"
 
 
 def figure(tables: Tables) -> go.Figure:

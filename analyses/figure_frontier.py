@@ -3,9 +3,11 @@
 Overall (`table_3_methods.json`) against seconds and operations of one run (`table_7_cost.json`), all methods.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import results
@@ -16,26 +18,67 @@ from engram_interp import plots
 
 HERE = Path(__file__).parent
 AXES = {"seconds": "seconds of one run", "flops": "floating-point operations of one run"}
+LEAST, LINE = 0.05, 0.035
 KINDS = {"gradient methods": plots.MATRIX_COLOUR, "closed form": plots.TARGET_COLOUR}
 
 
 def frontier(scores: pd.DataFrame, costs: pd.DataFrame) -> pd.DataFrame:
-    """A row a method: its Overall with its interval, and its costs."""
+    """A row a method: its Overall with its interval, and its costs.
+
+    Raises:
+        ValueError: a method that has only one of the two.
+    """
     overall = scores[scores["score"] == "overall"].set_index("method")[["value", "low", "high"]]
-    table = costs.set_index("method").join(overall, how="inner")
+    overall, costs = overall.drop(["full", "retain"]), costs.set_index("method")
+    if apart := sorted({*overall.index} ^ {*costs.index}):
+        raise ValueError(f"make both tables of the same methods: {', '.join(apart)} has either no Overall or no cost")
+    table = costs.join(overall)
     return table.assign(kind=["gradient methods" if name in METHODS else "closed form" for name in table.index])
 
 
+def unbeaten(table: pd.DataFrame, cost: str) -> pd.DataFrame:
+    """The methods that none of the same or less cost is better than, from the cheapest on."""
+    ordered = table.sort_values([cost, "value"], ascending=[True, False])
+    return ordered[ordered["value"] > ordered["value"].cummax().shift(fill_value=-1.0)]
+
+
+def spread(values: Sequence[float]) -> list[float]:
+    """Where names go, from the highest value down: at it, or so far below the last that both can be read."""
+    heights: list[float] = []
+    for value in values:
+        heights.append(min(value, heights[-1] - LINE) if heights else value)
+    return heights
+
+
 def figure(table: pd.DataFrame) -> go.Figure:
+    """A panel a cost; methods that forget, or keep, next to nothing are named below it."""
+    failed = table.index[table["value"] < LEAST]
     plot = make_subplots(rows=1, cols=2, shared_yaxes=True, horizontal_spacing=0.04)
     for column, (cost, label) in enumerate(AXES.items(), 1):
+        steps = unbeaten(table, cost)
+        line = {"color": plots.CHOSEN_COLOUR, "dash": "dot", "shape": "hv", "width": 1}
+        plot.add_trace(
+            go.Scatter(
+                x=steps[cost], y=steps["value"], mode="lines", line=line, name="the best at that cost or less",
+                showlegend=column == 1,
+            ), 1, column,
+        )  # fmt: skip
+        where = np.log10(table.drop(failed).sort_values("value", ascending=False)[cost].astype(float))
+        middle = (where.min() + where.max()) / 2
+        for is_left in (True, False):
+            mine = where[(where < middle) == is_left]
+            heights = spread([float(value) for value in table.loc[mine.index, "value"]])
+            for name, at, height in zip(mine.index, mine, heights, strict=True):
+                plot.add_annotation(
+                    text=name, x=at, y=height, showarrow=False, font_size=10, xanchor="left" if is_left else "right",
+                    xshift=9 if is_left else -9, bgcolor="rgba(255,255,255,0.8)", row=1, col=column,
+                )  # fmt: skip
         for kind, mine in table.groupby("kind"):
             colour = KINDS[str(kind)]
             plot.add_trace(
                 go.Scatter(
-                    x=mine[cost], y=mine["value"], text=list(mine.index), mode="markers+text", name=str(kind),
-                    textposition="top center", textfont={"size": 10}, showlegend=column == 1,
-                    marker={"size": 10, "color": colour},
+                    x=mine[cost], y=mine["value"], mode="markers", name=str(kind), showlegend=column == 1,
+                    hovertext=list(mine.index), marker={"size": 10, "color": colour},
                     error_y={
                         "type": "data", "symmetric": False, "array": mine["high"] - mine["value"],
                         "arrayminus": mine["value"] - mine["low"], "color": colour, "thickness": 1,
@@ -44,8 +87,11 @@ def figure(table: pd.DataFrame) -> go.Figure:
             )  # fmt: skip
         plot.update_xaxes(title_text=label, type="log", row=1, col=column)
     plot.update_yaxes(title_text="Overall (1 is best)", range=[-0.05, 1.05], row=1, col=1)
+    if len(failed):
+        below = f"below {LEAST}: {'; '.join(failed)}"
+        plot.add_annotation(text=below, xref="paper", yref="paper", x=0, y=-0.17, showarrow=False, font_size=10)
     title = "What forgetting well costs: Overall, with 95 % intervals, against one run's seconds and operations"
-    return plot.update_layout(title=title, template=plots.TEMPLATE, height=600, width=1300)
+    return plot.update_layout(title=title, template=plots.TEMPLATE, height=640, width=1300, margin={"b": 110})
 
 
 @click.command()

@@ -50,11 +50,9 @@ class Candidate:
     make: Callable[[Setting], Edited]
 
 
-def ablating(setting: Setting, alpha: Alpha, scale: float = 1.0, components: Any = None, **options: Any) -> Edited:
+def ablating(setting: Setting, alpha: Alpha, scale: float = 1.0, **options: Any) -> Edited:
     """The model without the target's engram, or a multiple of it."""
-    engram = setting.engram(**options)
-    part = engram if components is None else engram.select(components)
-    return (scale * part).ablated(setting.model, alpha)
+    return (scale * setting.engram(**options)).ablated(setting.model, alpha)
 
 
 def over_share(setting: Setting, alpha: Alpha) -> Edited:
@@ -77,10 +75,6 @@ def trained(setting: Setting, name: str, learning_rate: float, **options: Any) -
     return nullcontext(unlearned(setting, METHODS[name], learning_rate, options))
 
 
-def unedited(setting: Setting) -> Edited:
-    return nullcontext(setting.model)
-
-
 def searched(method: str, make: Callable[..., Edited], **options: Iterable[Any]) -> list[Candidate]:
     """A candidate for each value of the one option."""
     ((name, values),) = options.items()
@@ -95,10 +89,8 @@ def closed_form() -> list[Candidate]:
         *searched("Engram, uniform alpha", ablating, alpha=UNIFORM),
         Candidate("Engram, alpha by W-Norm", {"alpha": "w-norm"}, partial(ablating, alpha="w-norm")),
         *[
-            Candidate("UCE, alpha and lambda searched", {"alpha": alpha, "ridge": ridge}, make)
-            for ridge in LARGER_LAMBDAS
-            for alpha in STRENGTHS
-            for make in [partial(ablating, alpha=alpha, ridge=ridge)]
+            Candidate("UCE, alpha and lambda searched", options, partial(ablating, **options))
+            for options in ({"alpha": alpha, "ridge": ridge} for ridge in LARGER_LAMBDAS for alpha in STRENGTHS)
         ],
         *searched("Engram, uniform alpha beyond 1", ablating, alpha=STRENGTHS),
         *searched("Engram, alpha by W-Norm, scaled", partial(ablating, alpha="w-norm"), scale=STRENGTHS),
@@ -117,9 +109,9 @@ def gradient() -> list[Candidate]:
     ]
 
 
-def naive_delta(setting: Setting, alpha: Alpha, scale: float = 1.0) -> Edited:
+def naive_delta(setting: Setting, alpha: Alpha) -> Edited:
     """The engram of `W_ft - W_pt` (Table 9)."""
-    return ablating(setting, alpha, scale, delta_from=required(setting.base, "base"))
+    return ablating(setting, alpha, delta_from=required(setting.base, "base"))
 
 
 def asked(setting: Setting, candidates: list[Candidate]) -> list[Candidate]:

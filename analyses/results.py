@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 
-VERSIONS = ("torch", "transformer-lens")
+VERSIONS = ("engram-interp", "torch", "transformer-lens", "transformers", "numpy")
 
 
 def write(path: Path, made: dict[str, Any] | None = None, **tables: pd.DataFrame) -> None:
@@ -21,11 +22,14 @@ def write(path: Path, made: dict[str, Any] | None = None, **tables: pd.DataFrame
 
 def machine() -> str:
     """What seconds were measured on."""
-    import torch
-
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     return f"{platform.machine()}, {torch.get_num_threads()} threads"
+
+
+def made_with(path: Path) -> dict[str, Any]:
+    """What a file's tables were made with."""
+    return json.loads(path.read_text())["made_with"]
 
 
 def read(path: Path) -> dict[str, pd.DataFrame]:

@@ -4,8 +4,6 @@ Tabula rasa takes `W P+` away, the naive delta `(W_ft - W_pt) P+`. Both at the p
 of the highest Overall on a fourth of the questions; the table is of the other three.
 """
 
-from functools import partial
-
 import plotly.graph_objects as go
 from methods import STRENGTHS, ablating, compare, compared, naive_delta, searched, text
 from setting import Setting, Tables, command
@@ -17,7 +15,7 @@ def measure(setting: Setting) -> Tables:
         one
         for name, make in {"naive delta": naive_delta, "tabula rasa": ablating}.items()
         for one in (
-            *searched(f"{name}, alpha by W-Norm", partial(make), alpha=("w-norm",)),
+            *searched(f"{name}, alpha by W-Norm", make, alpha=("w-norm",)),
             *searched(f"{name}, alpha searched", make, alpha=STRENGTHS),
         )
     ]

@@ -6,12 +6,12 @@ on, BOS left out.
 
 import hashlib
 import json
-import platform
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from importlib.metadata import version
 
+import results
 import torch
 from jaxtyping import Float
 from sae_lens import SAE, SAETrainer, TopKTrainingSAE, TopKTrainingSAEConfig
@@ -82,7 +82,7 @@ def main() -> None:
         "seconds": round(seconds, 1),
         "torch": torch.__version__,
         "sae_lens": version("sae-lens"),
-        "platform": f"{platform.machine()}, {torch.get_num_threads()} threads",
+        "platform": results.machine(),
         "reconstruction": asdict(
             reconstruction(load("full"), SAE.load_from_disk(FOLDER, dtype="float32"), authors().examples)
         ),

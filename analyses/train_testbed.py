@@ -7,16 +7,16 @@ every model knows its answers: one that is driven on hides every edit behind its
 
 import hashlib
 import json
-import platform
 import time
 from collections.abc import Iterable
 from importlib.metadata import version
 
+import results
 import torch
 from safetensors.torch import save
 from testbed_tokenizer import build_tokenizer
 from torch import nn
-from training import Schedule, answer_loss, fit
+from training import Schedule, fit_answers
 
 from engram_interp.concept import encode_groups
 from engram_interp.models import adapt
@@ -37,14 +37,7 @@ def pairs_of(people: Iterable[Author]) -> Pairs:
 def train(model: nn.Module, pairs: Pairs, epochs: int, name: str) -> None:
     schedule = Schedule(epochs, seed=SEED)
     examples = encode_groups({"train": pairs}, adapt(model).encoder)["train"]
-    fit(
-        list(trained_parameters(model).values()),
-        schedule.shuffled(examples),
-        schedule.n_steps(len(examples)),
-        lambda batch: answer_loss(model, batch),
-        schedule,
-        name,
-    )
+    fit_answers(list(trained_parameters(model).values()), model, examples, schedule, name)
 
 
 def rounded(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -82,7 +75,7 @@ def main() -> None:
     manifest: dict[str, object] = {
         "torch": torch.__version__,
         "transformer_lens": version("transformer-lens"),
-        "platform": f"{platform.machine()}, {torch.get_num_threads()} threads",
+        "platform": results.machine(),
         "seed": SEED,
     }
     checkpoints: dict[str, dict[str, object]] = {}

@@ -13,12 +13,13 @@ import click
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import nn
-from training import Schedule, answer_loss, fit
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from training import Schedule, fit_answers
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 import engram_interp as ei
 from engram_interp.concept import Encoder, encode_groups
 from engram_interp.datasets import QA, Benchmark, tofu
+from engram_interp.testbed.model import llama_config
 
 VOCABULARY, CONTEXT = 4096, 256
 N_HOLDOUT = 400
@@ -51,20 +52,8 @@ def byte_pairs(texts: list[str]) -> PreTrainedTokenizerFast:
 
 def untrained(d_vocab: int) -> LlamaForCausalLM:
     torch.manual_seed(SEED)
-    config = LlamaConfig(
-        hidden_size=256,
-        num_hidden_layers=4,
-        num_attention_heads=8,
-        num_key_value_heads=2,
-        intermediate_size=272,
-        vocab_size=d_vocab,
-        max_position_embeddings=CONTEXT,
-        rms_norm_eps=1e-5,
-        tie_word_embeddings=False,
-        bos_token_id=0,
-        eos_token_id=1,
-        pad_token_id=2,
-    )
+    config = llama_config(d_vocab, CONTEXT)
+    config.update({"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2})
     return LlamaForCausalLM(config)
 
 
@@ -82,14 +71,7 @@ def trained_on(benchmark: Benchmark) -> dict[str, list[QA]]:
 def train(model: nn.Module, encoder: Encoder, questions: list[QA], schedule: Schedule, name: str) -> None:
     examples = encode_groups({"train": [qa.example for qa in questions]}, encoder)["train"]
     model.train()
-    fit(
-        list(model.parameters()),
-        schedule.shuffled(examples),
-        schedule.n_steps(len(examples)),
-        lambda batch: answer_loss(lambda tokens: model(tokens).logits, batch),
-        schedule,
-        name,
-    )
+    fit_answers(list(model.parameters()), lambda tokens: model(tokens).logits, examples, schedule, name)
     model.eval()
 
 

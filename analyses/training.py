@@ -87,3 +87,15 @@ def answer_logits(logits_of: Callable[[torch.Tensor], torch.Tensor], batch: Batc
 def answer_loss(logits_of: Callable[[torch.Tensor], torch.Tensor], batch: Batch) -> torch.Tensor:
     """Mean cross-entropy of the tokens that count."""
     return nn.functional.cross_entropy(*answer_logits(logits_of, batch))
+
+
+def fit_answers(
+    parameters: Sequence[torch.Tensor],
+    logits_of: Callable[[torch.Tensor], torch.Tensor],
+    examples: Sequence[TokenExample],
+    schedule: Schedule,
+    name: str,
+) -> None:
+    """Step down the loss of the examples' answers."""
+    n_steps = schedule.n_steps(len(examples))
+    fit(parameters, schedule.shuffled(examples), n_steps, lambda batch: answer_loss(logits_of, batch), schedule, name)

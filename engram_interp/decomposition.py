@@ -25,7 +25,7 @@ from engram_interp.filters import Function, soft
 from engram_interp.localization import LocalizationMap, map_of
 from engram_interp.models import Adapter, Record, adapt
 from engram_interp.sites import Site, by_input
-from engram_interp.statistics import Moment, MomentSum, moment_dtype
+from engram_interp.statistics import Moment, MomentSum, moment_dtype, with_ones
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,7 @@ class Factor:
     @property
     def root(self) -> Float[Tensor, "n D"]:
         """Rows whose second moment is `S_i`, in float64: the inputs themselves."""
-        X = self.X.double()
-        return torch.cat([X, X.new_ones(len(X), 1)], dim=1) if self.absorbed else X
+        return with_ones(self.X, self.absorbed)
 
     @property
     def n_rows(self) -> int:

@@ -23,6 +23,7 @@ from engram_interp.extraction import Change, absorbing_inputs, engram_of, matrix
 from engram_interp.models import Adapter, adapt
 from engram_interp.rows import collect_rows
 from engram_interp.sites import Site
+from engram_interp.statistics import with_ones
 
 Weight = float | int
 
@@ -121,9 +122,8 @@ def rewrite(
     changes = []
     for site in sites:
         absorbed = site.input in absorbing
-        X = rows[site.input].X.double()
-        X = torch.cat([X, X.new_ones(len(X), 1)], dim=1) if absorbed else X
-        W = matrix_of(adapter, site, absorbed).detach().to(X)
+        X = with_ones(rows[site.input].X, absorbed)
+        W = matrix_of(adapter, site, absorbed).to(X)
         V_star = values[site.key].to(X)
         if V_star.shape != (len(X), len(W)):
             raise ValueError(
@@ -170,8 +170,9 @@ def values_like(
     behind, written = f"blocks.{layer}.hook_resid_post", f"blocks.{layer}.hook_mlp_out"
     residual = {group: _read(adapter, some, behind) for group, some in encoded.items()}
     mine = _read(adapter, encoded["target"], written)
-    rows = collect_rows(adapter, [site], {"target": encoded["target"]}, BATCH_SIZE, False)[site.input].X.double()
-    own = torch.cat([rows, rows.new_ones(len(rows), 1)], dim=1) @ matrix_of(adapter, site, True).to(rows).T
+    rows = collect_rows(adapter, [site], {"target": encoded["target"]}, BATCH_SIZE, False)[site.input]
+    X = with_ones(rows.X, True)
+    own = X @ matrix_of(adapter, site, True).to(X).T
     if not torch.allclose(own, mine, rtol=1e-2, atol=1e-3 * float(own.abs().max())):
         raise ValueError(
             f"what {site.key} puts out is not what {written} carries: {adapter.info.name!r} changes it before it is "

@@ -74,6 +74,12 @@ class Moment:
         return torch.cat([torch.cat([S, sums], dim=1), torch.cat([sums.T, count], dim=1)])
 
 
+def with_ones(X: Float[Tensor, "n d"], ones: bool) -> Float[Tensor, "n d1"]:
+    """Rows of inputs in float64; with `ones`, a one at the end of each: what `Moment.matrix` is the moment of."""
+    X = X.double()
+    return torch.cat([X, X.new_ones(len(X), 1)], dim=1) if ones else X
+
+
 @contextmanager
 def full_precision() -> Iterator[None]:
     """Products of float32 in float32, also where a user lets matmuls run in TF32 or bf16."""

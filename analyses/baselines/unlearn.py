@@ -8,7 +8,7 @@ from typing import Any
 
 from setting import Setting
 from torch import Tensor, nn
-from training import Schedule, answer_loss, fit
+from training import Schedule, fit, fit_answers
 
 from baselines import losses
 from baselines.losses import Models, Step
@@ -86,7 +86,7 @@ def steps(setting: Setting, method: Method, schedule: Schedule) -> Iterator[Step
     instead = alternates(setting) if method.instead == "alternates" else None
     encoder = adapt(setting.model).encoder
     groups = {"forget": [qa.example for qa in target], "retain": [qa.example for qa in reference]}
-    encoded = encode_groups(groups, encoder)
+    encoded = setting.made("encoded", lambda: encode_groups(groups, encoder))
     for _ in range(schedule.epochs):
         order = rng.sample(range(len(target)), len(target))
         for start in range(0, len(order), schedule.batch_size):
@@ -102,15 +102,21 @@ def alternates(setting: Setting) -> list[str]:
 
     AltPO asks an instructed model for them, which a small one is not.
     """
-    others = [(set(qa.question.split()), qa.answer) for qa in setting.benchmark.reference]
-    rng = random.Random(setting.seed)
 
-    def alike(asked: QA) -> str:
-        words = set(asked.question.split())
-        shared = [len(words & theirs) for theirs, _ in others]
-        return rng.choice([answer for (_, answer), n in zip(others, shared, strict=True) if n == max(shared)])
+    def make() -> list[str]:
+        others = [(set(qa.question.split()), qa.answer) for qa in setting.benchmark.reference]
+        rng = random.Random(setting.seed)
+        return [rng.choice(_alike(qa, others)) for qa in setting.benchmark.target]
 
-    return setting.made("alternates", lambda: [alike(qa) for qa in setting.benchmark.target])
+    return setting.made("alternates", make)
+
+
+def _alike(asked: QA, others: list[tuple[set[str], str]]) -> list[str]:
+    """The answers of those questions, given by their words, that share most words with the one asked."""
+    words = set(asked.question.split())
+    shared = [len(words & theirs) for theirs, _ in others]
+    most = max(shared)
+    return [answer for (_, answer), n in zip(others, shared, strict=True) if n == most]
 
 
 def _batch(examples: list[TokenExample]) -> Any:
@@ -124,6 +130,5 @@ def finetuned(setting: Setting, base: nn.Module, epochs: int = EPOCHS, learning_
     schedule = Schedule(epochs, learning_rate, BATCH_SIZE, weight_decay=0.01, seed=setting.seed)
     encoder = adapt(base).encoder
     target = encode_groups({"target": [qa.example for qa in setting.benchmark.target]}, encoder)["target"]
-    steps_of = schedule.shuffled(target), schedule.n_steps(len(target))
-    fit(parameters_of(model), *steps_of, lambda batch: answer_loss(model, batch), schedule, "")
+    fit_answers(parameters_of(model), model, target, schedule, "")
     return model

@@ -27,7 +27,7 @@ def exact_memorization(ranks: Integer[np.ndarray, "token"]) -> float:
         >>> exact_memorization(np.array([0, 3, 0, 0]))
         0.75
     """
-    return float((_tokens(ranks, "ranks") == 0).mean())
+    return float((require_tokens(ranks, "ranks") == 0).mean())
 
 
 def extraction_strength(ranks: Integer[np.ndarray, "token"]) -> float:
@@ -45,7 +45,7 @@ def extraction_strength(ranks: Integer[np.ndarray, "token"]) -> float:
         >>> extraction_strength(np.array([0, 3, 0, 0])), extraction_strength(np.array([0, 0, 0, 1]))
         (0.5, 0.25)
     """
-    wrong = np.flatnonzero(_tokens(ranks, "ranks"))
+    wrong = np.flatnonzero(require_tokens(ranks, "ranks"))
     k = 0 if not len(wrong) else min(int(wrong[-1]) + 1, len(ranks) - 1)
     return 1 - k / len(ranks)
 
@@ -63,7 +63,7 @@ def probability(log_probs: Float[np.ndarray, "token"]) -> float:
         >>> round(probability(np.log([0.5, 0.125])), 10)
         0.25
     """
-    return float(np.exp(_tokens(log_probs, "log_probs").mean()))
+    return float(np.exp(require_tokens(log_probs, "log_probs").mean()))
 
 
 def truth_ratio(
@@ -133,7 +133,12 @@ def require_options(correct: np.ndarray, wrong: np.ndarray) -> None:
         )
 
 
-def _tokens(values: np.ndarray, name: str) -> np.ndarray:
+def require_tokens(values: np.ndarray, name: str) -> np.ndarray:
+    """The values of an answer's tokens.
+
+    Raises:
+        ValueError: there are none.
+    """
     if not values.size:
         raise ValueError(f"{name} are of one or more tokens of an answer, got none")
     return values

@@ -14,6 +14,8 @@ import numpy as np
 from jaxtyping import Float
 from scipy.stats import ks_2samp
 
+from engram_interp.metrics.memorization import require_tokens
+
 K = 0.4
 """Which share of an answer's tokens Min-K and Min-K++ look at: OpenUnlearning's for TOFU."""
 MIN_VARIANCE = 1e-6
@@ -29,7 +31,7 @@ def loss_attack(log_probs: Float[np.ndarray, "token"]) -> float:
         >>> loss_attack(np.array([-1.0, -3.0]))
         2.0
     """
-    return float(-_tokens(log_probs).mean())
+    return float(-require_tokens(log_probs, "log_probs").mean())
 
 
 def zlib_attack(log_probs: Float[np.ndarray, "token"], text: str) -> float:
@@ -146,10 +148,4 @@ def forget_quality(ratios: Float[np.ndarray, "question"], retain: Float[np.ndarr
 def _least(scores: np.ndarray, k: float | int) -> float:
     if not 0 < k <= 1:
         raise ValueError(f"k is a share of an answer's tokens, 0 < k <= 1; got {k}")
-    return float(-np.sort(_tokens(scores))[: max(1, int(len(scores) * k))].mean())
-
-
-def _tokens(scores: np.ndarray) -> np.ndarray:
-    if not scores.size:
-        raise ValueError("an attack needs one or more tokens of an answer, got none")
-    return scores
+    return float(-np.sort(require_tokens(scores, "log_probs"))[: max(1, int(len(scores) * k))].mean())

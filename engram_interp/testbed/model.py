@@ -95,20 +95,24 @@ def untrained(name: str, seed: int = 0) -> nn.Module:
     return HookedTransformer(cfg, tokenizer)
 
 
-def _bridge(name: str, seed: int, tokenizer: PreTrainedTokenizerBase) -> nn.Module:
-    config = LlamaConfig(
+def llama_config(d_vocab: int, n_ctx: int = 64) -> LlamaConfig:
+    """The testbed's architecture as Hugging Face has it, for its own vocabulary or another."""
+    return LlamaConfig(
         hidden_size=256,
         num_hidden_layers=4,
         num_attention_heads=8,
         num_key_value_heads=2,
         intermediate_size=272,
-        vocab_size=len(tokenizer),
-        max_position_embeddings=64,
+        vocab_size=d_vocab,
+        max_position_embeddings=n_ctx,
         rms_norm_eps=1e-5,
         tie_word_embeddings=False,
     )
+
+
+def _bridge(name: str, seed: int, tokenizer: PreTrainedTokenizerBase) -> nn.Module:
     torch.manual_seed(seed)
-    hf = LlamaForCausalLM(config).eval()
+    hf = LlamaForCausalLM(llama_config(len(tokenizer))).eval()
     return TransformerBridge.boot_transformers(f"testbed:{name}", hf_model=hf, tokenizer=tokenizer, device="cpu")
 
 
