@@ -3,18 +3,23 @@
 Each stands between `<!-- name -->` and `<!-- end -->`, beside the paper's numbers where there are such.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import click
+import pandas as pd
 import results
-from figure_18_combinations import OTHERS
+from figure_18_combinations import by_kind
+from figure_frontier import frontier
+from methods import options_of
+from setting import Tables
 
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
 COLUMNS = {"overall": "Overall", "memorization": "Mem.", "utility": "Util.", "privacy": "Priv.", "em": "EM ↓"}
-OURS = {**COLUMNS, "pp": "PP ↓"}
-"""What the paper has of every method, and what stands in our columns."""
+"""What the paper has of every method, and we beside it."""
 
 PAPER_3 = {
     "full": (0.000, 0.000, 1.000, 0.004, 1.000),
@@ -45,32 +50,56 @@ PAPER_9 = {
 """Kwon et al. 2026, Tables 3, 4, 8 and 9: Overall, Memorization, Utility, Privacy, EM."""
 
 
-def compared(name: str, paper: Mapping[str, tuple[float | None, ...]]) -> str:
-    """A row a method: ours with the interval of Overall, and the paper's."""
-    scores = results.read(HERE / f"{name}.json")["scores"].set_index(["method", "score"])
+def compared(
+    tables: Tables, paper: Mapping[str, tuple[float | None, ...]], methods: Container[str] | None = None
+) -> str:
+    """A row a method, or one of those named: how it was set, ours with the interval of Overall, and the paper's."""
+    scores = tables["scores"].drop_duplicates(["method", "score"]).set_index(["method", "score"])
+    options = options_of(tables)
     rows = []
     for method in scores.index.get_level_values("method").unique():
+        if methods is not None and method not in methods:
+            continue
         mine = scores.loc[method]
         overall = mine.loc["overall"]
         published = paper.get(method, (None,) * len(COLUMNS))
         rows.append(
             [
                 str(method),
+                set_to(options.get(method, {})),
                 f"{overall['value']:.3f} [{overall['low']:.3f}, {overall['high']:.3f}]",
-                *(f"{mine.loc[score, 'value']:.3f}" for score in list(OURS)[1:]),
+                *(f"{mine.loc[score, 'value']:.3f}" for score in list(COLUMNS)[1:]),
                 *("" if value is None else f"{value:.3f}" for value in published),
             ]
         )
     theirs = [f"paper: {label}" for label in COLUMNS.values()]
-    return table(["method", "Overall (95 %)", *list(OURS.values())[1:], *theirs], rows)
+    return table(["method", "set to", "Overall (95 %)", *list(COLUMNS.values())[1:], *theirs], rows)
 
 
-def of_combinations() -> str:
+def set_to(options: Mapping[str, object]) -> str:
+    """Hyperparameters; those that a method's name says are left out."""
+    names = {"learning_rate": "rate", "ridge": "lambda"}
+    told = {names.get(name, name): value for name, value in options.items() if value != "w-norm"}
+    return ", ".join(f"{name} {value:g}" for name, value in told.items())
+
+
+def of_costs(tables: Tables) -> str:
+    """A row a method: what it takes, and what for."""
+    found = frontier(tables["scores"], tables["costs"])
+    least = found["flops"].min()
+    rows = [
+        [
+            str(name), f"{row['seconds']:.1f}", f"{row['flops'] / 1e12:.2f} ({row['flops'] / least:.1f} x)",
+            f"{row['bytes'] / 2**20:.0f}", f"{row['value']:.3f}",
+        ]
+        for name, row in found.iterrows()
+    ]  # fmt: skip
+    return table(["one run of", "seconds", "TFLOP (x the least)", "peak MiB beyond the model", "Overall"], rows)
+
+
+def of_combinations(tables: Tables) -> str:
     """What the forgotten ones, the other ones of the five and everybody else keep."""
-    states = results.read(HERE / "figure_18_combinations.json")["states"]
-    kind = states["is_forgotten"].map({True: "forgotten", False: "the others of the five"})
-    kind = kind.where(states["asked"] != OTHERS, OTHERS)
-    found = states.groupby(kind)["kept"].agg(["count", "mean", "min", "max"])
+    found = by_kind(tables["states"])
     rows = [[str(name), f"{row['count']:.0f}", *(f"{row[one]:.1%}" for one in ("mean", "min", "max"))]
             for name, row in found.iterrows()]  # fmt: skip
     return table(["answer tokens kept", "states", "mean", "least", "most"], rows)
@@ -81,21 +110,46 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows])
 
 
-TABLES: dict[str, Callable[[], str]] = {
-    "table_3_methods": lambda: compared("table_3_methods", PAPER_3),
-    "table_8_layer_types": lambda: compared("table_8_layer_types", PAPER_8),
-    "table_9_instantiation": lambda: compared("table_9_instantiation", PAPER_9),
-    "figure_18_combinations": of_combinations,
+@dataclass(frozen=True)
+class Block:
+    """A table of the README: how it is made, and of which results."""
+
+    make: Callable[[Tables], str]
+    files: tuple[str, ...]
+
+    def text(self) -> str:
+        """The table, and what its results were made by."""
+        read = [results.read(HERE / f"{name}.json") for name in self.files]
+        names = dict.fromkeys(name for tables in read for name in tables)
+        tables = {name: pd.concat([one[name] for one in read if name in one], ignore_index=True) for name in names}
+        return f"{self.make(tables)}\n\n{' '.join(source(name) for name in self.files)}"
+
+
+BLOCKS = {
+    "table_3": Block(partial(compared, paper=PAPER_3, methods=PAPER_3), ("table_3_methods",)),
+    "table_4": Block(partial(compared, paper=PAPER_3), ("table_4_closed_form",)),
+    "table_7": Block(of_costs, ("table_7_cost", "table_3_methods")),
+    "table_8": Block(partial(compared, paper=PAPER_8), ("table_8_layer_types",)),
+    "table_9": Block(partial(compared, paper=PAPER_9), ("table_9_instantiation",)),
+    "figure_18": Block(of_combinations, ("figure_18_combinations",)),
 }
+
+
+def source(name: str) -> str:
+    """What a file was made by, where, and in what time."""
+    made = results.made_with(HERE / f"{name}.json")
+    seconds = made["seconds"]
+    time = f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"
+    return f"`{name}.json`: `{made['script']}`, {time} ({made['machine']})."
 
 
 def rendered(text: str) -> str:
     """The README with its tables as the results have them."""
-    for name, make in TABLES.items():
+    for name, block in BLOCKS.items():
         before, start, rest = text.partition(f"<!-- {name} -->")
         if start:
             _, end, after = rest.partition("<!-- end -->")
-            text = f"{before}{start}\n\n{make()}\n\n{end}{after}"
+            text = f"{before}{start}\n\n{block.text()}\n\n{end}{after}"
     return text
 
 
