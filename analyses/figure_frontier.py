@@ -63,12 +63,13 @@ def figure(table: pd.DataFrame) -> go.Figure:
                 showlegend=column == 1,
             ), 1, column,
         )  # fmt: skip
-        where = np.log10(table.drop(failed).sort_values("value", ascending=False)[cost].astype(float))
+        named = table.drop(failed).sort_values("value", ascending=False)
+        where = np.log10(named[cost].to_numpy(float))
         middle = (where.min() + where.max()) / 2
         for is_left in (True, False):
-            mine = where[(where < middle) == is_left]
-            heights = spread([float(value) for value in table.loc[mine.index, "value"]])
-            for name, at, height in zip(mine.index, mine, heights, strict=True):
+            mine = (where < middle) == is_left
+            heights = spread(named.loc[mine, "value"].tolist())
+            for name, at, height in zip(named.index[mine], where[mine], heights, strict=True):
                 plot.add_annotation(
                     text=name, x=at, y=height, showarrow=False, font_size=10, xanchor="left" if is_left else "right",
                     xshift=9 if is_left else -9, bgcolor="rgba(255,255,255,0.8)", row=1, col=column,
