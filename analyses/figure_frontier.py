@@ -72,7 +72,7 @@ def figure(table: pd.DataFrame) -> go.Figure:
             for name, at, height in zip(named.index[mine], where[mine], heights, strict=True):
                 plot.add_annotation(
                     text=name, x=at, y=height, showarrow=False, font_size=10, xanchor="left" if is_left else "right",
-                    xshift=9 if is_left else -9, bgcolor="rgba(255,255,255,0.8)", row=1, col=column,
+                    xshift=9 if is_left else -9, row=1, col=column,
                 )  # fmt: skip
         for kind, mine in table.groupby("kind"):
             colour = KINDS[str(kind)]
