@@ -1,4 +1,4 @@
-"""Figure 9: where does the memory of the forget set sit? `python analyses/figure_9_map.py`, half a minute.
+"""Figure 9: where does the memory of the forget set sit? `python analyses/figure_9_map.py`, 2 min.
 
 W-Norm of every matrix, as in the paper, and beside it what random sets of as many examples own.
 """

@@ -1,4 +1,4 @@
-"""The slider: one engram at every strength, from amplified to gone. `python analyses/figure_alpha.py`, 2 min.
+"""The slider: one engram at every strength, from amplified to gone. `python analyses/figure_alpha.py`, 1 min.
 
 `W - alpha W+` of the forget set for alpha from -2 to 8 (Eq. 8): answers right and their loss, on the forget set, on
 what is kept, and on what no model saw.

@@ -3,7 +3,7 @@
 Each stands between `<!-- name -->` and `<!-- end -->`, beside the paper's numbers where there are such.
 """
 
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,10 +16,16 @@ from figure_frontier import frontier
 from methods import options_of
 from setting import Tables
 
+from engram_interp.metrics import harmonic_mean
+
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
+PARTS = ("memorization", "utility", "privacy_against_retain")
+"""Of Overall by App. E.2.4."""
 COLUMNS = {"overall": "Overall", "memorization": "Mem.", "utility": "Util.", "privacy": "Priv.", "em": "EM ↓"}
 """What the paper has of every method, and we beside it."""
+FAILED = 5e-4
+"""Overall below this is 0 in the tables: every setting failed, and the best of them was chosen by nothing."""
 
 PAPER_3 = {
     "full": (0.000, 0.000, 1.000, 0.004, 1.000),
@@ -55,7 +61,7 @@ def compared(
 ) -> str:
     """A row a method, or one of those named: how it was set, ours with the interval of Overall, and the paper's."""
     scores = tables["scores"].drop_duplicates(["method", "score"]).set_index(["method", "score"])
-    options = options_of(tables)
+    tried, options = tables["tried"], options_of(tables)
     rows = []
     for method in scores.index.get_level_values("method").unique():
         if methods is not None and method not in methods:
@@ -63,24 +69,33 @@ def compared(
         mine = scores.loc[method]
         overall = mine.loc["overall"]
         published = paper.get(method, (None,) * len(COLUMNS))
+        is_set = overall["value"] >= FAILED and method in options
         rows.append(
             [
                 str(method),
-                set_to(options.get(method, {})),
+                set_to(options[method], list(tried.loc[tried["method"] == method, "options"])) if is_set else "",
                 f"{overall['value']:.3f} [{overall['low']:.3f}, {overall['high']:.3f}]",
+                f"{harmonic_mean(mine['value'][[*PARTS]]):.3f}",
                 *(f"{mine.loc[score, 'value']:.3f}" for score in list(COLUMNS)[1:]),
                 *("" if value is None else f"{value:.3f}" for value in published),
             ]
         )
     theirs = [f"paper: {label}" for label in COLUMNS.values()]
-    return table(["method", "set to", "Overall (95 %)", *list(COLUMNS.values())[1:], *theirs], rows)
+    head = ["method", "set to", "Overall (95 %)", "by E.2.4", *list(COLUMNS.values())[1:], *theirs]
+    return table(head, rows)
 
 
-def set_to(options: Mapping[str, object]) -> str:
-    """Hyperparameters; those that a method's name says are left out."""
+def set_to(options: Mapping[str, float | str], tried: Sequence[Mapping[str, float | str]]) -> str:
+    """Hyperparameters, with a star at the end of three or more; those that a method's name says are left out."""
     names = {"learning_rate": "rate", "ridge": "lambda"}
-    told = {names.get(name, name): value for name, value in options.items() if value != "w-norm"}
-    return ", ".join(f"{name} {value:g}" for name, value in told.items())
+    told = []
+    for name, value in options.items():
+        if isinstance(value, str):
+            continue
+        values = sorted({float(one[name]) for one in tried})
+        star = "\\*" if len(values) > 2 and value in (values[0], values[-1]) else ""
+        told.append(f"{names.get(name, name)} {value:g}{star}")
+    return ", ".join(told)
 
 
 def of_costs(tables: Tables) -> str:
@@ -94,15 +109,15 @@ def of_costs(tables: Tables) -> str:
         ]
         for name, row in found.iterrows()
     ]  # fmt: skip
-    return table(["one run of", "seconds", "TFLOP (x the least)", "peak MiB beyond the model", "Overall"], rows)
+    return table(["one run of", "seconds", "TFLOP (x the least)", "peak MiB beyond the models", "Overall"], rows)
 
 
 def of_combinations(tables: Tables) -> str:
     """What the forgotten ones, the other ones of the five and everybody else keep."""
-    found = by_kind(tables["states"])
+    found = by_kind(tables)
     rows = [[str(name), f"{row['count']:.0f}", *(f"{row[one]:.1%}" for one in ("mean", "min", "max"))]
             for name, row in found.iterrows()]  # fmt: skip
-    return table(["answer tokens kept", "states", "mean", "least", "most"], rows)
+    return table(["answer tokens kept", "set and author", "mean", "least", "most"], rows)
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:

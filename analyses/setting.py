@@ -121,6 +121,11 @@ def command(
     @click.option("--forget", help="Which of TOFU's splits is to go; forget10 by default.")
     @click.option("--hold-out", type=int, help="So many of the last questions were held out of every training.")
     @click.option("--system-prompt", help="In front of chats: OpenUnlearning's by default, none where this is empty.")
+    @click.option(
+        "--refusals",
+        type=click.Path(exists=True, dir_okay=False),
+        help="Answers that refuse, one a line; idontknow.jsonl of --data by default, or else four of our own.",
+    )
     @click.option("--device", help="Where models are put; TransformerLens's choice by default.")
     @click.option("--seed", type=int, default=0, show_default=True)
     @click.option("--only", multiple=True, help="A method by its name; may be given again. All by default.")
@@ -161,6 +166,7 @@ def load(
     forget: str | None,
     hold_out: int | None,
     system_prompt: str | None,
+    refusals: str | None,
     device: str | None,
     seed: int,
     only: tuple[str, ...],
@@ -169,7 +175,7 @@ def load(
     options = dict(locals())
     torch.manual_seed(seed)
     if model == TESTBED:
-        theirs = ("retain", "base", "data", "forget", "hold_out", "system_prompt", "device")
+        theirs = ("retain", "base", "data", "forget", "hold_out", "system_prompt", "refusals", "device")
         if given := [f"--{name.replace('_', '-')}" for name in theirs if options[name] is not None]:
             raise click.UsageError(f"{', '.join(given)} goes with another --model than the testbed")
         loaded = {name: ei.testbed.load(name) for name in ("full", "retain", "base")}
@@ -187,5 +193,7 @@ def load(
     tokenizer: Any = full.tokenizer
     chat: dict[str, Any] = {} if system_prompt is None else {"system_prompt": system_prompt or None}
     setting = Setting(options, full, benchmark.templated(tokenizer, **chat), **others, seed=seed, only=only)
-    refusals = Path(data or TOFU) / "idontknow.jsonl"
-    return replace(setting, refusals=tuple(refusals.read_text().splitlines())) if refusals.is_file() else setting
+    answers = Path(refusals) if refusals else Path(data or TOFU) / "idontknow.jsonl"
+    if not answers.is_file() and refusals is None:
+        return setting
+    return replace(setting, refusals=tuple(answers.read_text().splitlines()))

@@ -1,4 +1,4 @@
-"""Tables 3 and 6: every method, every metric. `python analyses/table_3_methods.py`, 45 min on two cores.
+"""Tables 3 and 6: every method, every metric. `python analyses/table_3_methods.py`, 83 min on one thread.
 
 Each method's hyperparameters are those of the highest Overall on a fourth of the questions; the table is of the other
 three.

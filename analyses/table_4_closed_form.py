@@ -1,4 +1,4 @@
-"""Table 4: closed-form edits, with the paper's sweeps and beyond. `python analyses/table_4_closed_form.py`, 12 min.
+"""Table 4: closed-form edits, with the paper's sweeps and beyond. `python analyses/table_4_closed_form.py`, 14 min.
 
 Hyperparameters are those of the highest Overall on a fourth of the questions; the table is of the other three. The
 figure is of the choice: every method's scores at every setting.

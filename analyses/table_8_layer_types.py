@@ -1,4 +1,4 @@
-"""Table 8: which layer types carry the memory? `python analyses/table_8_layer_types.py`, 5 min on two cores.
+"""Table 8: which layer types carry the memory? `python analyses/table_8_layer_types.py`, 8 min on one thread.
 
 The paper's four subsets of the target's engram, each at the paper's strength (each matrix's W-Norm over the largest)
 and at the uniform strength of its highest Overall on a fourth of the questions; the table is of the other three.

@@ -90,7 +90,7 @@ def test_chats_are_framed_as_the_tokenizer_wants_them(checkpoints, tmp_path):
     tokenizer.save_pretrained(tmp_path / "chat")
     asked = {
         prompt: load(
-            str(tmp_path / "chat"), None, None, str(data), "forget01", N, prompt, device="cpu", seed=0, only=()
+            str(tmp_path / "chat"), None, None, str(data), "forget01", N, prompt, None, device="cpu", seed=0, only=()
         ).benchmark.forget[0].question
         for prompt in (None, "", "Be brief.")
     }  # fmt: skip
