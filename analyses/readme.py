@@ -147,7 +147,9 @@ BLOCKS = {
     "table_8": Block(partial(compared, paper=PAPER_8), ("table_8_layer_types",)),
     "table_9": Block(partial(compared, paper=PAPER_9), ("table_9_instantiation",)),
     "figure_18": Block(of_combinations, ("figure_18_combinations",)),
-    "tofu": Block(partial(compared, paper=PAPER_3), ("tofu_closed_form", "tofu_gradient")),
+    "tofu": Block(
+        partial(compared, paper=PAPER_3), ("tofu_closed_form", "tofu_filters", "tofu_naive_delta", "tofu_gradient")
+    ),
 }
 
 
