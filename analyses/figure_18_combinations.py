@@ -1,13 +1,14 @@
 """Figures 3 and 18: all 31 sets of five authors from five engrams: `python analyses/figure_18_combinations.py`.
 
 One pass gives five engrams; each of the 31 sets is forgotten by subtracting the sum of its own (Eq. 7), and all five
-authors and everybody else are asked every time. 2 min on one thread, of the testbed's first five authors; of TOFU's,
-twenty questions an author in the order of the forget set. The paper draws this and has no numbers.
+authors and everybody else are asked every time. Half a minute on one thread, of the testbed's first five authors; of
+TOFU's, twenty questions an author in the order of the forget set. The paper draws this and has no numbers.
 """
 
 import random
 from itertools import combinations
 
+import click
 import pandas as pd
 import plotly.graph_objects as go
 from setting import Setting, Tables, command, required
@@ -22,8 +23,17 @@ OTHERS, KEEP = "everybody else", 0.98
 
 
 def concepts_of(setting: Setting) -> dict[str, list[Example]]:
-    """Five authors, and all else that the model was trained on."""
+    """Five authors, and all else that the model was trained on.
+
+    Raises:
+        click.UsageError: fewer than five are to be forgotten.
+    """
     target = [qa.example for qa in setting.benchmark.target]
+    if len(target) < N_AUTHORS * N_QUESTIONS:
+        raise click.UsageError(
+            f"{setting.benchmark.name} has {len(target)} questions to forget; this figure needs {N_AUTHORS} authors of "
+            f"{N_QUESTIONS}, as forget05 and forget10 have"
+        )
     authors = {
         f"author {i + 1}": list[Example](target[i * N_QUESTIONS : (i + 1) * N_QUESTIONS]) for i in range(N_AUTHORS)
     }

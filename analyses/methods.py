@@ -123,12 +123,18 @@ def asked(setting: Setting, candidates: list[Candidate]) -> list[Candidate]:
 
 
 def judged(setting: Setting, candidates: list[Candidate]) -> pd.DataFrame:
-    """Every candidate on the questions that choices are made by: a row each."""
+    """Every candidate on the questions that choices are made by: a row each.
+
+    Raises:
+        ValueError: the benchmark lacks what a score needs, before anything is made.
+    """
+    ends = setting.ends(VALIDATION)
+    ends["retain"].evaluate(ends, n_resamples=0)
     rows = []
     for candidate in tqdm(candidates, desc="candidates", disable=None):
         row = {"method": candidate.method, "options": candidate.options}
         try:
-            found = _run(setting, candidate, VALIDATION).evaluate(setting.ends(VALIDATION), n_resamples=0)
+            found = _run(setting, candidate, VALIDATION).evaluate(ends, n_resamples=0)
         except ValueError as error:
             # One that diverged is no reason to lose the others.
             rows.append({**row, "overall": float("nan"), "failed": str(error)})

@@ -3,6 +3,8 @@
 import json
 import shutil
 
+import figure_18_combinations
+import methods
 import pytest
 import table_4_closed_form
 import train_tofu
@@ -113,6 +115,21 @@ def test_choices_and_reports_are_of_other_questions_of_every_kind():
     kind = {qa.question: i % 20 for i, qa in enumerate(benchmark.forget)}
     for half in halves:
         assert {kind[qa.question] for qa in half["forget"]} == set(range(20))
+
+
+def test_what_every_candidate_would_lack_is_said_before_any_is_made(checkpoints, tmp_path, monkeypatch):
+    monkeypatch.setattr(methods, "_run", lambda *args: pytest.fail("a candidate was made"))
+    (*asked, _, _) = options(checkpoints)  # all but --hold-out
+    result = CliRunner().invoke(table_4_closed_form.main, [*asked, "--out", str(tmp_path / "table.json")])
+    assert isinstance(result.exception, ValueError)
+    assert "has no holdout" in str(result.exception)
+
+
+def test_five_authors_are_asked_for(checkpoints, tmp_path):
+    result = CliRunner().invoke(
+        figure_18_combinations.main, [*options(checkpoints), "--out", str(tmp_path / "figure.json")]
+    )
+    assert "has 8 questions to forget; this figure needs 5 authors of 20" in " ".join(result.output.split())
 
 
 def test_what_a_table_lacks_is_said(checkpoints):
