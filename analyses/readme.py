@@ -59,8 +59,14 @@ PAPER_9 = {
 def compared(
     tables: Tables, paper: Mapping[str, tuple[float | None, ...]], methods: Container[str] | None = None
 ) -> str:
-    """A row a method, or one of those named: how it was set, ours with the interval of Overall, and the paper's."""
-    scores = tables["scores"].drop_duplicates(["method", "score"]).set_index(["method", "score"])
+    """A row a method, or one of those named: how it was set, ours with the interval of Overall, and the paper's.
+
+    Raises:
+        ValueError: results that differ in what they share, as those of other models do.
+    """
+    scores = tables["scores"].drop_duplicates().set_index(["method", "score"])
+    if not scores.index.is_unique:
+        raise ValueError("a method has two scores of a kind: these results are not of the same models and questions")
     tried, options = tables["tried"], options_of(tables)
     rows = []
     for method in scores.index.get_level_values("method").unique():

@@ -15,7 +15,7 @@ def measure(setting: Setting) -> Tables:
 
 
 def figure(tables: Tables) -> go.Figure:
-    return compared(tables, "Forgetting forget10: every method at its best")
+    return compared(tables, "The forget set: every method at its best")
 
 
 main = command(__file__, measure, text, figure)

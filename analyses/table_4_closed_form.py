@@ -40,7 +40,8 @@ def figure(tables: Tables) -> go.Figure:
     """A panel a method (and lambda, where the strength is searched too): scores against the setting."""
     tried = tables["tried"]
     names = [panel(*one) for one in zip(tried["method"], tried["options"], strict=True)]
-    tried[["axis", "setting"]] = [along(options) for options in tried["options"]]
+    axes, settings = zip(*map(along, tried["options"]), strict=True)
+    tried = tried.assign(axis=axes, setting=settings)
     panels = dict(list(tried.groupby(names, sort=False)))
     n_rows = -(-len(panels) // N_COLUMNS)
     plot = make_subplots(
@@ -61,7 +62,7 @@ def figure(tables: Tables) -> go.Figure:
     plot.update_yaxes(range=[-0.03, 1.03])
     plot.update_annotations(font_size=11)
     plot.update_yaxes(title_text="score (1 is best)", col=1)
-    title = "Forgetting forget10 in closed form: scores on the questions that settings are chosen by"
+    title = "Forgetting the forget set in closed form: scores on the questions that settings are chosen by"
     return plot.update_layout(title=title, template=plots.TEMPLATE, height=120 + 260 * n_rows, width=1300)
 
 

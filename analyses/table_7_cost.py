@@ -1,4 +1,4 @@
-"""Table 7: what forgetting costs. `python analyses/table_7_cost.py`, 40 min on one thread.
+"""Table 7: what forgetting costs. `python analyses/table_7_cost.py`, 17 to 40 min on one thread.
 
 Of every method one run from nothing, in a process of its own: seconds, the memory that it takes beyond the loaded
 models at its peak (on Linux or a GPU), and then again with floating-point operations counted, which takes longest. What
@@ -102,7 +102,7 @@ def figure(tables: Tables) -> go.Figure:
             go.Bar(x=costs[measure], y=costs["method"], orientation="h", marker_color=plots.MATRIX_COLOUR), 1, column
         )
         plot.update_xaxes(title_text=MEASURES[measure], row=1, col=column)
-    title = "What it takes to forget forget10 once"
+    title = "What it takes to forget the forget set once"
     return plot.update_layout(title=title, template=plots.TEMPLATE, height=620, width=1250, showlegend=False)
 
 

@@ -37,7 +37,7 @@ def measure(setting: Setting) -> Tables:
 
 
 def figure(tables: Tables) -> go.Figure:
-    return compared(tables, "Forgetting forget10 by parts of its engram")
+    return compared(tables, "Forgetting the forget set by parts of its engram")
 
 
 main = command(__file__, measure, text, figure)

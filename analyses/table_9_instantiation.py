@@ -23,7 +23,7 @@ def measure(setting: Setting) -> Tables:
 
 
 def figure(tables: Tables) -> go.Figure:
-    return compared(tables, "Forgetting forget10 by the engram of the weights, and of what fine-tuning changed")
+    return compared(tables, "Forgetting the forget set by the engram of the weights, and of what fine-tuning changed")
 
 
 main = command(__file__, measure, text, figure)

@@ -1,4 +1,5 @@
 import pandas as pd
+import pytest
 import readme
 
 
@@ -36,3 +37,10 @@ def test_settings_of_what_forgets_nothing_are_left_out_and_either_privacy_is_the
     # 3 / (1 + 1 + 4) = 0.5
     assert "| NPO | alpha 2 | 0.800 [0.000, 1.000] | 0.500 | 1.000 | 1.000 | 0.500 | 0.100 |" in text
     assert "| UCE |  | 0.000 [" in text
+
+
+def test_results_of_other_models_are_not_put_in_one_table():
+    rows = [{"method": "full", "score": "overall", "value": value, "low": 0.0, "high": 1.0} for value in (0.0, 0.1)]
+    tried = pd.DataFrame([{"method": "NPO", "options": {}, "overall": 0.5}])
+    with pytest.raises(ValueError, match="not of the same models"):
+        readme.compared({"scores": pd.DataFrame(rows), "tried": tried}, paper={})
