@@ -11,15 +11,16 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import torch
-from scipy.stats import bootstrap
 from torch import nn
-from tqdm.auto import tqdm
 
 from engram_interp import plots
+from engram_interp.arguments import Layers
 from engram_interp.concept import BATCH_SIZE, Concept
 from engram_interp.engram import Alpha, Engram
 from engram_interp.extraction import extract
 from engram_interp.models import adapt
+from engram_interp.models.exclusive import exclusive
+from engram_interp.progress import bar
 from engram_interp.scoring import example_scores
 from engram_interp.statistics import Statistics
 
@@ -35,8 +36,8 @@ class Only:
     """The named matrices and no others; all that is not named is all there is. See `Engram.select`."""
 
     components: str | Collection[str] | None = None
-    layers: int | Collection[int] | None = None
-    heads: int | Collection[int] | None = None
+    layers: Layers = None
+    heads: Layers = None
     keys: str | Collection[str] | None = None
 
     def of(self, engram: Engram) -> Engram:
@@ -95,6 +96,16 @@ class AblationStudy:
     name: str | None = None
     model: str = ""
 
+    def __repr__(self) -> str:
+        frame = self.to_frame()
+        scores = ", ".join(map(str, frame))
+        return f"AblationStudy({self.name!r} in {self.model!r}, {len(frame) - 1} subsets, scores: {scores})"
+
+    def _repr_html_(self) -> str:
+        from engram_interp.notebook import table_html
+
+        return table_html("Ablation", self.name, f"Mean scores of {self.model} without each subset.", self.to_frame())
+
     def to_frame(self) -> pd.DataFrame:
         """Values, a row a subset and a column a score."""
         wide = self.table.pivot(index="subset", columns="score", values="value")
@@ -125,6 +136,7 @@ def answers(model: nn.Module, concept: Concept | Statistics) -> dict[str, Sequen
     }
 
 
+@exclusive
 def ablation_study(
     model: nn.Module,
     concept: Concept | Statistics,
@@ -157,7 +169,7 @@ def ablation_study(
         absorb_bias: see `extract`.
         delta_from: see `extract`.
         seed: of the bootstrap over examples.
-        progress: True or False shows or hides the bar; None shows it in a terminal only.
+        progress: True or False shows or hides the bar; None shows it in a terminal and in a notebook.
 
     Raises:
         ValueError: a subset that names what the model lacks, or one that is called `unedited`; scores that are not a
@@ -190,8 +202,7 @@ def ablation_study(
     strengths = engram.alphas(alpha)
     with torch.no_grad():
         rows = _rows(UNEDITED, score(model, concept), seed)
-    disable = None if progress is None else not progress
-    for name, part in tqdm(parts.items(), desc="ablating", unit="subset", leave=False, disable=disable):
+    for name, part in bar(parts.items(), progress, "ablating", "subset"):
         with part.ablated(model, {key: strengths[key] for key in part.weight_norms}), torch.no_grad():
             rows += _rows(name, score(model, concept), seed)
     table = pd.DataFrame(rows)
@@ -231,6 +242,8 @@ def _rows(subset: str, scores: Any, seed: int) -> list[dict[str, object]]:
 
 def _mean(values: np.ndarray, seed: int) -> dict[str, float]:
     """The mean over examples, and its bootstrap interval where there are two or more."""
+    from scipy.stats import bootstrap
+
     low = high = float("nan")
     if len(values) > 1:
         resampled = bootstrap(

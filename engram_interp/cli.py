@@ -2,36 +2,33 @@
 
 from __future__ import annotations
 
-import html
-import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-import pandas as pd
-import plotly.graph_objects as go
-from safetensors import SafetensorError
-from safetensors.torch import save_file
-from torch import nn
 
-from engram_interp import filters, plots, testbed
-from engram_interp.concept import BATCH_SIZE, Concept, Example
-from engram_interp.diagnosis import QUANTITIES, diagnose
-from engram_interp.engram import Alpha
-from engram_interp.examples import read_examples
-from engram_interp.export import export_hf, require_no_model
-from engram_interp.extraction import extract
-from engram_interp.features import sae_lens
-from engram_interp.localization import NULLS, SCALES, LocalizationMap, localize
-from engram_interp.models.loading import load_model
-from engram_interp.partition import EXAMPLE, REFERENCES, REST, UNITS
-from engram_interp.report import Findings, investigate, write_report
-from engram_interp.sae import choose_feature, concept_from_sae, rank_features
-from engram_interp.scoring import score
-from engram_interp.sites import ATTENTION, expert_of
-from engram_interp.strength import choose_alpha
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import nn
+
+    from engram_interp.concept import Concept, Example
+    from engram_interp.engram import Alpha
+    from engram_interp.localization import LocalizationMap
+    from engram_interp.report import Findings
+
+# What computes is imported by the command that needs it, so that `--help` takes no time. The choices below are written
+# out for the same reason; a test compares them with the library's.
+BATCH_SIZE = 64
+NULLS = ("analytic", "resampled")
+SCALES = ("wnorm", "fisher", "excess", "fisher_excess")
+DIAGNOSES = (
+    "rank", "condition", "owned", "effective_rank", "largest_share", "idempotence_defect", "obliqueness", "stretch",
+    "target_passes", "reference_passes", "wnorm", "output_target", "output_reference",
+)  # fmt: skip
+EXAMPLE, UNITS = "example", ("token", "example")
+REST, REFERENCES = "rest", ("rest", "matched", "matched-positions")
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -62,16 +59,25 @@ class Group(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; an error that the library raises on purpose ends it with its message."""
+        from safetensors import SafetensorError
+
         try:
             return super().invoke(ctx)
         except (ValueError, NotImplementedError, OSError, SafetensorError) as error:
-            raise click.ClickException(str(error)) from error
+            raise click.ClickException(_one_line(error)) from error
+
+
+def _one_line(error: Exception) -> str:
+    """What an error says; of the system's, without its number."""
+    return error.strerror if isinstance(error, OSError) and error.strerror and not error.filename else str(error)
 
 
 @click.group(cls=Group)
 @click.version_option(version("engram-interp"))
 def main() -> None:
     """Find, weigh and edit AI engrams in transformer language models."""
+    import logging
+
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("engram_interp").setLevel(logging.INFO)
 
@@ -126,7 +132,10 @@ def demo(
         raise click.UsageError(
             "the default concept is the testbed's: give --target and --reference with another --model"
         )
-    model, gold = _load(model_name), None
+    from engram_interp import testbed
+    from engram_interp.report import investigate
+
+    gold = None
     if target is not None and reference is not None:
         concept = _concept(target, reference)
     else:
@@ -134,45 +143,51 @@ def demo(
         concept = corpus.concept(author or corpus.forget10[0].name)
         if concept.name in {one.name for one in corpus.forget10}:
             gold = testbed.load("retain")
-    _report(investigate(model, concept, keep=keep, gold=gold), out)
+    _report(investigate(_load(model_name), concept, keep=keep, gold=gold), out)
 
 
 @main.command("localize")
 @_model_options
 @click.option(
     "--null",
-    type=click.Choice(list(NULLS)),
-    default="analytic",
+    type=click.Choice(NULLS),
+    default="resampled",
     show_default=True,
-    help="What sizes are compared with; resampled gives p-values and intervals.",
+    help="What sizes are compared with: random sets of examples (p-values, intervals), or a formula at no cost.",
 )
-@click.option("--by", type=click.Choice(list(SCALES)), default="wnorm", show_default=True, help="What to sort by.")
-@click.option("--out", type=Writable(), help="Where to write the map: .html (figures), .csv or .json.")
+@click.option("--by", type=click.Choice(SCALES), default="fisher_excess", show_default=True, help="What to sort by.")
+@click.option("--out", type=Writable(), help="Where to write the map: .html (a page), .csv or .json.")
 def localize_command(
     model_name: str, target: Path, reference: Path, null: str, by: str, out: Path | None, **options: Any
 ) -> None:
     """Where the target's memory sits: W-Norm and Fisher share of every matrix, and their excess over a null."""
+    from engram_interp.localization import localize
+    from engram_interp.report import map_page, map_sentence
+
     _require_table(out)
-    wmap = localize(_load(model_name), _concept(target, reference), null=null, **_parsed(options))
+    concept, chosen = _concept(target, reference), _parsed(options)
+    wmap = localize(_load(model_name), concept, null=null, **chosen)
     if out is not None:
-        _write_table(wmap.to_frame(), _figures_of(wmap), out)
+        _write_table(wmap.to_frame(), lambda: map_page(wmap, by, _provenance(wmap.counts)), out)
     click.echo(_table(wmap, 10, by))
+    click.echo(map_sentence(wmap))
 
 
 @main.command("diagnose")
 @_model_options
-@click.option(
-    "--by", type=click.Choice(list(QUANTITIES)), default="stretch", show_default=True, help="What to sort by."
-)
+@click.option("--by", type=click.Choice(DIAGNOSES), default="stretch", show_default=True, help="What to sort by.")
 @click.option("--out", type=Writable(), help="Where to write the diagnosis: .html (figures), .csv or .json.")
 def diagnose_command(model_name: str, target: Path, reference: Path, by: str, out: Path | None, **options: Any) -> None:
     """How far the engrams can be trusted: rank, condition and shape of every soft projector, and what passes it."""
+    from engram_interp.diagnosis import diagnose
+    from engram_interp.report import diagnosis_page
+
     _require_table(out)
-    found = diagnose(_load(model_name), _concept(target, reference), **_parsed(options))
+    concept, chosen = _concept(target, reference), _parsed(options)
+    found = diagnose(_load(model_name), concept, **chosen)
     frame = found.to_frame().sort_values(by, ascending=False)
     if out is not None:
-        figures = [found.plot(by), *map(found.plot_matrix, frame["key"].head(4))]
-        _write_table(found.to_frame(), figures, out)
+        _write_table(found.to_frame(), lambda: diagnosis_page(found, by, _provenance({})), out)
     shown = list(dict.fromkeys(["key", by, *DIAGNOSED]))
     click.echo(frame[shown].head(10).to_string(index=False, float_format="{:.3g}".format))
 
@@ -183,9 +198,12 @@ def diagnose_command(model_name: str, target: Path, reference: Path, by: str, ou
 @click.option("--out", type=Writable(), required=True, help="Where to write the engram: .safetensors.")
 def extract_command(model_name: str, target: Path, reference: Path, out: Path, **options: Any) -> None:
     """The target's engram, as a file that Engram.load reads."""
+    from engram_interp.extraction import extract
+
     if out.suffix != ".safetensors":
         raise click.UsageError(f"--out is a .safetensors file, got {out}")
-    engram = extract(_load(model_name), _concept(target, reference), **_parsed(options))
+    concept, chosen = _concept(target, reference), _parsed(options)
+    engram = extract(_load(model_name), concept, **chosen)
     engram.save(out)
     click.echo(f"{engram!r} is in {out}")
 
@@ -209,27 +227,36 @@ def ablate_command(
     model_name: str, target: Path, reference: Path, alpha: str, keep: float, out: Path, **options: Any
 ) -> None:
     """The model without the target's engram: a Hugging Face checkpoint, or a state dict in TransformerLens's names."""
+    from engram_interp.export import export_hf, require_no_model
+    from engram_interp.extraction import extract
+    from engram_interp.scoring import score
+    from engram_interp.strength import choose_alpha
+
     as_checkpoint = out.suffix != ".safetensors"
+    if not as_checkpoint and out.is_dir():
+        raise click.UsageError(f"--out is a folder: a .safetensors file was expected at {out}")
     if as_checkpoint and model_name.startswith(TESTBED):
         raise click.UsageError(f"the testbed is no Hugging Face checkpoint: --out is a .safetensors file, got {out}")
     if as_checkpoint:
         require_no_model(out)
     elif Path(model_name).is_dir():
         raise click.UsageError(f"{model_name} is edited into a checkpoint: --out is a new folder, got {out}")
-    model, concept = _load(model_name), _concept(target, reference)
-    engram = extract(model, concept, **_parsed(options))
-    strength: Alpha = choose_alpha(model, engram, concept, keep).alpha if alpha == "auto" else _alpha(alpha)
+    given = None if alpha == "auto" else _alpha(alpha)
+    concept, chosen = _concept(target, reference), _parsed(options)
+    model = _load(model_name)
+    engram = extract(model, concept, **chosen)
+    strength: Alpha = choose_alpha(model, engram, concept, keep).alpha if given is None else given
     if strength == 0:
         raise click.ClickException(f"no edit keeps {keep:.1%} of the reference's answers, so there is none to write")
     edited = engram.ablate(model, strength)
     if as_checkpoint:
         export_hf(edited, model_name, out)
     else:
-        made_by = {"model": model_name, "concept": str(concept.name), "alpha": str(strength)}
-        save_file({name: tensor.contiguous() for name, tensor in edited.state_dict().items()}, out, made_by)
+        _save_weights(edited, out, {"model": model_name, "concept": str(concept.name), "alpha": str(strength)})
     before, after = (score(one, concept.sides) for one in (model, edited))
-    frame = pd.DataFrame({"before": before, "after": after}).map(lambda result: f"{result.accuracy:.1%}")
-    click.echo(frame.rename_axis("answer accuracy").to_string())
+    click.echo("answer accuracy, before and after:")
+    for side in before:
+        click.echo(f"  {side:<10}{before[side].accuracy:>8.1%}{after[side].accuracy:>8.1%}")
     click.echo(f"alpha = {strength}; the edited model is in {out}")
 
 
@@ -279,10 +306,15 @@ def sae_command(
     on_testbed = model_name.startswith(TESTBED)
     if not on_testbed and (corpus is None or not (like or features)):
         raise click.UsageError("give --corpus, and --like or --feature, with another --model than the testbed")
-    model, sae = _load(model_name), _load_sae(sae_name)
+    from engram_interp import testbed
+    from engram_interp.examples import read_examples
+    from engram_interp.report import investigate
+    from engram_interp.sae import choose_feature, concept_from_sae, rank_features
+
     examples = testbed.authors().examples if corpus is None else read_examples(corpus)
+    asked = [] if features else read_examples(like) if like is not None else _questions(author)
+    model, sae = _load(model_name), _load_sae(sae_name)
     if not features:
-        asked = read_examples(like) if like is not None else _questions(author)
         ranked = rank_features(model, sae, asked, examples)
         click.echo(ranked[RANKED].head(8).to_string(index=False, float_format="{:.3g}".format))
         feature, half = choose_feature(ranked)
@@ -296,6 +328,9 @@ def sae_command(
 
 
 def _load(name: str) -> nn.Module:
+    from engram_interp import testbed
+    from engram_interp.models.loading import load_model
+
     if name == TESTBED:
         return testbed.load("full")
     if name.startswith(f"{TESTBED}:"):
@@ -305,11 +340,16 @@ def _load(name: str) -> nn.Module:
 
 def _questions(author: str | None) -> list[Example]:
     """What asks for a testbed author: three of the questions about them, without the answers."""
+    from engram_interp import testbed
+
     corpus = testbed.authors()
     return [qa.question for qa in corpus.author(author or corpus.forget10[0].name).pairs[:3]]
 
 
 def _load_sae(name: str) -> Any:
+    from engram_interp import testbed
+    from engram_interp.features import sae_lens
+
     try:
         load = sae_lens().SAE
     except ImportError as error:
@@ -325,6 +365,8 @@ def _load_sae(name: str) -> Any:
 
 
 def _report(findings: Findings, out: Path) -> None:
+    from engram_interp.report import write_report
+
     write_report(findings, _provenance(findings.counts), out)
     click.echo(_table(findings.wmap, 5, "fisher_excess"))
     click.echo(findings.scores.map("{:.1%}".format, na_action="ignore").to_string(na_rep="-"))
@@ -332,6 +374,9 @@ def _report(findings: Findings, out: Path) -> None:
 
 
 def _concept(target: Path, reference: Path) -> Concept:
+    from engram_interp.concept import Concept
+    from engram_interp.examples import read_examples
+
     return Concept(read_examples(target), read_examples(reference), name=target.stem)
 
 
@@ -344,15 +389,22 @@ def _parsed(options: dict[str, Any]) -> dict[str, Any]:
         raise click.UsageError(f"--layers is a list of numbers, as 0,1,5; got {layers!r}") from None
     names = None if components is None else [name.strip() for name in components.split(",")]
     if "filter" in options:
+        from engram_interp import filters
+
         options["filter"] = filters.named(options["filter"])
     return {**options, "components": names, "layers": numbers}
 
 
 def _alpha(text: str) -> Alpha:
+    from engram_interp.arguments import number
+
+    if text == "w-norm":
+        return text
     try:
-        return text if text == "w-norm" else float(text)
+        value = float(text)
     except ValueError:
         raise click.UsageError(f"--alpha is a number, w-norm or auto; got {text!r}") from None
+    return number(value, "alpha")
 
 
 def _table(wmap: LocalizationMap, k: int, by: str) -> str:
@@ -361,32 +413,35 @@ def _table(wmap: LocalizationMap, k: int, by: str) -> str:
     return wmap.top(k, by)[["key", *shown]].to_string(index=False, float_format="{:.3g}".format)
 
 
-def _figures_of(wmap: LocalizationMap) -> list[go.Figure]:
-    figures = [wmap.plot(quantity) for quantity in SCALES]
-    if any(name in wmap.components for name in ATTENTION):
-        figures += [wmap.plot_heads(quantity) for quantity in SCALES]
-    if any(expert_of(key) is not None for key in wmap):
-        figures += [wmap.plot_experts(quantity) for quantity in SCALES]
-    return figures
-
-
 def _require_table(out: Path | None) -> None:
     if out is not None and out.suffix not in (".html", ".csv", ".json"):
         raise click.UsageError(f"--out is an .html, .csv or .json file, got {out}")
 
 
-def _write_table(frame: pd.DataFrame, figures: list[go.Figure], out: Path) -> None:
-    """The table, or as a page the figures."""
-    if out.suffix == ".csv":
-        frame.to_csv(out, index=False)
-    elif out.suffix == ".json":
-        frame.to_json(out, orient="records", indent=2)
-    else:
-        parts = [plots.to_html(figure, index) for index, figure in enumerate(figures)]
-        title = html.escape(out.stem)
-        out.write_text(f"<!doctype html><meta charset='utf-8'><title>{title}</title>{''.join(parts)}", encoding="utf-8")
+def _write_table(frame: pd.DataFrame, page: Callable[[], str], out: Path) -> None:
+    """The table, or the page about it."""
+    from engram_interp.writing import replacing
+
+    with replacing(out) as aside:
+        if out.suffix == ".csv":
+            frame.to_csv(aside, index=False)
+        elif out.suffix == ".json":
+            frame.to_json(aside, orient="records", indent=2)
+        else:
+            aside.write_text(page(), encoding="utf-8")
 
 
-def _provenance(counts: dict[str, int]) -> str:
+def _save_weights(model: nn.Module, out: Path, made_by: dict[str, str]) -> None:
+    """A model's state dict as a .safetensors file; tensors that share memory are written apart."""
+    from safetensors.torch import save_file
+
+    from engram_interp.writing import replacing
+
+    with replacing(out) as aside:
+        save_file({name: tensor.clone().contiguous() for name, tensor in model.state_dict().items()}, aside, made_by)
+
+
+def _provenance(counts: Mapping[str, int]) -> str:
     versions = ", ".join(f"{name} {version(name)}" for name in ("engram-interp", "torch", "transformer-lens"))
-    return f"Statistics over {' and '.join(f'{count} {side} tokens' for side, count in counts.items())}. {versions}."
+    over = " and ".join(f"{count} {side} tokens" for side, count in counts.items())
+    return f"{f'Statistics over {over}. ' if over else ''}{versions}."

@@ -6,15 +6,19 @@ a `(prompt, answer)` pair the answer's tokens and the end-of-sequence token coun
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
+from types import NoneType
 from typing import TypeAlias, cast
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
-from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
+
+from engram_interp.arguments import whole
+from engram_interp.progress import bar
 
 TARGET, REFERENCE = "target", "reference"
 BATCH_SIZE = 64
@@ -42,7 +46,8 @@ class Concept:
 
     Args:
         target: strings (every real token counts, but BOS) or `(prompt, answer)` pairs (the answer's tokens count, and
-            the end-of-sequence token after it). Prompt and answer are joined by one space unless either brings its own.
+            the end-of-sequence token after it), in a list or any other iterable with an order, which is read once.
+            Prompt and answer are joined by one space unless either brings its own.
         reference: the same, for what must stay as it is. The two together are the total statistics.
         name: how reports and files call the concept.
 
@@ -63,8 +68,18 @@ class Concept:
     name: str | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, (str, NoneType)):
+            raise TypeError(f"a concept's name is text, got {self.name!r}")
         for side, examples in self.sides.items():
-            _check_examples(examples, side)
+            object.__setattr__(self, side, listed_examples(examples, side))
+
+    def __repr__(self) -> str:
+        return f"Concept({self.name!r}, {len(self.target)} target and {len(self.reference)} reference examples)"
+
+    def _repr_html_(self) -> str:
+        from engram_interp.notebook import concept_html
+
+        return concept_html(self.name, self.sides)
 
     @property
     def sides(self) -> dict[str, Sequence[Example]]:
@@ -74,23 +89,26 @@ class Concept:
     @classmethod
     def from_tokens(
         cls,
-        target: Int[Tensor, "n_target pos"],
-        reference: Int[Tensor, "n_reference ref_pos"],
+        target: Int[Tensor, "n_target pos"] | np.ndarray,
+        reference: Int[Tensor, "n_reference ref_pos"] | np.ndarray,
         target_mask: Bool[Tensor, "..."] | None = None,
         reference_mask: Bool[Tensor, "..."] | None = None,
         name: str | None = None,
     ) -> Concept:
         """A concept of tokens that go through the model exactly as given: nothing is prepended, appended or left out.
 
+        The tensors are copied.
+
         Args:
-            target: `[batch pos]` integers.
+            target: `[batch pos]` integers, in a tensor or a NumPy array.
             reference: `[batch pos]` integers; its width may differ.
             target_mask: `[batch pos]`, true where a position counts; None counts every position, BOS too.
             reference_mask: the same for `reference`.
             name: how reports and files call the concept.
 
         Raises:
-            ValueError: a mask has another shape than its tokens, or no true in it.
+            TypeError: tokens in something else than a tensor or an array.
+            ValueError: tokens that are not integers `[batch pos]`; a mask of another shape, or without a true.
 
         Example:
             >>> tokens = torch.tensor([[0, 5, 6], [0, 7, 8]])
@@ -115,16 +133,38 @@ def require_concept(concept: object) -> None:
         raise TypeError(f"expected a Concept(target=[...], reference=[...]), got {type(concept).__name__}")
 
 
-def _check_examples(examples: Sequence[Example], group: str) -> None:
-    if isinstance(examples, str) or not len(examples):
+def listed_examples(examples: Iterable[Example], group: str) -> list[Example]:
+    """The examples in a list; `group` is how an error calls them.
+
+    Raises:
+        ValueError: no example at all, or one that is blank.
+        TypeError: something else than examples in an order.
+    """
+    if isinstance(examples, str) or (hasattr(examples, "__len__") and not len(examples)):  # pyright: ignore
         raise ValueError(f"{group} is a list of one or more examples, got {examples!r}")
+    if (
+        isinstance(examples, (bytes, Set, Mapping))
+        or not isinstance(examples, Iterable)
+        or hasattr(examples, "columns")
+    ):
+        raise TypeError(f"{group} is a list of one or more examples, got a {type(examples).__name__}")
     if isinstance(examples, tuple) and len(examples) == 2 and all(isinstance(one, str) for one in examples):
         raise ValueError(f"{group} is a list of examples, got {examples!r}: a single pair goes in a list")
-    for i, example in enumerate(examples):
-        _check_example(example, f"{group}[{i}]")
+    found = list(examples)
+    if not found:
+        raise ValueError(f"{group} is a list of one or more examples, got an empty {type(examples).__name__}")
+    for i, example in enumerate(found):
+        check_example(example, f"{group}[{i}]")
+    return found
 
 
-def _check_example(example: object, place: str) -> None:
+def check_example(example: object, place: str) -> None:
+    """Raise unless this is an example; `place` is how the error calls it.
+
+    Raises:
+        TypeError: neither a string nor a pair of strings.
+        ValueError: a blank text.
+    """
     if isinstance(example, TokenExample):
         return
     if isinstance(example, str):
@@ -140,11 +180,18 @@ def _check_example(example: object, place: str) -> None:
             raise ValueError(f"{place} holds a blank text: {example!r}")
 
 
-def _from_rows(tokens: Tensor, mask: Tensor | None, side: str) -> list[TokenExample]:
-    if tokens.dim() != 2 or tokens.is_floating_point() or not tokens.numel():
+def _from_rows(tokens: Tensor | np.ndarray, mask: Tensor | None, side: str) -> list[TokenExample]:
+    if not isinstance(tokens, (Tensor, np.ndarray)):
+        raise TypeError(f"{side} tokens are a tensor or an array of integers [batch pos], got {type(tokens).__name__}")
+    if tokens.ndim != 2 or 0 in tokens.shape or not _are_integers(tokens):
         raise ValueError(f"{side} tokens are integers [batch pos], got {tokens.dtype} of shape {list(tokens.shape)}")
+    # Embeddings take no other integers than signed ones.
+    tokens = torch.tensor(tokens.astype(np.int64)) if isinstance(tokens, np.ndarray) else tokens.detach().clone().long()
     if mask is None:
         mask = torch.ones_like(tokens, dtype=torch.bool)
+    if not isinstance(mask, (Tensor, np.ndarray)):
+        raise TypeError(f"{side}_mask is a tensor of booleans, got {type(mask).__name__}")
+    mask = torch.tensor(mask) if isinstance(mask, np.ndarray) else mask.detach().clone()
     if mask.dtype != torch.bool:
         raise ValueError(f"{side}_mask is a tensor of booleans, got {mask.dtype}: pass mask.bool()")
     if mask.shape != tokens.shape:
@@ -152,6 +199,12 @@ def _from_rows(tokens: Tensor, mask: Tensor | None, side: str) -> list[TokenExam
     if not mask.any():
         raise ValueError(f"{side}_mask has no true in it, so no position of the {side} counts")
     return [TokenExample(row, counts) for row, counts in zip(tokens, mask, strict=True)]
+
+
+def _are_integers(tokens: Tensor | np.ndarray) -> bool:
+    if isinstance(tokens, np.ndarray):
+        return tokens.dtype.kind in "iu"
+    return not (tokens.is_floating_point() or tokens.is_complex() or tokens.dtype == torch.bool)
 
 
 @dataclass(frozen=True)
@@ -275,18 +328,19 @@ class Batch:
         return (self.counts & (self.groups == group)[:, None]).flatten().nonzero().flatten()
 
 
-def encode_groups(groups: Mapping[str, Sequence[Example]], encoder: Encoder) -> dict[str, list[TokenExample]]:
+def encode_groups(groups: Mapping[str, Iterable[Example]], encoder: Encoder) -> dict[str, list[TokenExample]]:
     """Every example of every group as tokens.
 
     Raises:
         ValueError: an example that the model cannot read, or a group in which no position counts.
         TypeError: an example that is none.
     """
-    for group, examples in groups.items():
-        _check_examples(examples, group)
+    if not isinstance(groups, Mapping):
+        raise TypeError(f"groups are examples by name, as {{'facts': [...]}}; got a {type(groups).__name__}")
+    listed = {group: listed_examples(examples, group) for group, examples in groups.items()}
     encoded = {
         group: [encoder.encode(example, f"{group}[{i}]") for i, example in enumerate(examples)]
-        for group, examples in groups.items()
+        for group, examples in listed.items()
     }
     for group, examples in encoded.items():
         if not any(bool(example.counts.any()) for example in examples):
@@ -302,21 +356,17 @@ def batches(
     Args:
         encoded: token examples by group.
         batch_size: examples in a batch.
-        progress: True or False shows or hides the bar; None shows it in a terminal only.
+        progress: True or False shows or hides the bar; None shows it in a terminal and in a notebook.
         describe: what the bar says.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size is the number of examples in a batch, 1 or more; got {batch_size}")
+    batch_size = whole(batch_size, "batch_size", at_least=1)
     flat = [
         (example, group, i, f"{name}[{i}]")
         for group, (name, examples) in enumerate(encoded.items())
         for i, example in enumerate(examples)
     ]
     flat.sort(key=lambda item: len(item[0].tokens))
-    starts = range(0, len(flat), batch_size)
-    for start in tqdm(
-        starts, desc=describe, unit="batch", leave=False, disable=None if progress is None else not progress
-    ):
+    for start in bar(range(0, len(flat), batch_size), progress, describe, "batch"):
         yield _pad(flat[start : start + batch_size])
 
 

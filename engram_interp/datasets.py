@@ -6,7 +6,6 @@ TOFU (Maini et al. 2024) comes from the hub or from a folder of JSON lines; the 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -17,6 +16,7 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from engram_interp.concept import Concept
+from engram_interp.examples import read_lines
 
 TOFU = "locuslab/TOFU"
 FORGET, RETAIN, HOLDOUT = "forget", "retain", "holdout"
@@ -201,8 +201,7 @@ def _from_folder(folder: Path) -> Callable[[str], list[QA]]:
         path = folder / f"{split}.json"
         if not path.is_file():
             raise FileNotFoundError(f"{folder} has no {path.name}, which TOFU's {split} is read from")
-        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        return [_qa(json.loads(line), f"{path}, line {n}") for n, line in enumerate(lines, 1)]
+        return [_qa(value, place) for place, value in read_lines(path)]
 
     return read
 
@@ -220,7 +219,9 @@ def _from_hub(repository: str) -> Callable[[str], list[QA]]:
     return read
 
 
-def _qa(row: Mapping[str, Any], place: str) -> QA:
+def _qa(row: object, place: str) -> QA:
+    if not isinstance(row, Mapping):
+        raise ValueError(f"{place} is no question with its answers: {row!r}")
     found = [row.get(name) for name in ("question", "answer", "paraphrased_answer")]
     perturbed = row.get("perturbed_answer") or []
     perturbed = [perturbed] if isinstance(perturbed, str) else perturbed

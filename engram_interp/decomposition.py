@@ -15,7 +15,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from engram_interp.collect import finite_rows, one_pass, warn_of_few
+from engram_interp.arguments import Layers
+from engram_interp.collection import finite_rows, one_pass, warn_of_few
 from engram_interp.concept import BATCH_SIZE, REFERENCE, TARGET, Batch, Example, TokenExample, encode_groups
 from engram_interp.diagnosis import CUTS, Diagnosis, diagnosis_of
 from engram_interp.engram import Alpha, Engram
@@ -24,6 +25,8 @@ from engram_interp.extraction import InputData, Part, absorbing_inputs, base_of,
 from engram_interp.filters import Function, soft
 from engram_interp.localization import LocalizationMap, map_of
 from engram_interp.models import Adapter, Record, adapt
+from engram_interp.models.exclusive import exclusive
+from engram_interp.progress import bar
 from engram_interp.sites import Site, by_input
 from engram_interp.statistics import Moment, MomentSum, moment_dtype, with_ones
 
@@ -149,6 +152,7 @@ class Decomposition(Mapping):  # of str to Engram; checking items' types at run 
         absorb_bias: whether a bias is one more column of its weight.
         delta_from: the model of whose weights `W` is the difference, or None.
         absorbing: the inputs that have a row of ones.
+        progress: whether making engrams shows a bar; see `decompose`.
     """
 
     model: nn.Module
@@ -159,6 +163,7 @@ class Decomposition(Mapping):  # of str to Engram; checking items' types at run 
     absorb_bias: bool
     delta_from: nn.Module | None
     absorbing: set[str]
+    progress: bool | None = field(default=None, kw_only=True)
     _checks: list[Tensor] = field(repr=False)
     _totals: dict[str, tuple[Tensor, Spectrum]] = field(default_factory=dict, repr=False)
 
@@ -227,7 +232,7 @@ class Decomposition(Mapping):  # of str to Engram; checking items' types at run 
         chosen = self.chosen(names)
         adapter = adapt(self.model)
         made = self._parts(chosen, adapter)
-        return map_of(adapter, self.sites, made, self.token_share(chosen), " + ".join(chosen))
+        return map_of(adapter, self.sites, made, self._counts_of(chosen), " + ".join(chosen))
 
     def diagnose(self, names: str | Collection[str], rtols: Collection[float | int] = CUTS) -> Diagnosis:
         """The spectra and soft projectors of one concept, or of several together, against all others.
@@ -269,7 +274,7 @@ class Decomposition(Mapping):  # of str to Engram; checking items' types at run 
 
     def _parts(self, chosen: Sequence[str], adapter: Adapter, filter: Function = soft) -> Iterator[Part]:
         base = self.unchanged(adapter)
-        for name, readers in by_input(self.sites).items():
+        for name, readers in bar(by_input(self.sites).items(), self.progress, "solving", "input"):
             S, every = self.total(name)
             S_plus = self.moment(name, chosen)
             data = InputData(name in self.absorbing, S_plus, S, every, self.rtol, filter)
@@ -308,12 +313,13 @@ class Decomposition(Mapping):  # of str to Engram; checking items' types at run 
         return reduce(torch.add, matrices)
 
 
+@exclusive
 def decompose(
     model: nn.Module,
     concepts: Mapping[str, Sequence[Example]],
     *,
     components: str | Collection[str] | None = None,
-    layers: int | Collection[int] | None = None,
+    layers: Layers = None,
     batch_size: int = BATCH_SIZE,
     rtol: float | int | None = None,
     absorb_bias: bool = True,
@@ -333,7 +339,7 @@ def decompose(
         rtol: the spectral cut; see `extract`.
         absorb_bias: treat a bias as one more column of its weight, and extract its engram too.
         delta_from: take engrams of `W - W_0`, with `W_0` the weights of this model of the same shape.
-        progress: True or False shows or hides the bar; None shows it in a terminal only.
+        progress: True or False shows or hides the bar; None shows it in a terminal and in a notebook.
 
     Raises:
         ValueError: see `extract`.
@@ -371,6 +377,7 @@ def decompose(
         absorb_bias=absorb_bias,
         delta_from=delta_from,
         absorbing=absorbing,
+        progress=progress,
         _checks=checks_of(sites, adapter, base),
     )
 

@@ -14,12 +14,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from engram_interp import plots
+from engram_interp.arguments import Layers
 from engram_interp.concept import BATCH_SIZE, TARGET, Concept
 from engram_interp.estimator import default_rtol, require_rtol, spectrum
 from engram_interp.extraction import InputData, Part, parts, sites_of, statistics_of
 from engram_interp.filters import Function, filter_name, values_of
 from engram_interp.measures import frobenius_norms, output_norm
 from engram_interp.models import Adapter, adapt
+from engram_interp.models.exclusive import exclusive
 from engram_interp.projectors import at_cuts, norms_at_cuts, stretch
 from engram_interp.sites import Site, share
 from engram_interp.statistics import Statistics
@@ -186,13 +188,14 @@ class Diagnosis:
         return f" ({self.name!r} in {self.model})" if self.name else f" ({self.model})"
 
 
+@exclusive
 def diagnose(
     model: nn.Module | Statistics,
     concept: Concept | Statistics | str = TARGET,
     *,
     rtols: Collection[float | int] = CUTS,
     components: str | Collection[str] | None = None,
-    layers: int | Collection[int] | None = None,
+    layers: Layers = None,
     batch_size: int = BATCH_SIZE,
     rtol: float | int | None = None,
     absorb_bias: bool = True,
@@ -215,7 +218,7 @@ def diagnose(
         rtol: the spectral cut; see `extract`.
         absorb_bias: treat a bias as one more column of its weight.
         delta_from: of the engram of `W - W_0`; sizes stay shares of `W`.
-        progress: True or False shows or hides the bar; None shows it in a terminal only.
+        progress: True or False shows or hides the bar; None shows it in a terminal and in a notebook.
 
     Raises:
         ValueError: see `extract`; statistics without the group.
@@ -239,7 +242,7 @@ def diagnose(
     adapter = adapt(model)
     statistics = statistics_of(model, concept, components, layers, batch_size, progress)
     sites = sites_of(adapter, statistics, components, layers)
-    made = parts(adapter, statistics, sites, rtol, absorb_bias, delta_from)
+    made = parts(adapter, statistics, sites, rtol, absorb_bias, delta_from, progress=progress)
     return diagnosis_of(adapter, sites, made, rtols, statistics.token_share(), statistics.name)
 
 

@@ -6,19 +6,23 @@ the length of a `with` block and then restore every parameter bit for bit.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import NoneType
 from typing import TypeAlias, TypeVar, cast
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from engram_interp import files
+from engram_interp.arguments import Layers, Number, indices, number, read_once
 from engram_interp.models import Adapter, ModelInfo, adapt
+from engram_interp.models.exclusive import edited, held, ordinary_numbers
 from engram_interp.sites import (
     ATTENTION,
     Site,
@@ -27,15 +31,20 @@ from engram_interp.sites import (
     expert_of,
     head_norms,
     is_bias,
+    is_key,
     layer_of,
     select_sites,
     share,
     weight_key,
 )
 
-Alpha: TypeAlias = float | int | str | Mapping[str, float | int]
+Alpha: TypeAlias = Number | str | Mapping[str, Number]
 """A number for every matrix, `"w-norm"`, or numbers by key or component."""
 Model = TypeVar("Model", bound=nn.Module)
+
+FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+logger = logging.getLogger("engram_interp")
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +76,12 @@ class Engram(Mapping[str, Tensor]):
     weight_norms: dict[str, Float[Tensor, "head"]]
     info: ModelInfo
     name: str | None = None
-    options: dict[str, str | float | bool | None] = field(default_factory=dict)
+    options: dict[str, str | float | int | bool | None] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for key, tensor in self.tensors.items():
+            if not _is_finite(tensor):
+                raise ValueError(f"the engram of {self.name!r} is not finite in {key}: it holds nan or inf there")
 
     def __getitem__(self, key: str) -> Tensor:
         if key not in self.tensors:
@@ -95,6 +109,8 @@ class Engram(Mapping[str, Tensor]):
         Raises:
             ValueError: engrams of different models.
         """
+        if not isinstance(other, Engram):
+            return NotImplemented
         other.info.require(self.info, "the second engram")
         keys = dict.fromkeys([*self.tensors, *other.tensors])
         return Engram(
@@ -106,26 +122,31 @@ class Engram(Mapping[str, Tensor]):
         )
 
     def __sub__(self, other: Engram) -> Engram:
+        if not isinstance(other, Engram):
+            return NotImplemented
         return replace(self + -1.0 * other, name=f"({self.name} - {other.name})")
 
-    def __mul__(self, factor: float | int) -> Engram:
+    def __mul__(self, factor: Number) -> Engram:
+        factor = number(factor, "the factor of an engram")
         tensors = {key: factor * tensor for key, tensor in self.tensors.items()}
         return replace(self, tensors=tensors, name=f"{factor:g} * {self.name}")
 
     __rmul__ = __mul__
 
-    def __truediv__(self, divisor: float | int) -> Engram:
-        return self * (1 / divisor)
+    def __truediv__(self, divisor: Number) -> Engram:
+        if not (by := number(divisor, "the divisor of an engram")):
+            raise ValueError(f"an engram is divided by a number other than {divisor!r}")
+        return self * (1 / by)
 
     def __neg__(self) -> Engram:
         return -1.0 * self
 
     def select(
         self,
-        components: str | Collection[str] | None = None,
-        layers: int | Collection[int] | None = None,
-        heads: int | Collection[int] | None = None,
-        keys: str | Collection[str] | None = None,
+        components: str | Iterable[str] | None = None,
+        layers: Layers = None,
+        heads: Layers = None,
+        keys: str | Iterable[str] | None = None,
     ) -> Engram:
         """The part of the engram in the named components, layers, heads and matrices; biases go with their weights.
 
@@ -140,6 +161,7 @@ class Engram(Mapping[str, Tensor]):
             ValueError: a component, layer or matrix that the engram lacks, heads of matrices that have none, no such
                 head, or nothing at all in common.
         """
+        components, keys = read_once(components), read_once(keys)
         named = set(self.weight_norms) if keys is None else {keys} if isinstance(keys, str) else set(keys)
         if not named or not named <= set(self.weight_norms):
             raise ValueError(f"the engram has no matrix {sorted(named - set(self.weight_norms)) or 'in an empty list'}")
@@ -150,7 +172,7 @@ class Engram(Mapping[str, Tensor]):
         kept = [key for key in self.tensors if weight_key(key) in chosen]
         tensors = {key: self.tensors[key] for key in kept}
         if heads is not None:
-            tensors = _only_heads(tensors, [heads] if isinstance(heads, int) else list(heads))
+            tensors = _only_heads(tensors, list(indices(heads, "heads") or ()))
         norms = {key: self.weight_norms[key] for key in tensors if not is_bias(key)}
         return replace(self, tensors=tensors, weight_norms=norms)
 
@@ -180,15 +202,18 @@ class Engram(Mapping[str, Tensor]):
                 numbers by key or component, a key before its component, where unnamed matrices stay as they are.
 
         Raises:
-            ValueError: an engram of another model or of other shapes, or a name in `alpha` that it does not have.
+            ValueError: an engram of another model or of other shapes; a name in `alpha` that it does not have; an edit
+                after which a weight would not be finite, or of a weight that another one shares.
         """
-        self._check(adapt(model))
-        alphas = self.alphas(alpha)
-        edited = cast(Model, adapt(model).copy())
-        adapter = adapt(edited)
-        adapter.untie(self.tensors)
-        self._write(adapter, {key: adapter.parameter(key) for key in self.tensors}, alphas)
-        return edited
+        with ordinary_numbers():
+            with held(model):
+                self._check(adapt(model))
+                alphas = self.alphas(alpha)
+                twin = cast(Model, adapt(model).copy())
+            adapter = adapt(twin)
+            adapter.untie(self.tensors)
+            self._write(adapter, {key: adapter.parameter(key) for key in self.tensors}, alphas)
+        return twin
 
     def inject(self, model: Model, alpha: Alpha = 1.0) -> Model:
         """A copy of the model with `alpha W+` added; otherwise as `ablate`."""
@@ -196,7 +221,14 @@ class Engram(Mapping[str, Tensor]):
 
     @contextmanager
     def ablated(self, model: Model, alpha: Alpha = 1.0) -> Iterator[Model]:
-        """The model itself without the engram, until the block ends; see `ablate`."""
+        """The model itself without the engram, until the block ends; see `ablate`.
+
+        What else changes these weights inside of the block, as a step of an optimizer, is lost, which a warning says.
+
+        Raises:
+            RuntimeError: another thread has the model edited; or, when the block ends, a weight that cannot be set back
+                because it was replaced by one of another shape. All others are set back before.
+        """
         with self.editing(model) as ablate:
             ablate(alpha)
             yield model
@@ -219,17 +251,15 @@ class Engram(Mapping[str, Tensor]):
             ...     for alpha in (1.0, 2.0, 4.0):
             ...         ablate(alpha)  # and look at the model
         """
-        adapter = adapt(model)
-        self._check(adapter)
-        originals = {key: adapter.parameter(key).detach().clone() for key in self.tensors}
-        tie_again = adapter.untie(self.tensors)
-        try:
-            yield lambda alpha: self._write(adapter, originals, self.alphas(alpha))
-        finally:
-            with torch.no_grad():
-                for key, original in originals.items():
-                    adapter.parameter(key).copy_(original)
-            tie_again()
+        with edited(model):
+            adapter = adapt(model)
+            self._check(adapter)
+            edit = Edit(self, adapter)
+            _edits.setdefault(model, []).append(edit)
+            try:
+                yield edit.set
+            finally:
+                edit.undo(_edits[model])
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file that `Engram.load` reads back."""
@@ -243,15 +273,23 @@ class Engram(Mapping[str, Tensor]):
         """An engram that `save` wrote.
 
         Raises:
-            ValueError: a foreign file, one of another version, cut short or altered.
+            ValueError: a foreign file, one of another version, cut short or altered, or tensors that are no engram.
         """
-        tensors, fields = files.read(path, "engram")
+        content = files.read(path, "engram")
+        keys = content.strings("keys")
+        options = content.field("options", dict)
+        if wrong := [name for name, value in options.items() if not isinstance(value, (str, float, int, NoneType))]:
+            raise content.error(f"its option {wrong[0]!r} is {options[wrong[0]]!r}")
+        if homeless := [key for key in keys if weight_key(key) not in keys]:
+            raise content.error(f"it has the bias {homeless[0]!r} without its weight")
+        for key in keys:
+            _check_key(key, content)
         return cls(
-            tensors={key: tensors[f"tensors/{key}"] for key in fields["keys"]},
-            weight_norms={key: tensors[f"weight_norms/{key}"] for key in fields["keys"] if not is_bias(key)},
-            info=ModelInfo(**fields["model"]),
-            name=fields["name"],
-            options=fields["options"],
+            tensors={key: content.tensor(f"tensors/{key}") for key in keys},
+            weight_norms={key: _weight_norms(key, content) for key in keys if not is_bias(key)},
+            info=content.model(),
+            name=content.name(),
+            options=options,
         )
 
     def alphas(self, alpha: Alpha) -> dict[str, float]:
@@ -269,11 +307,11 @@ class Engram(Mapping[str, Tensor]):
             if not any(wnorms.values()):
                 raise ValueError('alpha="w-norm" is each W-Norm over the largest, and this engram is zero throughout')
             return {key: wnorm / max(wnorms.values()) for key, wnorm in wnorms.items()}
-        if not isinstance(alpha, (int, float)):
-            raise TypeError(f'alpha is a number, "w-norm" or numbers by key or component; got {type(alpha).__name__}')
-        return dict.fromkeys(self.weight_norms, _finite(alpha))
+        return dict.fromkeys(self.weight_norms, number(alpha, "alpha"))
 
-    def _named_alphas(self, alpha: Mapping[str, float | int]) -> dict[str, float]:
+    def _named_alphas(self, alpha: Mapping[str, Number]) -> dict[str, float]:
+        if wrong := [name for name in alpha if not isinstance(name, str)]:
+            raise TypeError(f"alpha names keys or components, as 'gate'; got {wrong[0]!r}")
         named = [(component_names(name)[0], value) for name, value in alpha.items() if "." not in name]
         components = dict(named)
         if len(components) < len(named):
@@ -282,12 +320,15 @@ class Engram(Mapping[str, Tensor]):
         unknown = [name for name in alpha if "." in name and name not in self.weight_norms]
         if unknown := unknown + [name for name in components if name not in present]:
             raise ValueError(f"alpha names {', '.join(unknown)}, which the engram does not have")
-        return {key: _finite(alpha.get(key, components.get(component_of(key), 0.0))) for key in self.weight_norms}
+        return {
+            key: number(alpha.get(key, components.get(component_of(key), 0.0)), "alpha") for key in self.weight_norms
+        }
 
     def _check(self, adapter: Adapter) -> None:
         if adapter.info.processing == self.info.processing:
             self._check_shapes(adapter)
         self.info.require(adapter.info, "the engram")
+        adapter.require_unshared(self.tensors)
 
     def _check_shapes(self, adapter: Adapter) -> None:
         for key, tensor in self.tensors.items():
@@ -300,17 +341,156 @@ class Engram(Mapping[str, Tensor]):
 
     @torch.no_grad()
     def _write(self, adapter: Adapter, originals: Mapping[str, Tensor], alphas: Mapping[str, float]) -> None:
-        """Write `original - alpha W+`, rounded to the parameter's dtype once."""
-        for key, tensor in self.tensors.items():
-            parameter = adapter.parameter(key)
-            step = alphas[weight_key(key)] * tensor.to(parameter.device)
-            parameter.copy_((originals[key].to(step.dtype) - step).to(parameter.dtype))
+        """Write `original - alpha W+`, rounded to the parameter's dtype once; all of it, or nothing.
+
+        Raises:
+            ValueError: a weight would not be finite.
+        """
+        for key in self.tensors:
+            changed = self.taken_from(originals[key], key, alphas)
+            if not _is_finite(changed):
+                for written in self.tensors:
+                    adapter.parameter(written).copy_(originals[written])
+                largest = [one[key].abs().max().item() for one in (originals, self.tensors)]
+                raise ValueError(
+                    f"{key} would not be finite at alpha = {alphas[weight_key(key)]:g}: the largest entry of the "
+                    f"weight is {largest[0]:g}, that of the engram {largest[1]:g}"
+                )
+            adapter.parameter(key).copy_(changed)
+
+    def taken_from(self, original: Tensor, key: str, alphas: Mapping[str, float]) -> Tensor:
+        """A weight (or bias) without `alpha W+`, in its own dtype."""
+        step = alphas[weight_key(key)] * self.tensors[key].to(original.device)
+        return (original.to(step.dtype) - step).to(original.dtype)
 
 
-def _finite(alpha: float | int) -> float:
-    if not math.isfinite(alpha):
-        raise ValueError(f"alpha is a finite number, got {alpha}")
-    return float(alpha)
+def require_engram(engram: object) -> None:
+    """Raise where something else stands in an engram's place.
+
+    Raises:
+        TypeError: says what was given.
+    """
+    if not isinstance(engram, Engram):
+        raise TypeError(f"expected an Engram, as extract(model, concept) gives, got {type(engram).__name__}")
+
+
+class Edit:
+    """One engram ablated in a model, until it is undone.
+
+    Args:
+        engram: what is ablated, with no strength yet.
+        adapter: the model.
+    """
+
+    def __init__(self, engram: Engram, adapter: Adapter) -> None:
+        self.engram, self.adapter = engram, adapter
+        self.originals = {key: adapter.parameter(key).detach().clone() for key in engram}
+        self._alphas = dict.fromkeys(engram.weight_norms, 0.0)
+        self._tie_again = adapter.untie(engram.tensors)
+
+    def set(self, alpha: Alpha) -> None:
+        """Ablate the engram this strongly, from the original weights."""
+        alphas = self.engram.alphas(alpha)
+        self._alphas = dict.fromkeys(alphas, 0.0)  # what is there if these are refused
+        self.engram._write(self.adapter, self.originals, alphas)
+        self._alphas = alphas
+
+    def changed(self, key: str) -> Tensor:
+        """What the edit made of a weight."""
+        return self.engram.taken_from(self.originals[key], key, self._alphas)
+
+    @torch.no_grad()
+    def undo(self, edits: list[Edit]) -> None:
+        """Take the edit out from among those of the model, in any order; every weight is set back that can be.
+
+        Raises:
+            RuntimeError: names the weights that could not be set back.
+        """
+        later = edits[edits.index(self) + 1 :]
+        lost, wanted = [], {}
+        for key in self.originals:
+            chain = [self, *(edit for edit in later if key in edit.originals)]
+            if not _same(self.adapter, key, chain[-1].changed(key)):
+                lost.append(key)
+            wanted[key] = self.originals[key]
+            for edit in chain[1:]:
+                edit.originals[key] = wanted[key]
+                wanted[key] = edit.changed(key)
+        edits.remove(self)
+        for key, weight in wanted.items():
+            _set(self.adapter, key, weight)
+        # Of all of them once more, since a weight may have been replaced by another one's.
+        failed = [key for key, weight in wanted.items() if not _same(self.adapter, key, weight)]
+        self._tie_again()
+        if failed:
+            raise RuntimeError(
+                f"{', '.join(failed)} could not be set back to what it was before the block, in which it was replaced "
+                f"by another tensor, or of another shape or dtype; all other weights are set back"
+            )
+        if lost:
+            logger.warning(
+                "%s%s changed while the engram was ablated, and what changed is lost: the weights are those from "
+                "before the block. Train the copy that `ablate` gives", ", ".join(lost[:3]),
+                f" and {len(lost) - 3} more" if len(lost) > 3 else "",
+            )  # fmt: skip
+
+
+_edits: WeakKeyDictionary[nn.Module, list[Edit]] = WeakKeyDictionary()
+"""What is ablated from each model at the moment, in the order in which it began."""
+
+
+def _same(adapter: Adapter, key: str, weight: Tensor) -> bool:
+    """Whether a weight of the model is this one, on whichever device."""
+    try:
+        parameter = adapter.parameter(key)
+        return parameter.dtype == weight.dtype and torch.equal(parameter.to(weight.device), weight)
+    except (RuntimeError, ValueError, AttributeError, TypeError):
+        return False
+
+
+def _set(adapter: Adapter, key: str, weight: Tensor) -> None:
+    """Write a weight where there is a tensor of its shape and dtype to write into."""
+    with suppress(RuntimeError, ValueError, AttributeError, TypeError):
+        parameter = adapter.parameter(key)
+        if parameter.shape == weight.shape and parameter.dtype == weight.dtype:
+            parameter.copy_(weight)
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """Whether all numbers are, in one pass that makes no tensor of their size."""
+    return not tensor.numel() or bool(torch.stack(torch.aminmax(tensor.detach())).isfinite().all())
+
+
+def _check_key(key: str, content: files.Content) -> None:
+    """Raise unless the key is a parameter's path, and the tensor under it one of numbers."""
+    tensor = content.tensor(f"tensors/{key}")
+    if (
+        not is_key(key)
+        or tensor.dtype not in FLOATS
+        or not tensor.numel()
+        or not tensor.dim()
+        or not _is_finite(tensor)
+    ):
+        raise content.error(f"{key!r} is {tensor.dtype} {list(tensor.shape)}, or holds nan or inf")
+    if is_bias(key) and tuple(tensor.shape) != _bias_shape(key, content.tensor(f"tensors/{weight_key(key)}").shape):
+        raise content.error(f"the bias {key} is {list(tensor.shape)}, which does not fit its weight")
+
+
+def _bias_shape(key: str, weight: torch.Size) -> tuple[int, ...]:
+    """The shape of the bias of a weight of this shape: a number an output."""
+    by_head = component_of(key) in ATTENTION and component_of(key) != "W_O"
+    return (weight[0], weight[-1]) if by_head else tuple(weight[-1:])
+
+
+def _weight_norms(key: str, content: files.Content) -> Float[Tensor, "head"]:
+    norms, tensor = content.tensor(f"weight_norms/{key}"), content.tensor(f"tensors/{key}")
+    n_heads = len(tensor) if component_of(key) in ATTENTION else 1
+    n_axes = 3 if component_of(key) in ATTENTION else 2
+    if tensor.dim() != n_axes or tuple(norms.shape) != (n_heads,) or norms.dtype != torch.float64:
+        raise content.error(f"{key} is {list(tensor.shape)}, its norms {norms.dtype} {list(norms.shape)}")
+    if not _is_finite(norms) or bool((norms < 0).any()):
+        raise content.error(f"the norms of {key} are not all finite and 0 or more")
+    return norms
 
 
 def _sum(summands: list[Tensor]) -> Tensor:

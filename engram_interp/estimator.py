@@ -7,12 +7,13 @@ with a dtype or a device.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from engram_interp.arguments import number
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,9 @@ def require_rtol(rtol: float | int | None) -> None:
 
     Raises:
         ValueError: an `rtol` outside [0, 1).
+        TypeError: something else than a number.
     """
-    if rtol is not None and not 0 <= rtol < 1:
+    if rtol is not None and not 0 <= number(rtol, "rtol") < 1:
         raise ValueError(f"rtol is a share of the largest eigenvalue, 0 <= rtol < 1; got {rtol}")
 
 
@@ -69,8 +71,9 @@ def require_ridge(ridge: float | int) -> None:
 
     Raises:
         ValueError: a negative ridge, or one that is not finite.
+        TypeError: something else than a number.
     """
-    if not 0 <= ridge < math.inf:
+    if number(ridge, "ridge") < 0:
         raise ValueError(f"ridge is added to every eigenvalue of a second moment, 0 <= ridge; got {ridge}")
 
 

@@ -22,7 +22,9 @@ from engram_interp.datasets import FORGET, HOLDOUT, QA, RETAIN, Benchmark
 from engram_interp.generation import greedy_answers
 from engram_interp.metrics.utility import Classifier
 from engram_interp.models import adapt
+from engram_interp.models.exclusive import exclusive
 from engram_interp.scoring import TokenScores, token_scores
+from engram_interp.writing import replacing
 
 FULL = "full"
 REFERENCES = (FULL, RETAIN)
@@ -112,7 +114,8 @@ class Run:
     def save(self, path: str | Path) -> None:
         """Write JSON that `Run.load` reads back."""
         parts = {part: frame.to_dict("list") for part, frame in self.parts.items()}
-        Path(path).write_text(json.dumps({"model": self.model, "benchmark": self.benchmark, "parts": parts}))
+        with replacing(path) as aside:
+            aside.write_text(json.dumps({"model": self.model, "benchmark": self.benchmark, "parts": parts}))
 
     @classmethod
     def load(cls, path: str | Path) -> Run:
@@ -157,6 +160,7 @@ class Evaluation:
         return float(self.table.set_index("score")["value"][score])
 
 
+@exclusive
 def measure(
     model: nn.Module,
     dataset: Benchmark,
@@ -175,7 +179,7 @@ def measure(
             fluency is reported missing.
         max_new_tokens: where to cut a generated answer; as long as the longest true one by default.
         batch_size: examples in a batch.
-        progress: True or False shows or hides the bar; None shows it in a terminal only.
+        progress: True or False shows or hides the bar; None shows it in a terminal and in a notebook.
 
     Raises:
         ValueError: an example that the model cannot read.
@@ -210,6 +214,7 @@ def measure(
     return Run(adapt(model).info.name, dataset.name, frames)
 
 
+@exclusive
 def evaluate(
     model: nn.Module,
     dataset: Benchmark,

@@ -10,14 +10,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from engram_interp.concept import Batch
 from engram_interp.engram import Alpha, Engram
 from engram_interp.models import Adapter, ModelInfo, adapt
+from engram_interp.models.lens import TransformerBridge
 from engram_interp.models.loading import bridge_of, checkpoint_folder, has_tokenizer
 from engram_interp.models.transformer_bridge import TransformerBridgeAdapter
+from engram_interp.writing import beside, replacing
 
 logger = logging.getLogger("engram_interp")
 
@@ -50,6 +51,7 @@ def export_hf(
         The folder.
 
     Raises:
+        OSError: the folder cannot be written; nothing of the export is left then.
         ValueError: processed weights, another model's, a bias that the checkpoint has no place for, an edit of more
             than the matrices that an engram has, a folder that holds a model already, or an `alpha` for a model.
     """
@@ -74,20 +76,52 @@ def export_hf(
         _write(adapter, checkpoint, exported)
         if not isinstance(edited, (TransformerBridge, Engram)):
             _require_same_logits(adapt(edited), exported)
-    exported.save_pretrained(out)
-    if folder is None or has_tokenizer(folder):
-        AutoTokenizer.from_pretrained(source).save_pretrained(out)
+    if broken := [name for name, tensor in exported.named_parameters() if not tensor.isfinite().all()]:
+        raise ValueError(f"the edited checkpoint would not be finite in {', '.join(broken[:3])}: nothing is written")
+    tokenizer = AutoTokenizer.from_pretrained(source) if folder is None or has_tokenizer(folder) else None
+    write_checkpoint(exported, tokenizer, out)
     return out
 
 
 def require_no_model(out: Path) -> None:
-    """Raise where a folder holds a model already.
+    """Raise where no checkpoint can be written to.
 
     Raises:
-        ValueError: names the folder.
+        ValueError: a folder that holds a model already.
+        NotADirectoryError: a file, which is no folder.
+        FileNotFoundError: there is no folder around it.
     """
+    if out.exists() and not out.is_dir():
+        raise NotADirectoryError(f"{out} is a file: a checkpoint is a folder, a new one or one without a model")
     if (out / "config.json").exists():
         raise ValueError(f"{out} holds a model already: export into another folder")
+    if not out.absolute().parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {out.absolute().parent} to write {out.name} into")
+
+
+def write_checkpoint(model: PreTrainedModel, tokenizer: Any, out: Path) -> None:
+    """Write a model and its tokenizer aside, then into a folder, its configuration last: with it, all is there.
+
+    Raises:
+        OSError: it cannot be written, or the folder holds files of the same names; the folder is as it was before.
+    """
+    if not out.is_dir() or not any(out.iterdir()):
+        with replacing(out) as aside:
+            _save(model, tokenizer, aside)
+        return
+    with beside(out / "checkpoint") as aside:
+        _save(model, tokenizer, aside)
+        names = sorted((found.name for found in aside.iterdir()), key="config.json".__eq__)
+        if there := [name for name in names if (out / name).exists()]:
+            raise FileExistsError(f"{out} holds {', '.join(there)} already: export into another folder")
+        for name in names:
+            os.replace(aside / name, out / name)
+
+
+def _save(model: PreTrainedModel, tokenizer: Any, folder: Path) -> None:
+    model.save_pretrained(folder)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
 
 
 def _load(source: str | os.PathLike[str]) -> PreTrainedModel:

@@ -11,12 +11,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from engram_interp.collect import collect
+from engram_interp.arguments import Layers
+from engram_interp.collection import collect
 from engram_interp.concept import BATCH_SIZE, TARGET, Concept
 from engram_interp.engram import Engram
 from engram_interp.estimator import Spectrum, engram_matrix, require_ridge, require_rtol, spectrum
 from engram_interp.filters import Function, Ownership, filter_name, ownership, require_filter, soft
 from engram_interp.models import Adapter, adapt
+from engram_interp.models.exclusive import exclusive
+from engram_interp.progress import bar
 from engram_interp.sites import (
     ATTENTION,
     UNEMBED,
@@ -59,7 +62,7 @@ class InputData:
     @cached_property
     def P_plus(self) -> Float[Tensor, "d d"]:
         """The soft projector `P+` (paper, Eq. 5), or with another filter `g(P+)`."""
-        if self.filter is soft:
+        if self.filter == soft:
             return self.kept.soft_projector(self.S_plus)
         return self.owned.projector(self.filter)
 
@@ -122,12 +125,13 @@ def without_bias(matrix: Float[Tensor, "out d"], absorbed: bool) -> Float[Tensor
     return matrix[:, :-1] if absorbed else matrix
 
 
+@exclusive
 def extract(
     model: nn.Module,
     concept: Concept | Statistics,
     *,
     components: str | Collection[str] | None = None,
-    layers: int | Collection[int] | None = None,
+    layers: Layers = None,
     batch_size: int = BATCH_SIZE,
     rtol: float | int | None = None,
     ridge: float | int = 0.0,
@@ -154,7 +158,7 @@ def extract(
             shares in [0, 1], `[k]`, to as many numbers. See `engram_interp.filters`.
         absorb_bias: treat a bias as one more column of its weight, and extract its engram too.
         delta_from: take the engram of `W - W_0`, with `W_0` the weights of this model of the same shape.
-        progress: True or False shows or hides the bar; None shows it in a terminal only.
+        progress: True or False shows or hides the bar; None shows it in a terminal and in a notebook.
 
     Raises:
         ValueError: see `collect`; statistics of another model or without the inputs asked for; a `delta_from` of
@@ -174,7 +178,7 @@ def extract(
     adapter = adapt(model)
     statistics = statistics_of(model, concept, components, layers, batch_size, progress)
     sites = sites_of(adapter, statistics, components, layers)
-    made = parts(adapter, statistics, sites, rtol, absorb_bias, delta_from, ridge, filter)
+    made = parts(adapter, statistics, sites, rtol, absorb_bias, delta_from, ridge, filter, progress=progress)
     options = options_of(rtol, absorb_bias, delta_from, statistics.counts, ridge, filter)
     return engram_of(adapter, sites, (part.change for part in made), statistics.name, options)
 
@@ -213,10 +217,10 @@ def options_of(
 ) -> dict[str, Any]:
     """How an engram was made, as it and its file say."""
     return {
-        "rtol": rtol,
-        "ridge": ridge,
+        "rtol": None if rtol is None else float(rtol),
+        "ridge": float(ridge),
         "filter": filter_name(filter),
-        "absorb_bias": absorb_bias,
+        "absorb_bias": bool(absorb_bias),
         "delta_from": None if delta_from is None else adapt(delta_from).info.name,
         **{f"{group} tokens": count for group, count in counts.items()},
     }
@@ -231,7 +235,7 @@ def statistics_of(
     model: nn.Module,
     concept: Concept | Statistics,
     components: str | Collection[str] | None,
-    layers: int | Collection[int] | None,
+    layers: Layers,
     batch_size: int,
     progress: bool | None,
 ) -> Statistics:
@@ -245,7 +249,7 @@ def sites_of(
     adapter: Adapter,
     statistics: Statistics,
     components: str | Collection[str] | None,
-    layers: int | Collection[int] | None,
+    layers: Layers,
 ) -> list[Site]:
     """The matrices whose engrams these statistics give; by default those they were collected for.
 
@@ -281,11 +285,15 @@ def parts(
     delta_from: nn.Module | None,
     ridge: float | int = 0.0,
     filter: Function = soft,
+    *,
+    progress: bool | None = False,
 ) -> Iterator[Part]:
     """Every matrix with its engram, those that share an input one after the other, and with it one soft projector."""
+    if absorb_bias not in (True, False):
+        raise TypeError(f"absorb_bias is True or False, got {absorb_bias!r}")
     base = base_of(adapter, delta_from, sites)
     absorbing = absorbing_inputs(adapter, base) if absorb_bias else set()
-    for name, readers in by_input(sites).items():
+    for name, readers in bar(by_input(sites).items(), progress, "solving", "input"):
         absorbed = name in absorbing
         S = statistics.total(name).matrix(absorbed)
         S_plus = statistics.groups[TARGET][name].matrix(absorbed).to(S.device)

@@ -8,7 +8,6 @@ has to itself, and less of what it has in common with the reference.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from engram_interp.arguments import Number, number
 from engram_interp.estimator import Spectrum
 
 SMALLEST_SHARE = 2.0**-26
@@ -28,24 +28,37 @@ Function: TypeAlias = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Filter:
-    """A named `g`, which takes shares in [0, 1], `[k]` in float64, to as many numbers."""
+    """A named `g`, which takes shares in [0, 1], `[k]` in float64, to as many numbers.
 
-    name: str
-    g: Function
+    Attributes:
+        kind: `soft`, `power`, `hard`, `clip` or `over`.
+        parameter: its parameter; of no meaning for `soft`.
+    """
+
+    kind: str
+    parameter: float = 0.0
 
     def __call__(self, x: Float[Tensor, "k"]) -> Float[Tensor, "k"]:
         """`g(x)`."""
-        return self.g(x)
+        return _G[self.kind](x, self.parameter)
 
     def __repr__(self) -> str:
-        return self.name
+        return self.kind if self.kind == "soft" else f"{self.kind}({_shown(self.parameter)})"
 
 
-soft = Filter("soft", lambda x: x)
+_G: dict[str, Callable[[Tensor, float], Tensor]] = {
+    "soft": lambda x, _: x,
+    "power": lambda x, p: x**p,
+    "hard": lambda x, tau: (x > tau).to(x),
+    "clip": lambda x, gain: (gain * x).clamp(max=1),
+    "over": lambda x, share: (x - share).clamp(min=0),
+}
+
+soft = Filter("soft")
 """`g(x) = x`: the paper's estimator."""
 
 
-def power(p: float | int) -> Filter:
+def power(p: Number) -> Filter:
     """`g(x) = x^p`: steeper than the paper's for `p > 1`; `power(2)` is `P+ P+`.
 
     Raises:
@@ -55,12 +68,12 @@ def power(p: float | int) -> Filter:
         >>> power(2)(torch.tensor([0.5, 1.0])).tolist()
         [0.25, 1.0]
     """
-    if not 0 < p < math.inf:
+    if not (p := number(p, "p")) > 0:
         raise ValueError(f"p is a finite exponent above 0, got {p}")
-    return Filter(f"power({_shown(p)})", lambda x: x**p)
+    return Filter("power", p)
 
 
-def hard(tau: float | int) -> Filter:
+def hard(tau: Number) -> Filter:
     """`g(x) = 1` above `tau`, else 0: all of a direction or nothing, a projector.
 
     Raises:
@@ -70,12 +83,12 @@ def hard(tau: float | int) -> Filter:
         >>> hard(0.2)(torch.tensor([0.1, 0.3])).tolist()
         [0.0, 1.0]
     """
-    if not SMALLEST_SHARE <= tau < 1:
+    if not SMALLEST_SHARE <= (tau := number(tau, "tau")) < 1:
         raise ValueError(f"tau is the least share of a direction that is taken, 2^-26 <= tau < 1; got {tau}")
-    return Filter(f"hard({_shown(tau)})", lambda x: (x > tau).to(x))
+    return Filter("hard", tau)
 
 
-def clip(gain: float | int) -> Filter:
+def clip(gain: Number) -> Filter:
     """`g(x) = min(gain x, 1)`: amplified, but never more taken of a direction than there is.
 
     Raises:
@@ -85,12 +98,12 @@ def clip(gain: float | int) -> Filter:
         >>> clip(4)(torch.tensor([0.125, 0.5])).tolist()
         [0.5, 1.0]
     """
-    if not 0 < gain < math.inf:
+    if not (gain := number(gain, "gain")) > 0:
         raise ValueError(f"gain is a finite factor above 0, got {gain}")
-    return Filter(f"clip({_shown(gain)})", lambda x: (gain * x).clamp(max=1))
+    return Filter("clip", gain)
 
 
-def over(share: float | int) -> Filter:
+def over(share: Number) -> Filter:
     """`g(x) = max(x - share, 0)`: what is owned beyond what a target with nothing of its own owns of every direction.
 
     Args:
@@ -103,9 +116,9 @@ def over(share: float | int) -> Filter:
         >>> over(0.25)(torch.tensor([0.125, 0.75])).tolist()
         [0.0, 0.5]
     """
-    if not 0 <= share < 1:
+    if not 0 <= (share := number(share, "share")) < 1:
         raise ValueError(f"share is n/N, the target's share of the tokens, 0 <= share < 1; got {share}")
-    return Filter(f"over({_shown(share)})", lambda x: (x - share).clamp(min=0))
+    return Filter("over", share)
 
 
 def named(name: str) -> Filter:
@@ -127,9 +140,9 @@ def named(name: str) -> Filter:
     return {"power": power, "hard": hard, "clip": clip, "over": over}[found[1]](float(found[2]))
 
 
-def _shown(parameter: float | int) -> str:
+def _shown(parameter: float) -> str:
     """A number that reads back as itself."""
-    return repr(float(parameter)).removesuffix(".0")
+    return repr(parameter).removesuffix(".0")
 
 
 def require_filter(g: object) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import pandas as pd
@@ -18,11 +18,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from engram_interp import nulls, plots
-from engram_interp.concept import BATCH_SIZE, Concept
+from engram_interp.arguments import Layers
+from engram_interp.concept import BATCH_SIZE, TARGET, Concept
 from engram_interp.estimator import require_rtol
 from engram_interp.extraction import Part, base_of, parts, sites_of, statistics_of
 from engram_interp.measures import sizes_of
 from engram_interp.models import Adapter, adapt
+from engram_interp.models.exclusive import exclusive
 from engram_interp.sites import ATTENTION, COMPONENTS, UNEMBED, Site, component_names
 from engram_interp.statistics import Statistics
 
@@ -68,6 +70,7 @@ class LocalizationMap(Mapping[str, float]):
         null: what sizes are compared with, `analytic` or `resampled`.
         name: the concept's name.
         model: the model's name.
+        counts: how many positions count, by side.
     """
 
     table: pd.DataFrame
@@ -75,6 +78,7 @@ class LocalizationMap(Mapping[str, float]):
     null: str = "analytic"
     name: str | None = None
     model: str = ""
+    counts: Mapping[str, int] = field(default_factory=dict)
 
     def __getitem__(self, key: str) -> float:
         found = self._matrices.loc[self._matrices["key"] == key, "wnorm"].tolist()
@@ -96,6 +100,14 @@ class LocalizationMap(Mapping[str, float]):
 
     def __repr__(self) -> str:
         return f"LocalizationMap({self.name!r}, {len(self)} matrices of {self.model!r}, {self.null} null)"
+
+    def _repr_html_(self) -> str:
+        from engram_interp.notebook import table_html
+
+        by = "fisher_excess" if "fisher_excess" in self.quantities else "wnorm"
+        columns = [one for one in ("wnorm", "excess", "fisher", by, "fisher_p_value") if one in self.quantities]
+        lead = f"{len(self)} matrices of {self.model}, compared with {NULLS[self.null]}; the first by {by}:"
+        return table_html("Localization map", self.name, lead, self.top(5, by).set_index("key")[columns])
 
     @property
     def _matrices(self) -> pd.DataFrame:
@@ -294,6 +306,7 @@ def _over(part: float, whole: float) -> float:
     return part / whole if whole else 0.0
 
 
+@exclusive
 def localize(
     model: nn.Module,
     concept: Concept | Statistics,
@@ -302,7 +315,7 @@ def localize(
     draws: int = 499,
     seed: int = 0,
     components: str | Collection[str] | None = None,
-    layers: int | Collection[int] | None = None,
+    layers: Layers = None,
     batch_size: int = BATCH_SIZE,
     rtol: float | int | None = None,
     absorb_bias: bool = True,
@@ -330,8 +343,8 @@ def localize(
         absorb_bias: whether a bias is one more column of its weight. W-Norm is over the weight alone all the same, the
             Fisher share over both.
         delta_from: map the engram of `W - W_0`; sizes stay shares of `W`, and an unmoved matrix has zero.
-        progress: True or False shows or hides the bar; None shows it in a terminal only. What a resampled null costs is
-            logged as a warning, which Python shows by default, and with False as information.
+        progress: True or False shows or hides the bar; None shows it in a terminal and in a notebook. What a resampled
+            null costs is logged as a warning, which Python shows by default, and with False as information.
 
     Raises:
         ValueError: see `extract`; another `null`, or fewer than 19 draws, too few for a p-value of 0.05.
@@ -354,15 +367,15 @@ def localize(
         concept = resampling.statistics
     statistics = statistics_of(model, concept, components, layers, batch_size, progress)
     sites = sites_of(adapter, statistics, components, layers)
-    made = parts(adapter, statistics, sites, rtol, absorb_bias, delta_from)
-    return map_of(adapter, sites, made, statistics.token_share(), statistics.name, resampling)
+    made = parts(adapter, statistics, sites, rtol, absorb_bias, delta_from, progress=progress)
+    return map_of(adapter, sites, made, statistics.counts, statistics.name, resampling)
 
 
 def map_of(
     adapter: Adapter,
     sites: Sequence[Site],
     made: Iterable[Part],
-    target_share: float,
+    counts: Mapping[str, int],
     name: str | None,
     resampling: nulls.Resampling | None = None,
 ) -> LocalizationMap:
@@ -372,10 +385,11 @@ def map_of(
         adapter: the model.
         sites: the matrices, in the order of the map.
         made: them and their engrams, in any order.
-        target_share: the target's share of the positions that count.
+        counts: how many positions count, by side.
         name: of the concept.
         resampling: random sets to compare with, where there are any.
     """
+    target_share = counts[TARGET] / sum(counts.values())
     sizes: dict[str, nulls.Sizes] = {}
     drawn: dict[str, nulls.Sizes] = {}
     for part in made:
@@ -387,7 +401,7 @@ def map_of(
     table = pd.concat([_table(site, sizes[site.key]) for site in sites], ignore_index=True)
     table = table.astype({"layer": "Int64", "expert": "Int64", "head": "Int64"})
     null = "analytic" if resampling is None else "resampled"
-    return LocalizationMap(table, adapter.n_layers, null, name, adapter.info.name)
+    return LocalizationMap(table, adapter.n_layers, null, name, adapter.info.name, dict(counts))
 
 
 def _table(site: Site, sizes: nulls.Sizes) -> pd.DataFrame:

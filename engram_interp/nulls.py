@@ -19,7 +19,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from engram_interp.collect import warn_of_few
+from engram_interp.arguments import Layers, whole
+from engram_interp.collection import warn_of_few
 from engram_interp.concept import REFERENCE, TARGET, Concept, TokenExample, encode_groups, require_concept
 from engram_interp.extraction import Part
 from engram_interp.measures import head_moments
@@ -72,9 +73,9 @@ class Resampling:
             norms = set_norms(part, rows, rows_of_sets(rows, self.sets))
         offered = rows.offered[self.sets].sum(1).double()
         found = {}
-        for (metric, prefix), whole in zip(METRICS.items(), ("weight_norm", "output_norm"), strict=True):
+        for (metric, prefix), norm in zip(METRICS.items(), ("weight_norm", "output_norm"), strict=True):
             # The target's expected size is n/N of the null's; another set's is as much more as it has positions.
-            expected = sizes[f"{prefix}expected"] * sizes[whole] * (offered / offered[0])[:, None]
+            expected = sizes[f"{prefix}expected"] * sizes[norm] * (offered / offered[0])[:, None]
             found[metric] = share(norms[metric], expected)
         return found
 
@@ -85,20 +86,17 @@ def resampling(
     draws: int,
     seed: int,
     components: str | Collection[str] | None,
-    layers: int | Collection[int] | None,
+    layers: Layers,
     batch_size: int,
     progress: bool | None,
 ) -> Resampling:
     """One pass over a concept's examples that keeps their rows; see `localize` for the arguments.
 
     Raises:
-        ValueError: too few draws; see `collect`.
+        ValueError: fewer than 19 draws, too few for a p-value of `1 / (draws + 1) <= 0.05`; see `collect`.
         TypeError: something else than a concept.
     """
-    if not isinstance(draws, int) or draws < MIN_DRAWS:
-        raise ValueError(
-            f"draws is a whole number, {MIN_DRAWS} or more, for a p-value of 1 / (draws + 1) <= 0.05; got {draws}"
-        )
+    draws, seed = whole(draws, "draws", at_least=MIN_DRAWS), whole(seed, "seed", at_least=0)
     if isinstance(concept, Statistics):
         raise TypeError('null="resampled" draws whole examples, which statistics do not hold: give the Concept itself')
     require_concept(concept)
@@ -295,10 +293,12 @@ def _announce(
 
 
 def _multiply_adds_a_second(n: int, d: int, device: torch.device) -> float:
-    """As measured, on a few sets of `n` rows."""
-    A, index = torch.randn(n, d, device=device), torch.arange(n).repeat(4, 1)
-    began = 0.0
-    for _ in range(2):  # the first one warms up
+    """As measured on a few sets of `n` rows: the fastest of five, since the first warms up and others are disturbed."""
+    A = torch.randn(n, d, generator=torch.Generator().manual_seed(0)).to(device)
+    index = torch.arange(n).repeat(4, 1)
+    seconds = []
+    for _ in range(5):
         began = time.perf_counter()
         block_norms(A, A, index, 0)
-    return index.numel() * d * d / (time.perf_counter() - began)
+        seconds.append(time.perf_counter() - began)
+    return index.numel() * d * d / min(seconds)

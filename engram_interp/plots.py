@@ -7,6 +7,7 @@ Target and reference keep their colours everywhere.
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from jaxtyping import Bool, Float
 from plotly.subplots import make_subplots
 from torch import Tensor
 
+from engram_interp.figure import Figure
 from engram_interp.sites import COMPONENTS, UNEMBED
 
 SHARE_SCALE = "Viridis"
@@ -31,6 +33,10 @@ CHOSEN_COLOUR = "#444444"
 MATRIX_COLOUR = "#6b7a8f"
 TEMPLATE = "plotly_white"
 MAX_LABELLED_COLUMNS = 16
+MUCH = 3
+"""Maps whose largest values differ by more than this factor get colour scales of their own."""
+TITLE_WIDTH = 105
+"""Letters in a line of a title, which figures of 1000 pixels have room for."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,8 @@ class Scale:
     def axis(self, values: Iterable[float]) -> dict[str, object]:
         """Plotly's colour axis for these values."""
         known = torch.tensor([value for value in values if not math.isnan(value)])
-        bar: dict[str, object] = {"title": {"text": self.title.replace(" over ", "<br>over ")}}
+        # The empty line keeps the title off the uppermost number.
+        bar: dict[str, object] = {"title": {"text": f"{self.title.replace(' over ', '<br>over ')}<br> "}}
         if not self.ratio:
             return {"colorscale": SHARE_SCALE, "cmin": 0, "cmax": float(known.max()), "colorbar": bar}
         reach = float(self.colours(known).abs().max()) or 1.0
@@ -126,7 +133,10 @@ def layer_maps(
     scale: Scale,
     title: str,
 ) -> go.Figure:
-    """A heat map for every component, a row a layer and a column a head or an expert.
+    """A heat map for every component, a row a layer and a column a head or an expert, two components side by side.
+
+    Colours are the same everywhere, unless components differ by more than their colours could show: then each has a
+    scale of its own.
 
     Args:
         grids: `[layer unit]` by component, NaN where a layer is left out.
@@ -135,25 +145,46 @@ def layer_maps(
         scale: what the values are.
         title: what is plotted.
     """
+    columns, gap = min(len(grids), 2), 90
+    rows, n_layers = math.ceil(len(grids) / columns), max(grid.shape[0] for grid in grids.values())
+    height = rows * (30 + 24 * n_layers) + (rows - 1) * gap
     figure = make_subplots(
-        rows=1,
-        cols=len(grids),
-        subplot_titles=list(grids),
-        column_widths=[max(grid.shape[1], 3) for grid in grids.values()],
-        horizontal_spacing=0.06,
-    )
-    for column, (name, grid) in enumerate(grids.items(), start=1):
+        rows=rows, cols=columns, subplot_titles=list(grids), horizontal_spacing=0.16,
+        vertical_spacing=gap / height if rows > 1 else 0,
+    )  # fmt: skip
+    apart = _differ_by_much(list(grids.values()), scale)
+    for index, (name, grid) in enumerate(grids.items()):
+        row, column = index // columns + 1, index % columns + 1
         layers, units = ([str(i) for i in range(n)] for n in grid.shape)
         where = f"{name}, layer %{{y}}, {unit} %{{x}}"
-        figure.add_trace(_heatmap(grid, significant[name], units, layers, scale, where), 1, column)
+        trace = _heatmap(grid, significant[name], units, layers, scale, where, narrow=len(grids) > 1)
+        axis = f"coloraxis{index + 1 if apart and index else ''}"
+        figure.add_trace(trace.update(coloraxis=axis), row, column)
         kind = "key/value head" if name in ("W_K", "W_V") else unit
-        figure.update_xaxes(title_text=kind, type="category", row=1, col=column)
+        figure.update_xaxes(title_text=kind, type="category", row=row, col=column)
         figure.update_yaxes(
-            title_text="layer" if column == 1 else None, type="category", autorange="reversed", row=1, col=column
+            title_text="layer" if column == 1 else None, type="category", autorange="reversed", row=row, col=column
         )
-    height = 200 + 34 * max(grid.shape[0] for grid in grids.values())
-    values = [value for grid in grids.values() for value in grid.flatten().tolist()]
-    return _styled(figure, title, height).update_layout(coloraxis=scale.axis(values))
+        if apart:
+            bar = {"title": None, "thickness": 10, **_beside(figure, row, column)}
+            figure.update_layout({axis: scale.axis(grid.flatten().tolist())}).update_layout({f"{axis}_colorbar": bar})
+    if not apart:
+        values = [value for grid in grids.values() for value in grid.flatten().tolist()]
+        figure.update_layout(coloraxis=scale.axis(values))
+    return _styled(figure, f"{title}, a colour scale each" if apart else title, height + 150)
+
+
+def _differ_by_much(grids: Sequence[Tensor], scale: Scale) -> bool:
+    """Whether one of the maps would be all one colour on the scale of another."""
+    reach = [scale.colours(grid).nan_to_num(0.0).abs().max().item() for grid in grids]
+    return max(reach) > MUCH * min(reach)
+
+
+def _beside(figure: go.Figure, row: int, column: int) -> dict[str, float | str]:
+    """Where a panel's colour bar stands: right of it, and as high."""
+    subplot: Any = figure.get_subplot(row, column)
+    across, up = subplot.xaxis.domain, subplot.yaxis.domain
+    return {"x": across[1] + 0.005, "y": (up[0] + up[1]) / 2, "len": up[1] - up[0], "lenmode": "fraction"}
 
 
 def alpha_curve(points: pd.DataFrame, alpha: float, floor: float, title: str) -> go.Figure:
@@ -345,7 +376,7 @@ def diagnosis(
     for place in places[2:]:
         figure.add_vline(x=rtol, line=dashes, **place)
         figure.update_xaxes(
-            title_text="rtol, a share of the largest eigenvalue (dashed: in use)", type="log", range=shown,
+            title_text="rtol (dashed: in use)", type="log", range=shown,
             exponentformat="power", **place,
         )  # fmt: skip
     figure.update_xaxes(title_text="direction, by size", row=1)
@@ -457,14 +488,18 @@ def _heatmap(
     y: Sequence[str],
     scale: Scale,
     where: str,
+    narrow: bool = False,
 ) -> go.Heatmap:
-    """Cells are labelled with their value while they are wide enough to hold it, else with their star alone."""
-    labelled = len(x) <= MAX_LABELLED_COLUMNS
+    """Cells are labelled with their value while they are wide enough to hold it, else with their star alone.
+
+    A narrow map is one of two side by side.
+    """
+    labelled, digits = len(x) <= MAX_LABELLED_COLUMNS // (1 + narrow), ".2g" if narrow else ".3g"
     return go.Heatmap(
         z=scale.colours(grid).tolist(),
         x=list(x),
         y=list(y),
-        text=_labels(grid, significant, ".3g" if labelled else None),
+        text=_labels(grid, significant, digits if labelled else None),
         hovertext=_labels(grid, significant, ".4g"),
         coloraxis="coloraxis",
         xgap=1,
@@ -489,5 +524,16 @@ def _labels(
     ]
 
 
-def _styled(figure: go.Figure, title: str, height: int) -> go.Figure:
-    return figure.update_layout(title=title, template=TEMPLATE, height=height, margin={"t": 80, "b": 50})
+def _styled(figure: go.Figure, title: str, height: int) -> Figure:
+    lines = textwrap.wrap(title, TITLE_WIDTH, break_long_words=False) or [""]
+    top = 60 + 22 * len(lines)
+    styled = Figure(figure)
+    names = {trace.name for trace in figure.data if trace.name and trace.showlegend is not False}
+    # Below the panels, a legend leaves them the width of the page.
+    below = 60 + 22 * math.ceil(len(names) / 3) if len(names) > 1 else 0
+    styled.update_layout(
+        title={"text": "<br>".join(lines), "font": {"size": 16}}, template=TEMPLATE, height=height + below,
+        margin={"t": top, "b": 50 + below},
+        legend={"orientation": "h", "yref": "container", "y": 0.01, "yanchor": "bottom", "x": 0},
+    )  # fmt: skip
+    return styled

@@ -11,8 +11,6 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.linalg import subspace_angles
-from scipy.sparse.linalg import svds
 from torch import Tensor
 
 from engram_interp.estimator import Spectrum
@@ -70,6 +68,8 @@ def stretch(P: Float[Tensor, "d d"]) -> float:
         >>> round(stretch(torch.tensor([[0.5, 2.0], [0.0, 0.5]])), 3)
         2.118
     """
+    from scipy.sparse.linalg import svds
+
     if len(P) < 2 or not P.count_nonzero():
         return P.norm().item()
     matrix = P.cpu().double().numpy()
@@ -182,6 +182,8 @@ def principal_angles(A: Float[Tensor, "k a"], B: Float[Tensor, "k b"]) -> Float[
         >>> principal_angles(axes[:, :2], axes[:, 1:]).round().tolist()
         [0.0, 90.0]
     """
+    from scipy.linalg import subspace_angles
+
     if not A.shape[1] or not B.shape[1]:
         return A.new_tensor([90.0])
     return torch.from_numpy(np.rad2deg(subspace_angles(A.cpu().numpy(), B.cpu().numpy()))).flip(0)

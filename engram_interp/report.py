@@ -10,21 +10,30 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
 from jinja2 import Environment
 from torch import nn
 
 from engram_interp import plots
-from engram_interp.collect import collect
+from engram_interp.collection import collect
 from engram_interp.concept import REFERENCE, TARGET, Concept, Example
-from engram_interp.criteria import Criteria, criteria
+from engram_interp.conditions import Criteria, criteria
+from engram_interp.diagnosis import QUANTITIES, Diagnosis
 from engram_interp.extraction import extract
 from engram_interp.generation import greedy_answers
-from engram_interp.localization import ALPHA, LocalizationMap, localize
+from engram_interp.localization import ALPHA, SCALES, LocalizationMap, localize
+from engram_interp.models.exclusive import exclusive
 from engram_interp.partition import Partition
 from engram_interp.sae import SaeConcept
 from engram_interp.scoring import score
+from engram_interp.sites import ATTENTION
 from engram_interp.strength import AlphaChoice, choose_alpha
+from engram_interp.writing import replacing
 
+DIAGNOSED = ["rank", "condition", "effective_rank", "obliqueness", "target_passes", "reference_passes", "wnorm"]
+"""What the table of a diagnosis has beside what it is sorted by."""
+N_ROWS = 20
+"""Matrices in the table of a page."""
 N_QUESTIONS = 20
 """Questions shown of each side, at most."""
 DRAWS = 199
@@ -82,6 +91,7 @@ class Findings:
     partition: Partition | None = None
 
 
+@exclusive
 def investigate(
     model: nn.Module,
     concept: Concept,
@@ -97,17 +107,21 @@ def investigate(
         concept: what to look for.
         keep: see `choose_alpha`.
         gold: a model that never saw the target, where there is one: what forgetting should arrive at.
-        progress: True or False shows or hides the bars; None shows them in a terminal only.
+        progress: True or False shows or hides the bars; None shows them in a terminal and in a notebook.
     """
     statistics = collect(model, concept, progress=progress)
-    engram = extract(model, statistics)
+    engram = extract(model, statistics, progress=progress)
     choice = choose_alpha(model, engram, concept, keep, progress=progress)
     pairs = {side: _spread(examples) for side, examples in concept.sides.items()}
     before = {
-        side: greedy_answers(model, [question for question, _ in shown]) for side, shown in pairs.items() if shown
+        side: greedy_answers(model, [question for question, _ in shown], progress=progress)
+        for side, shown in pairs.items()
+        if shown
     }
     with engram.ablated(model, choice.alpha):
-        after = {side: greedy_answers(model, [question for question, _ in pairs[side]]) for side in before}
+        after = {
+            side: greedy_answers(model, [question for question, _ in pairs[side]], progress=progress) for side in before
+        }
     answers = {
         side: [
             AnswerRow(question, truth, *both)
@@ -160,9 +174,71 @@ def render(findings: Findings, provenance: str) -> str:
     )
 
 
+PAGE = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
+    files("engram_interp").joinpath("table.html.jinja").read_text(encoding="utf-8")
+)
+
+
+def map_page(wmap: LocalizationMap, by: str, provenance: str) -> str:
+    """A map as one HTML page that needs nothing else: a sentence, a table, and figures of every quantity.
+
+    Args:
+        wmap: the map.
+        by: what the table is sorted by.
+        provenance: what it was made of, below the title.
+    """
+    figures = [wmap.plot(quantity) for quantity in SCALES]
+    if any(name in ATTENTION for name in wmap.components):
+        figures += [wmap.plot_heads(quantity) for quantity in SCALES]
+    if wmap.to_frame()["expert"].notna().any():
+        figures += [wmap.plot_experts(quantity) for quantity in SCALES]
+    shown = [name for name in (*SCALES, "p_value", "fisher_p_value") if name in wmap.quantities]
+    title = f"Where {wmap.name or 'the target'} sits in {wmap.model}"
+    return _table_page(title, provenance, map_sentence(wmap), wmap.top(N_ROWS, by)[["key", *shown]], by, figures)
+
+
+def diagnosis_page(found: Diagnosis, by: str, provenance: str) -> str:
+    """A diagnosis as one HTML page that needs nothing else: a sentence, a table, the map and the first four matrices.
+
+    Args:
+        found: the diagnosis, of matrices.
+        by: what is mapped, and what the table is sorted by.
+        provenance: what it was made of, below the title.
+    """
+    frame = found.to_frame().sort_values(by, ascending=False)
+    first = frame.iloc[0]
+    sentence = (
+        f"{first['key']} is first by {by} ({QUANTITIES[by]}): {first[by]:.3g}, where the median of {len(frame)} "
+        f"matrices is {frame[by].median():.3g}."
+    )
+    figures = [found.plot(by), *map(found.plot_matrix, frame["key"].head(4))]
+    columns = list(dict.fromkeys(["key", by, *DIAGNOSED]))
+    title = f"How far the engrams of {found.name or 'the target'} in {found.model} can be trusted"
+    return _table_page(title, provenance, sentence, frame[columns].head(N_ROWS), by, figures)
+
+
+def _table_page(
+    title: str, provenance: str, sentence: str, table: pd.DataFrame, by: str, figures: Sequence[go.Figure]
+) -> str:
+    return PAGE.render(
+        title=title,
+        provenance=provenance,
+        lead=sentence,
+        table=table.to_html(index=False, float_format="{:.3g}".format, border=0),
+        by=by,
+        figures=[plots.to_html(figure, index) for index, figure in enumerate(figures)],
+    )
+
+
 def write_report(findings: Findings, provenance: str, path: str | Path) -> None:
-    """Write the page."""
-    Path(path).write_text(render(findings, provenance), encoding="utf-8")
+    """Write the page.
+
+    Raises:
+        OSError: it cannot be written; what was there before still is.
+    """
+    page = render(findings, provenance)
+    with replacing(path) as aside:
+        aside.write_text(page, encoding="utf-8")
 
 
 def _spread(examples: Sequence[Example]) -> list[tuple[str, str]]:
@@ -181,16 +257,50 @@ def _scores(choice: AlphaChoice, concept: Concept, gold: nn.Module | None) -> pd
     return pd.DataFrame(scores, index=[concept.name or TARGET, "everything else (reference)"])
 
 
+def map_sentence(wmap: LocalizationMap) -> str:
+    """What a map says, in two sentences: where the target owns most over its null, and where by norm alone."""
+    return f"{_over_null(wmap)} {_by_norm(wmap)}"
+
+
+def _over_null(wmap: LocalizationMap) -> str:
+    frame = wmap.to_frame().sort_values("fisher_excess", ascending=False)
+    first = frame.iloc[0]
+    if "fisher_p_value" not in frame:
+        return (
+            f"Beside a target with nothing of its own, the target owns most in {first['key']}: "
+            f"{first['fisher_excess']:.2f} times its share of the output. The formula knows nothing of noise, by which "
+            f"a small target exceeds it everywhere: random sets of examples (the resampled null) tell how far."
+        )
+    significant = frame[frame["fisher_p_value"] <= ALPHA]
+    if significant.empty:
+        return (
+            f"In none of {len(frame)} matrices does the target own more than random sets of as many examples do "
+            f"(family-wise p ≤ {ALPHA:g}); it comes nearest in {first['key']}, with {first['fisher_excess']:.2f} times "
+            f"their share of its output."
+        )
+    first = significant.iloc[0]
+    return (
+        f"The target owns more than random sets of as many examples do in {len(significant)} of {len(frame)} matrices "
+        f"(family-wise p ≤ {ALPHA:g}), most of all in {first['key']}: {first['fisher_excess']:.2f} times their share "
+        f"of its output."
+    )
+
+
+def _by_norm(wmap: LocalizationMap) -> str:
+    first = wmap.top(1, by="wnorm").iloc[0]
+    if first["wnorm"] <= 1:
+        return f"By norm alone the first is {first['key']}, with {first['wnorm']:.1%} of the matrix's norm."
+    return (
+        f"By norm alone the first is {first['key']}, where the engram is {first['wnorm']:.2f} times as large as the "
+        f"matrix itself: its projector is oblique, and a share of the norm means little there (see diagnose)."
+    )
+
+
 def _lead(findings: Findings) -> str:
     (before, after, *gold), (kept_before, kept_after, *_) = findings.scores.to_numpy().tolist()
     gold_text = f" (a model that never saw it: {gold[0]:.1%})" if gold else ""
-    frame = findings.wmap.to_frame()
-    by_excess, by_norm = (findings.wmap.top(1, by=quantity).iloc[0] for quantity in ("fisher_excess", "wnorm"))
-    n_significant = int((frame["fisher_p_value"] <= ALPHA).sum())
     return (
-        f"The target owns more than random examples do in {n_significant} of {len(frame)} matrices (family-wise "
-        f"p ≤ {ALPHA:g}), most of all in {by_excess['key']}: {by_excess['fisher_excess']:.2f} times their share of its "
-        f"output. By norm alone the first is {by_norm['key']}, with {by_norm['wnorm']:.1%} of the matrix. Ablated at "
-        f"alpha = {findings.choice.alpha:.3g}, the model gets {after:.1%} of the target's answer tokens right instead "
-        f"of {before:.1%}{gold_text}, and {kept_after:.1%} of everything else instead of {kept_before:.1%}."
+        f"{map_sentence(findings.wmap)} Ablated at alpha = {findings.choice.alpha:.3g}, the model gets {after:.1%} of "
+        f"the target's answer tokens right instead of {before:.1%}{gold_text}, and {kept_after:.1%} of everything else "
+        f"instead of {kept_before:.1%}."
     )

@@ -15,12 +15,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from engram_interp.collect import collect
+from engram_interp.collection import collect
 from engram_interp.concept import BATCH_SIZE, Concept, Example, TokenExample, batches, encode_groups, require_concept
 from engram_interp.engram import Engram
 from engram_interp.estimator import Spectrum, spectrum
 from engram_interp.extraction import Change, absorbing_inputs, engram_of, matrix_of
 from engram_interp.models import Adapter, adapt
+from engram_interp.models.exclusive import exclusive
 from engram_interp.rows import collect_rows
 from engram_interp.sites import Site
 from engram_interp.statistics import with_ones
@@ -67,6 +68,7 @@ def rewriting(
     return missed @ M @ inverted.T @ kept.U.T
 
 
+@exclusive
 def rewrite(
     model: nn.Module,
     concept: Concept,
@@ -90,7 +92,7 @@ def rewrite(
         rtol: the spectral cut; see `extract`.
         absorb_bias: see `extract`.
         batch_size: examples in a batch.
-        progress: True or False shows or hides the bar; None shows it in a terminal only.
+        progress: True or False shows or hides the bar; None shows it in a terminal and in a notebook.
 
     Raises:
         ValueError: a key that the model lacks, values of another shape or not finite, or a weight that is not above 0;
@@ -138,6 +140,7 @@ def rewrite(
     return engram_of(adapter, sites, changes, concept.name, options)
 
 
+@exclusive
 @torch.no_grad()
 def values_like(
     model: nn.Module, examples: Sequence[Example], like: Sequence[Example], layer: int

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from engram_interp.collect import finite_rows, one_pass
+from engram_interp.collection import finite_rows, one_pass
 from engram_interp.concept import Batch, TokenExample
 from engram_interp.models import Adapter, Record
 from engram_interp.sites import Site

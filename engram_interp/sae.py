@@ -14,12 +14,12 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
-from scipy.stats import norm
 from torch import Tensor, nn
 
 from engram_interp.concept import BATCH_SIZE, REFERENCE, TARGET, Concept, Example, TokenExample
 from engram_interp.features import Corpus, Index, Rates, Reconstruction, SaeReader, listed
 from engram_interp.models import adapt
+from engram_interp.models.exclusive import exclusive
 from engram_interp.partition import (
     EXAMPLE,
     REST,
@@ -51,6 +51,7 @@ class SaeConcept(Concept):
         return self.partition.to_html()
 
 
+@exclusive
 def concept_from_sae(
     model: nn.Module,
     sae: Any,
@@ -91,7 +92,7 @@ def concept_from_sae(
         seed: of the draw.
         name: how reports and files call the concept; by default by its features.
         batch_size: examples in a batch.
-        progress: True or False shows or hides the bar; None shows it in a terminal only.
+        progress: True or False shows or hides the bar; None shows it in a terminal and in a notebook.
 
     Raises:
         ImportError: sae-lens is not installed.
@@ -125,6 +126,7 @@ def concept_from_sae(
     return SaeConcept(sides[TARGET], sides[REFERENCE], name or ", ".join(names), partition=split)
 
 
+@exclusive
 def concepts_from_sae(
     model: nn.Module,
     sae: Any,
@@ -153,7 +155,7 @@ def concepts_from_sae(
         threshold: see `concept_from_sae`.
         quantile: see `concept_from_sae`.
         batch_size: examples in a batch.
-        progress: True or False shows or hides the bar; None shows it in a terminal only.
+        progress: True or False shows or hides the bar; None shows it in a terminal and in a notebook.
 
     Raises:
         ValueError: see `concept_from_sae`; also features to which no token goes, by name.
@@ -196,6 +198,7 @@ def _owners(
     return strength.argmax(1).where(strength.amax(1) > 0, n_features)
 
 
+@exclusive
 def rank_features(
     model: nn.Module,
     sae: Any,
@@ -217,7 +220,7 @@ def rank_features(
         threshold: the least activation that is called firing; 0 is any above zero.
         confidence: of the intervals, each by itself: the first of many features is there partly by luck.
         batch_size: examples in a batch.
-        progress: True or False shows or hides the bar; None shows it in a terminal only.
+        progress: True or False shows or hides the bar; None shows it in a terminal and in a notebook.
 
     Returns:
         `feature`; `target_rate` and `reference_rate`, the shares of examples in whose text it fires, prompts included
@@ -236,6 +239,8 @@ def rank_features(
         if reference is not None:
             raise ValueError("a concept brings its own reference: give either a concept or two lists of examples")
         examples, reference = examples.target, examples.reference
+    from scipy.stats import norm
+
     least = float(Rule(threshold=threshold).threshold)
     reader = SaeReader(adapt(model), sae)
     encoder = reader.adapter.encoder
@@ -309,6 +314,7 @@ def _rate_table(rates: Mapping[str, Rates], z: float) -> pd.DataFrame:
     return pd.DataFrame({**features, **{k: v.numpy() for k, v in (columns | token_rates | activations).items()}})
 
 
+@exclusive
 def reconstruction(
     model: nn.Module, sae: Any, corpus: Corpus, *, batch_size: int = BATCH_SIZE, progress: bool | None = None
 ) -> Reconstruction:

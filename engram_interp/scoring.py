@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from engram_interp.concept import BATCH_SIZE, Batch, Example, TokenExample, batches, encode_groups
 from engram_interp.models import Adapter, adapt
+from engram_interp.models.exclusive import exclusive
 
 ROWS = 512
 """Logits are made for this many positions at a time: a vocabulary is wide, and a batch may hold many answers."""
@@ -36,6 +37,7 @@ class Score:
     n_tokens: int
 
 
+@exclusive
 def score(
     model: nn.Module,
     groups: Mapping[str, Sequence[Example]],
@@ -49,7 +51,7 @@ def score(
         model: the model to score.
         groups: examples by name, each as `Concept` takes them.
         batch_size: examples in a batch.
-        progress: True or False shows or hides the bar; None shows it in a terminal only.
+        progress: True or False shows or hides the bar; None shows it in a terminal and in a notebook.
 
     Raises:
         ValueError: a group without a counted token that has another before it.
@@ -85,6 +87,7 @@ class ExampleScores:
     loss: Float[Tensor, "example"]
 
 
+@exclusive
 def example_scores(
     model: nn.Module,
     groups: Mapping[str, Sequence[Example]],
@@ -148,6 +151,7 @@ class TokenScores:
     variance: Float[np.ndarray, "token"]
 
 
+@exclusive
 def token_scores(
     model: nn.Module,
     groups: Mapping[str, Sequence[Example]],

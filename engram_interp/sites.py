@@ -5,13 +5,15 @@ TransformerLens writes `x @ W` with heads apart; the paper writes `W x`. The pat
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from operator import index
 
 import einops
 from jaxtyping import Float
 from torch import Tensor
+
+from engram_interp.arguments import Layers, indices
 
 COMPONENTS = ("W_Q", "W_K", "W_V", "W_O", "W_gate", "W_in", "W_out", "W_U")
 ATTENTION = ("W_Q", "W_K", "W_V", "W_O")
@@ -108,6 +110,22 @@ def expert_of(key: str) -> int | None:
     return int(parts[4]) if parts[3:4] == ["experts"] else None
 
 
+_PATH = re.compile(r"blocks\.[0-9]{1,9}\.(attn|mlp)(\.experts\.[0-9]{1,9})?\.[Wb]_\w+|unembed\.[Wb]_U")
+
+
+def is_key(key: str) -> bool:
+    """Whether this is the path of a weight or bias that an engram can have.
+
+    Example:
+        >>> is_key("blocks.3.attn.b_Q"), is_key("blocks.3.mlp.W_Q"), is_key("blocks.03.attn.W_Q")
+        (True, False, False)
+    """
+    if not _PATH.fullmatch(key) or component_of(key) not in COMPONENTS:
+        return False
+    site = Site(component_of(key), layer_of(key), "", expert=expert_of(key))
+    return site.key == weight_key(key) and (site.expert is None or site.component in MLP)
+
+
 def is_bias(key: str) -> bool:
     """Whether a parameter path names a bias."""
     return key.rpartition(".")[2].startswith("b_")
@@ -118,11 +136,12 @@ def weight_key(key: str) -> str:
     return f"{key.rpartition('.')[0]}.{component_of(key)}"
 
 
-def component_names(components: str | Collection[str] | None) -> tuple[str, ...]:
+def component_names(components: str | Iterable[str] | None) -> tuple[str, ...]:
     """Components in their standard order, short forms spelled out; None means all of them.
 
     Raises:
         ValueError: a name that no component has, or none at all.
+        TypeError: something else than names.
 
     Example:
         >>> component_names(["gate", "K", "W_Q"])
@@ -130,7 +149,11 @@ def component_names(components: str | Collection[str] | None) -> tuple[str, ...]
     """
     if components is None:
         return COMPONENTS
+    if not isinstance(components, Iterable) or isinstance(components, Mapping):
+        raise TypeError(f"components are names, as W_Q or [W_Q, gate]; got {components!r}")
     given = (components,) if isinstance(components, str) else tuple(components)
+    if wrong := [name for name in given if not isinstance(name, str)]:
+        raise TypeError(f"components are names, as W_Q or gate; got {wrong[0]!r}")
     named = {name if name.startswith("W_") else f"W_{name}" for name in given}
     if not named or not named <= set(COMPONENTS):
         raise ValueError(
@@ -140,15 +163,14 @@ def component_names(components: str | Collection[str] | None) -> tuple[str, ...]
     return tuple(name for name in COMPONENTS if name in named)
 
 
-def select_sites(
-    sites: Sequence[Site], components: str | Collection[str] | None, layers: int | Collection[int] | None
-) -> list[Site]:
+def select_sites(sites: Sequence[Site], components: str | Iterable[str] | None, layers: Layers) -> list[Site]:
     """The sites of the named components and layers.
 
     The unembedding lies in no layer: `layers` leaves it out, unless `components` names it.
 
     Raises:
         ValueError: a component or layer that the model lacks.
+        TypeError: layers that are not whole numbers.
     """
     names = component_names(components)
     if components is not None:
@@ -159,7 +181,7 @@ def select_sites(
     chosen = [site for site in sites if site.component in names]
     if layers is None:
         return chosen
-    wanted = {index(layer) for layer in (layers if isinstance(layers, Collection) else [layers])}
+    wanted = set(indices(layers, "layers") or ())
     known = {site.layer for site in sites if site.layer is not None}
     if not wanted or not wanted <= known:
         raise ValueError(f"unknown layer in {sorted(wanted)}; the layers here are {sorted(known)}")

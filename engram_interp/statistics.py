@@ -15,11 +15,13 @@ from pathlib import Path
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from transformer_lens import ActivationCache
 
 from engram_interp import files
+from engram_interp.arguments import Layers
 from engram_interp.concept import REFERENCE, TARGET
 from engram_interp.models import Adapter, ModelInfo, adapt
+from engram_interp.models.lens import ActivationCache
+from engram_interp.sites import is_bias, is_key
 
 FLOAT64_BELOW = 768
 """Inputs narrower than this are summed in float64. The spectral cut is `d * 2**-23`, so the narrower an input, the
@@ -224,20 +226,23 @@ class Statistics:
         """Statistics that `save` wrote.
 
         Raises:
-            ValueError: a foreign file, one of another version, cut short or altered.
+            ValueError: a foreign file, one of another version, cut short or altered, or tensors that are no moments.
         """
-        tensors, fields = files.read(path, "statistics")
-
-        def moment(group: str, name: str) -> Moment:
-            second, first, count = (tensors[f"{group}/{name}/{part}"] for part in ("second", "first", "count"))
-            return Moment(second, first, *(int(n) for n in count))
-
-        return cls(
-            info=ModelInfo(**fields["model"]),
-            keys=tuple(fields["keys"]),
-            groups={group: {name: moment(group, name) for name in fields["inputs"]} for group in fields["groups"]},
-            name=fields["name"],
-        )
+        content = files.read(path, "statistics")
+        inputs = content.strings("inputs")
+        groups = {
+            group: {name: _moment_in(content, f"{group}/{name}") for name in inputs}
+            for group in content.strings("groups")
+        }
+        for group, moments in groups.items():
+            if len({moment.offered for moment in moments.values()}) > 1:
+                raise content.error(f"the inputs of {group} have different numbers of positions that count")
+        if wrong := [key for key in content.strings("keys") if not is_key(key) or is_bias(key)]:
+            raise content.error(f"its key {wrong[0]!r} is no weight's")
+        for name in inputs:
+            if len({moments[name].second.shape for moments in groups.values()}) > 1:
+                raise content.error(f"the groups have moments of {name} of different sizes")
+        return cls(content.model(), tuple(content.strings("keys")), groups, content.name())
 
     @classmethod
     @torch.no_grad()
@@ -250,7 +255,7 @@ class Statistics:
         reference_mask: Bool[Tensor, "*reference_pos"] | None = None,
         *,
         components: str | Collection[str] | None = None,
-        layers: int | Collection[int] | None = None,
+        layers: Layers = None,
     ) -> Statistics:
         """What `collect` would find on the same tokens, from activations already at hand.
 
@@ -287,6 +292,51 @@ def names_filter(model: nn.Module, components: str | Collection[str] | None = No
     """
     adapter = adapt(model)
     return adapter.cache_names(list(dict.fromkeys(site.input for site in adapter.sites(components))))
+
+
+def _moment_in(content: files.Content, place: str) -> Moment:
+    """The moment of a group and input in a file.
+
+    Raises:
+        ValueError: what is no sum of `x x^T`: of another shape or dtype, not finite, not symmetric, or with an entry
+            that is larger than the diagonal allows; counts that are no counts.
+    """
+    second, first, count = (content.tensor(f"{place}/{part}") for part in ("second", "first", "count"))
+    d = len(second) if second.dim() == 2 else 0
+    wide = (torch.float32, torch.float64)
+    if not d or tuple(second.shape) != (d, d) or tuple(first.shape) != (d,) or tuple(count.shape) != (2,):
+        shapes = [list(one.shape) for one in (second, first, count)]
+        raise content.error(f"{place} has shapes {shapes}, not [d, d], [d] and [2]")
+    if second.dtype not in wide or first.dtype not in wide or count.dtype != torch.int64:
+        raise content.error(f"{place} is {second.dtype}, {first.dtype} and {count.dtype}, not floats and int64")
+    taken, offered = count.tolist()
+    if not 0 <= taken <= offered or not offered:
+        raise content.error(f"{place} counts {taken} of {offered} positions")
+    if not (second.isfinite().all() and first.isfinite().all()):
+        raise content.error(f"{place} is not finite")
+    if not taken and bool(second.any() or first.any()):
+        raise content.error(f"{place} counts no position and is not zero")
+    diagonal = second.diagonal().double()
+    if not torch.equal(second, second.T) or bool((diagonal < 0).any()):
+        raise content.error(f"{place} is not symmetric with a diagonal of 0 or more")
+    # Cauchy and Schwarz: what is beyond this, and the rounding of the sums, is no second moment.
+    slack = 1.05
+    if bool((second.double().square() > slack * diagonal[:, None] * diagonal + 1e-30).any()):
+        raise content.error(f"{place} has an entry larger than its diagonal allows")
+    if bool((first.double().square() > slack * taken * diagonal + 1e-30).any()):
+        raise content.error(f"{place} has a sum larger than its count and diagonal allow")
+    if not _is_positive(second):
+        raise content.error(f"{place} is indefinite: a second moment has no negative eigenvalue")
+    return Moment(second, first, taken, offered)
+
+
+def _is_positive(second: Float[Tensor, "d d"]) -> bool:
+    """Whether no eigenvalue is negative beyond rounding: a matrix with a Cholesky factor has none."""
+    slack = 1e-3 * float(second.diagonal().max())
+    if not slack:
+        return True
+    shifted = second + slack * torch.eye(len(second), dtype=second.dtype, device=second.device)
+    return not int(torch.linalg.cholesky_ex(shifted).info)
 
 
 def _sum_groups(summands: list[dict[str, Moment]]) -> dict[str, Moment]:

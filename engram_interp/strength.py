@@ -13,12 +13,14 @@ from dataclasses import dataclass
 import pandas as pd
 import plotly.graph_objects as go
 from torch import nn
-from tqdm.auto import tqdm
 
 from engram_interp import plots
+from engram_interp.arguments import Number, number
 from engram_interp.concept import BATCH_SIZE, REFERENCE, TARGET, Concept, encode_groups, require_concept
-from engram_interp.engram import Engram
+from engram_interp.engram import Engram, require_engram
 from engram_interp.models import adapt
+from engram_interp.models.exclusive import exclusive
+from engram_interp.progress import bar
 from engram_interp.scoring import Score, score_encoded, side_by_side
 
 logger = logging.getLogger("engram_interp")
@@ -44,6 +46,21 @@ class AlphaChoice:
     curve: pd.DataFrame
     name: str | None = None
 
+    def __repr__(self) -> str:
+        before, after = self.curve.iloc[0], self.chosen
+        moved = [
+            f"{side} {before[f'{side}_accuracy']:.1%} -> {after[f'{side}_accuracy']:.1%}"
+            for side in (TARGET, REFERENCE)
+        ]
+        return f"AlphaChoice({self.name!r}, alpha = {self.alpha:.3g}, answer accuracy: {', '.join(moved)})"
+
+    def _repr_html_(self) -> str:
+        from engram_interp.notebook import table_html
+
+        lead = f"alpha = {self.alpha:.3g} keeps {self.keep:.1%} of the reference's answer accuracy"
+        rows = self.curve[self.curve["alpha"].isin([0.0, self.alpha])].set_index("alpha")
+        return table_html("Strength", self.name, lead, rows)
+
     @property
     def chosen(self) -> pd.Series:
         """The curve's row at `alpha`."""
@@ -61,13 +78,14 @@ class AlphaChoice:
         return plots.alpha_curve(self.curve, self.alpha, self.floor, title)
 
 
+@exclusive
 def choose_alpha(
     model: nn.Module,
     engram: Engram,
     concept: Concept,
-    keep: float | int = 0.98,
+    keep: Number = 0.98,
     *,
-    rel_tol: float | int = 0.05,
+    rel_tol: Number = 0.05,
     batch_size: int = BATCH_SIZE,
     progress: bool | None = None,
 ) -> AlphaChoice:
@@ -81,9 +99,9 @@ def choose_alpha(
         engram: what to ablate.
         concept: its target and reference, as text or tokens: a model must be run on them, so statistics do not do.
         keep: share of the reference's answer accuracy (see `score`) that must stay, in (0, 1].
-        rel_tol: stop when the bracket is this narrow, as a share of alpha.
+        rel_tol: stop when the bracket is this narrow, as a share of alpha, or as narrow as floats allow.
         batch_size: examples in a batch.
-        progress: True or False shows or hides the bar; None shows it in a terminal only.
+        progress: True or False shows or hides the bar; None shows it in a terminal and in a notebook.
 
     Raises:
         ValueError: a `keep` or `rel_tol` out of range, or a reference of which the model gets nothing right.
@@ -97,23 +115,25 @@ def choose_alpha(
         >>> bool(choice.chosen["reference_accuracy"] >= choice.floor)
         True
     """
+    keep, rel_tol = number(keep, "keep"), number(rel_tol, "rel_tol")
     if not 0 < keep <= 1:
         raise ValueError(f"keep is a share of the reference's accuracy, 0 < keep <= 1; got {keep}")
     if not rel_tol > 0:
         raise ValueError(f"rel_tol is the relative width at which to stop, above 0; got {rel_tol}")
     require_concept(concept)
+    require_engram(engram)
     adapter = adapt(model)
     encoded = encode_groups(concept.sides, adapter.encoder)
     tried: dict[float, dict[str, Score]] = {}
     with (
         engram.editing(model) as ablate,
-        tqdm(desc="choosing alpha", leave=False, disable=None if progress is None else not progress) as bar,
+        bar(None, progress, "choosing alpha", "strength") as shown,
     ):
 
         def keeps(alpha: float) -> bool:
             ablate(alpha)
             tried[alpha] = score_encoded(adapter, encoded, batch_size=batch_size, progress=False)
-            bar.update()
+            shown.update()
             return tried[alpha][REFERENCE].accuracy >= keep * tried[0.0][REFERENCE].accuracy
 
         keeps(0.0)
@@ -127,6 +147,8 @@ def choose_alpha(
             )  # fmt: skip
         while high - low > rel_tol * high:
             middle = (low + high) / 2
+            if middle in (low, high):
+                break
             low, high = (middle, high) if keeps(middle) else (low, middle)
     before, after = tried[0.0][TARGET].accuracy, tried[low][TARGET].accuracy
     if 0 < low < high and after >= keep * before:

@@ -1,4 +1,6 @@
+import html
 import json
+import os
 import sys
 
 import pandas as pd
@@ -7,9 +9,27 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file
 
-from engram_interp import Concept, Engram, diagnose, extract, filters, localize, rank_features, score, testbed
+from engram_interp import (
+    Concept,
+    Engram,
+    cli,
+    collect,
+    diagnose,
+    diagnosis,
+    extract,
+    filters,
+    localization,
+    localize,
+    partition,
+    rank_features,
+    score,
+    testbed,
+)
 from engram_interp.cli import main
+from engram_interp.concept import BATCH_SIZE
 from engram_interp.examples import read_examples
+from engram_interp.report import map_sentence
+from tests import huggingface
 from tests.conftest import hooked_only
 
 
@@ -37,14 +57,77 @@ def concept() -> Concept:
 def test_localize_writes_the_map_in_every_form(run, concept, full, tmp_path):
     expected = localize(full, concept).to_frame()
     for suffix, read in ((".csv", pd.read_csv), (".json", pd.read_json)):
-        result = run("localize", "--out", str(tmp_path / f"map{suffix}"))
+        result = run("localize", "--null", "analytic", "--out", str(tmp_path / f"map{suffix}"))
         assert result.exit_code == 0, result.output
         found = read(tmp_path / f"map{suffix}")
         assert found["key"].tolist() == expected["key"].tolist()
         assert found["wnorm"].to_numpy() == pytest.approx(expected["wnorm"].to_numpy(), rel=1e-5)
     assert "blocks.0.mlp.W_" in result.output
     assert run("localize", "--out", str(tmp_path / "map.html")).exit_code == 0
-    assert (tmp_path / "map.html").read_text().count("Plotly.newPlot") == 8  # four quantities, by matrix and by head
+    page = (tmp_path / "map.html").read_text()
+    assert page.count('id="figure-') == 8  # four quantities, by matrix and by head
+    counts = collect(full, concept).counts
+    assert f"{counts['target']} target tokens and {counts['reference']} reference tokens" in page
+    wmap = localize(full, concept, null="resampled", progress=False)
+    assert map_sentence(wmap) in html.unescape(page)
+    first = wmap.top(1, "fisher_excess")["key"][0]
+    assert page.index(first) < page.index("</table>")
+
+
+def test_localize_compares_with_random_sets_unless_it_is_told_otherwise(run):
+    options = ("--components", "O", "--layers", "0,1")
+    by_default, analytic = run("localize", *options), run("localize", *options, "--null", "analytic")
+    assert "fisher_p_value" in by_default.output
+    assert "fisher_p_value" not in analytic.output
+    assert "random sets of as many examples" in by_default.output
+    columns = by_default.output.splitlines()[0].split()
+    rows = [line.split() for line in by_default.output.splitlines()[1:] if line.strip().startswith("blocks.")]
+    excess = [float(row[columns.index("fisher_excess")]) for row in rows]
+    assert excess == sorted(excess, reverse=True)
+
+
+def test_the_choices_are_the_librarys():
+    assert tuple(localization.NULLS) == cli.NULLS
+    assert tuple(localization.SCALES) == cli.SCALES
+    assert tuple(diagnosis.QUANTITIES) == cli.DIAGNOSES
+    assert (cli.UNITS, cli.REFERENCES, cli.BATCH_SIZE) == (partition.UNITS, partition.REFERENCES, BATCH_SIZE)
+    assert (cli.EXAMPLE, cli.REST) == (partition.EXAMPLE, partition.REST)
+
+
+def test_ablate_never_writes_over_a_file_that_it_cannot_write_to(run, tmp_path):
+    folder = huggingface.save(huggingface.make("Llama", vocab_size=2000), tmp_path / "model")
+    (tmp_path / "out").write_text("mine")
+    result = run("ablate", "--model", str(folder), "--alpha", "1", "--out", str(tmp_path / "out"))
+    assert result.exit_code != 0
+    assert "out is a file" in result.output
+    assert (tmp_path / "out").read_text() == "mine"
+    (tmp_path / "out.safetensors").mkdir()
+    result = run("ablate", "--alpha", "1", "--out", str(tmp_path / "out.safetensors"))
+    assert result.exit_code != 0
+    assert "out.safetensors" in result.output
+
+
+def test_examples_are_read_before_the_model_is_loaded(tmp_path):
+    bad, good = tmp_path / "bad.jsonl", tmp_path / "good.txt"
+    bad.write_text('"fine"\n{"text": " "}\n')
+    good.write_text("fine")
+    for command, *more in (["localize"], ["diagnose"], ["extract", "--out", "x.safetensors"], ["ablate", "--out", "x"]):
+        options = ["--model", "./nowhere", "--target", str(good), "--reference", str(bad), *more]
+        result = CliRunner().invoke(main, [command, *options])
+        assert result.exit_code != 0
+        assert "bad.jsonl, line 2" in result.output
+        assert "nowhere" not in result.output
+
+
+def test_a_full_disk_keeps_the_old_page(run, tmp_path, monkeypatch):
+    path = tmp_path / "map.html"
+    path.write_text("old")
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    result = run("localize", "--null", "analytic", "--components", "O", "--layers", "0", "--out", str(path))
+    assert result.exit_code != 0
+    assert f"cannot write {path}: No space left on device" in result.output
+    assert path.read_text() == "old"
+    assert [found.name for found in tmp_path.iterdir() if found.name.startswith(".")] == []
 
 
 def test_localize_compares_with_random_sets_and_sorts(run, tmp_path):
@@ -94,7 +177,7 @@ def test_diagnose_writes_what_it_finds(run, concept, full, tmp_path):
     shown = [line.split()[0] for line in result.output.splitlines() if line.strip().startswith("blocks.")]
     assert shown == expected.sort_values("obliqueness", ascending=False)["key"].tolist()
     assert run("diagnose", *options, "--out", str(tmp_path / "found.html")).exit_code == 0
-    assert (tmp_path / "found.html").read_text().count("Plotly.newPlot") == 5  # the map, and four matrices
+    assert (tmp_path / "found.html").read_text().count('id="figure-') == 5  # the map, and four matrices
 
 
 @pytest.mark.parametrize("alpha", ["2.5", "w-norm", "auto"])

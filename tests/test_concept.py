@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer
@@ -9,9 +10,9 @@ from engram_interp import Concept, testbed
 from engram_interp.concept import (
     Encoder,
     TokenExample,
-    _check_example,
     _from_rows,
     batches,
+    check_example,
     encode_groups,
     require_concept,
 )
@@ -106,7 +107,7 @@ def test_what_is_no_concept_is_refused(target, reference, says):
 @pytest.mark.parametrize("example", [3, ("q", "a", "b"), ("q", None)])
 def test_what_is_no_example_is_refused(example):
     with pytest.raises(TypeError, match=r"target\[1\] is a string or a \(prompt, answer\) pair of strings, got"):
-        _check_example(example, "target[1]")
+        check_example(example, "target[1]")
 
 
 def test_masks_must_fit_and_have_a_true():
@@ -183,5 +184,47 @@ def test_a_group_in_which_nothing_counts_is_refused():
 
 
 def test_a_batch_holds_at_least_one_example():
-    with pytest.raises(ValueError, match="batch_size is the number of examples in a batch, 1 or more; got 0"):
+    with pytest.raises(ValueError, match="batch_size is a whole number, 1 or more; got 0"):
         next(batches({}, 0, False, ""))
+
+
+def test_a_concept_is_a_line():
+    assert repr(Concept(["a", "b"], ["c"], "x")) == "Concept('x', 2 target and 1 reference examples)"
+    shown = Concept(["a <b>"] * 5, [("q", "a")])._repr_html_()
+    assert "a &lt;b&gt;" in shown
+    assert "... and 2 more" in shown
+
+
+@pytest.mark.parametrize("given", [{"a"}, {"a": "b"}, b"ab", 3, None, range(0), []], ids=repr)
+def test_what_has_no_order_or_no_example_is_refused(given):
+    with pytest.raises((TypeError, ValueError)):
+        Concept(given, ["b"])
+
+
+def test_the_callers_tensors_are_copied():
+    rows, mask = torch.tensor([[1, 2], [3, 4]]), torch.tensor([[True, False], [True, True]])
+    concept = Concept.from_tokens(rows, rows, mask, mask)
+    rows.zero_()
+    mask.zero_()
+    assert [example.tokens.tolist() for example in concept.target] == [[1, 2], [3, 4]]
+    assert [example.counts.tolist() for example in concept.target] == [[True, False], [True, True]]
+    array = np.array([[1, 2]])
+    assert Concept.from_tokens(array, array).target[0].tokens.tolist() == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{1, 2}, {1: 2}, [[1, 2]], torch.ones(1, 2), torch.ones(1, 2).bool(), np.ones((1, 2), bool), "ab"],
+    ids=repr,
+)
+def test_what_are_no_tokens_is_refused(given):
+    rows = torch.tensor([[1, 2]])
+    with pytest.raises((TypeError, ValueError)):
+        Concept.from_tokens(given, rows)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.uint32, np.int32])
+def test_integers_of_any_kind_are_tokens(dtype):
+    array = np.array([[1, 2]], dtype=dtype)
+    (example,) = Concept.from_tokens(array, array).target
+    assert example.tokens.dtype == torch.int64

@@ -300,3 +300,198 @@ def test_selection_by_key_takes_the_bias_along(gpt2):
         engram.select(keys=["blocks.7.mlp.W_in"])
     with pytest.raises(ValueError, match="none of .* lies in components=Q, layers=None"):
         engram.select("Q", keys="blocks.0.mlp.W_in")
+
+
+@pytest.mark.parametrize("alpha", [1e39, {"gate": 1e39}, -1e39])
+def test_an_edit_that_no_float_holds_is_refused_and_leaves_the_model_alone(llama, engram, alpha, caplog):
+    before = parameters_of(llama)
+    for edit in (engram.ablate, engram.inject):
+        with pytest.raises(ValueError, match=r"blocks\.\d\.\S+ would not be finite at alpha"):
+            edit(llama, alpha)
+    with engram.editing(llama) as ablate:
+        ablate(1.0)
+        with pytest.raises(ValueError, match="would not be finite"):
+            ablate(alpha)
+        assert_untouched(llama, before)
+    assert_untouched(llama, before)
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+
+
+def test_an_edit_that_overflows_half_precision_is_refused():
+    model = build("llama", dtype=torch.float16)
+    engram = extract(model, token_concept())
+    before = parameters_of(model)
+    with pytest.raises(ValueError, match="would not be finite at alpha = 1e"), engram.ablated(model, 1e7):
+        pass
+    assert_untouched(model, before)
+
+
+def test_engrams_are_finite(engram, llama):
+    for factor in (float("nan"), float("inf"), 1e39):
+        with pytest.raises(ValueError, match="finite"):
+            factor * engram
+    with pytest.raises(ValueError, match="finite"):
+        (3e38 * engram) + (3e38 * engram) + (3e38 * engram)
+    with pytest.raises(ValueError, match=r"not finite in blocks\.0"):
+        extract(llama, token_concept(), filter=lambda x: torch.full_like(x, 1e300))
+
+
+@pytest.mark.parametrize("number", [np.float32(2), np.int64(2), np.array(2.0), torch.tensor(2.0), torch.tensor(2)])
+def test_numpys_and_torchs_numbers_are_strengths_and_factors(engram, llama, number):
+    expected = parameters_of(engram.ablate(llama, 2.0))
+    for edited in (
+        engram.ablate(llama, number),
+        engram.ablate(llama, dict.fromkeys(("Q", "K", "V", "O", "gate", "in", "out", "U"), number)),
+        (engram * number).ablate(llama),
+        (number * engram).ablate(llama),
+    ):
+        assert_untouched(edited, expected)
+    for alpha in np.arange(1, 3):
+        with engram.ablated(llama, alpha):
+            pass
+
+
+@pytest.mark.parametrize("alpha", ["2.0", True, np.True_, None, [1.0], {"gate": "1"}, {3: 1.0}], ids=repr)
+def test_what_is_no_strength_is_refused(engram, alpha):
+    with pytest.raises((TypeError, ValueError)):
+        engram.alphas(alpha)
+
+
+def test_layers_and_heads_are_any_whole_numbers_in_any_order(engram):
+    expected = engram.select("Q", layers=1, heads=[0, 2])
+    for layers, heads in (
+        (np.int64(1), np.array([0, 2])),
+        (torch.tensor(1), torch.tensor([0, 2])),
+        ({1}, {0, 2}),
+        (iter([1]), iter([0, 2])),
+    ):
+        assert_equal(engram.select(iter(["Q"]), layers=layers, heads=heads), expected)
+    for wrong in (True, "1", 1.0, [1.0]):
+        with pytest.raises(TypeError):
+            engram.select("Q", layers=wrong)
+
+
+def test_a_step_of_an_optimizer_inside_of_the_block_is_lost_and_said(engram, llama, caplog):
+    before = parameters_of(llama)
+    key = "blocks.0.mlp.W_gate"
+    with engram.ablated(llama, 1.0):
+        adapt(llama).parameter(key).data.add_(1.0)
+    assert key in caplog.text
+    assert "lost" in caplog.text
+    assert_untouched(llama, before)
+    caplog.clear()
+    with engram.ablated(llama, 1.0), engram.ablated(llama, 2.0):
+        pass
+    assert not caplog.text
+
+
+@hooked_only
+def test_what_cannot_be_restored_is_named_and_all_else_is_restored(engram, llama):
+    before = parameters_of(llama)
+    with pytest.raises(RuntimeError, match=r"blocks\.0\.mlp\.W_in could not be set back"), engram.ablated(llama, 1.0):
+        llama.blocks[0].mlp.W_in = nn.Parameter(torch.zeros(3, 3))
+    llama.blocks[0].mlp.W_in = nn.Parameter(before["blocks.0.mlp.W_in"].clone())
+    assert_untouched(llama, before)
+
+
+@hooked_only
+def test_a_weight_of_two_layers_is_mapped_and_not_edited():
+    model = build("llama")
+    model.blocks[1].mlp.W_in = model.blocks[0].mlp.W_in
+    engram = extract(model, token_concept())
+    before = parameters_of(model)
+    for edit in (engram, engram.select("in", layers=0), engram.select("in", layers=1)):
+        with pytest.raises(ValueError, match=r"blocks\.\d\.mlp\.W_in and blocks\.\d\.mlp\.W_in .* one tensor"):
+            edit.ablate(model)
+    assert_untouched(model, before)
+    engram.select("gate").ablate(model)
+
+
+@hooked_only
+def test_an_unembedding_that_is_the_embedding_is_edited_alone():
+    model = build("llama")
+    model.unembed.W_U = nn.Parameter(model.embed.W_E.data.T)
+    assert model.unembed.W_U.data_ptr() == model.embed.W_E.data_ptr()
+    engram, embedding = extract(model, token_concept(), components="U"), model.embed.W_E.detach().clone()
+    edited = engram.ablate(model, 2.0)
+    assert torch.equal(edited.embed.W_E, embedding)
+    torch.testing.assert_close(edited.unembed.W_U, embedding.T - 2 * engram["unembed.W_U"])
+    with engram.ablated(model, 2.0):
+        assert torch.equal(model.embed.W_E, embedding)
+        assert torch.equal(model.unembed.W_U, edited.unembed.W_U)
+    assert model.unembed.W_U.data_ptr() == model.embed.W_E.data_ptr()
+    assert torch.equal(model.embed.W_E, embedding)
+
+
+def test_blocks_that_end_in_any_order_leave_the_model_as_it_was(llama, engram):
+    other = engram.select("gate") * 0.5
+    before = parameters_of(llama)
+
+    def block(edit):
+        with edit.ablated(llama, 2.0):
+            yield
+
+    for order in ((0, 1, 2), (1, 0, 2), (2, 0, 1), (1, 2, 0)):
+        blocks = [block(edit) for edit in (engram, other, engram)]
+        for one in blocks:
+            next(one)
+        blocks[order[0]].close()
+        key = "blocks.0.mlp.W_gate"
+        left = [edit for place, edit in enumerate((engram, other, engram)) if place != order[0]]
+        expected = adapt(llama).parameter(key)
+        steps = sum(2.0 * edit[key] for edit in left)
+        original = before.get(key)
+        if original is not None:
+            torch.testing.assert_close(expected, original - steps, rtol=1e-5, atol=1e-6)
+        for place in order[1:]:
+            blocks[place].close()
+        assert_untouched(llama, before)
+
+
+@hooked_only
+@pytest.mark.parametrize(
+    "replacement",
+    [
+        lambda model: model.blocks[1].attn.W_Q,
+        lambda model: nn.Parameter(torch.zeros(3, 4, 16, 8)),
+        lambda model: nn.Parameter(model.blocks[0].attn.W_Q.int(), requires_grad=False),
+        lambda model: nn.Parameter(model.blocks[0].attn.W_Q.detach().half()),
+    ],
+    ids=["another layer's", "another shape", "integers", "another dtype"],
+)
+def test_a_parameter_that_was_replaced_is_named_and_never_restored_in_part(llama, engram, replacement):
+    before = parameters_of(llama)
+    original = llama.blocks[0].attn.W_Q
+    with pytest.raises(RuntimeError, match=r"blocks\.0\.attn\.W_Q"), engram.ablated(llama, 1.0):
+        llama.blocks[0].attn.W_Q = replacement(llama)
+    llama.blocks[0].attn.W_Q = original
+    original.data = before["blocks.0.attn.W_Q"].clone()
+    assert_untouched(llama, before)
+
+
+@hooked_only
+def test_a_bias_that_is_a_norms_is_not_edited():
+    model = build("gpt2")
+    model.blocks[0].mlp.b_out = model.blocks[0].ln1.b
+    engram = extract(model, token_concept(), components="out", layers=0)
+    with pytest.raises(ValueError, match=r"blocks\.0\.mlp\.b_out and blocks\.0\.ln1\.b .* one tensor"):
+        engram.ablate(model, 3.0)
+
+
+def test_a_copy_made_in_inference_mode_can_be_edited(llama, engram):
+    with torch.inference_mode():
+        edited = engram.ablate(llama, 1.0)
+        again = extract(llama, token_concept())
+    with again.ablated(edited, 1.0):
+        pass
+    assert_untouched(edited, parameters_of(engram.ablate(llama, 1.0)))
+
+
+def test_engrams_are_added_to_engrams_and_nothing_else(engram):
+    for other in (1, None, "x", {}):
+        with pytest.raises(TypeError):
+            engram + other
+        with pytest.raises(TypeError):
+            engram - other
+    with pytest.raises(ValueError, match="divided"):
+        engram / 0

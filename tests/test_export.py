@@ -2,6 +2,7 @@ import logging
 
 import pytest
 import torch
+import transformers
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -187,3 +188,55 @@ def test_a_tilde_is_the_home_folder(untied, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(untied.parent))
     engram = extract(load_model(untied), token_concept(), components="in", layers=0)
     assert (export_hf(engram, f"~/{untied.name}", tmp_path / "out") / "config.json").exists()
+
+
+def test_a_file_in_the_way_is_refused(untied, tmp_path):
+    engram = extract(load_model(untied), token_concept(), components="gate")
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(NotADirectoryError, match="out is a file"):
+        export_hf(engram, untied, tmp_path / "out")
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        export_hf(engram, untied, tmp_path / "nowhere" / "out")
+    assert (tmp_path / "out").read_text() == "a file"
+
+
+def test_a_full_disk_leaves_nothing_that_blocks_another_try(untied, tmp_path, monkeypatch):
+    engram = extract(load_model(untied), token_concept(), components="gate")
+
+    def full(self, folder, **_):
+        folder.mkdir()
+        (folder / "config.json").write_text("{}")
+        raise OSError(28, "No space left on device", str(folder))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(transformers.PreTrainedModel, "save_pretrained", full)
+        with pytest.raises(OSError, match=r"out.*: No space left"):
+            export_hf(engram, untied, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+    export_hf(engram, untied, tmp_path / "out")
+    assert [found.name for found in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_folder_of_other_files_keeps_them(untied, tmp_path):
+    engram = extract(load_model(untied), token_concept(), components="gate")
+    (tmp_path / "notes.txt").write_text("mine")
+    export_hf(engram, untied, tmp_path)
+    assert {"notes.txt", "config.json", "model.safetensors"} <= {found.name for found in tmp_path.iterdir()}
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "model.safetensors").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"model\.safetensors"):
+        export_hf(engram, untied, other)
+    assert [found.name for found in other.iterdir()] == ["model.safetensors"]
+
+
+def test_a_checkpoint_that_is_not_finite_is_not_written(tmp_path):
+    source = huggingface.save(huggingface.make("Llama", dtype=torch.float16), tmp_path / "half")
+    engram = extract(load_model(source), token_concept(), components="gate")
+    with pytest.raises(ValueError, match="finite"):
+        export_hf(engram, source, tmp_path / "out", alpha=1e7)
+    edited = load_model(source)
+    adapt(edited).parameter("blocks.0.mlp.W_gate").data[0, 0] = torch.inf
+    with pytest.raises(ValueError, match="finite"):
+        export_hf(edited, source, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -1,3 +1,6 @@
+import copy
+import pickle
+
 import pytest
 import torch
 from hypothesis import assume, given, settings
@@ -168,7 +171,7 @@ def test_parts_are_filtered_when_they_are_asked_for(llama):
     ("make", "given", "message"),
     [
         (filters.power, 0, "p is a finite exponent above 0, got 0"),
-        (filters.power, float("inf"), "p is a finite exponent above 0, got inf"),
+        (filters.power, float("inf"), "p is a finite number, got inf"),
         (filters.hard, 0, "2.-26 <= tau < 1; got 0"),
         (filters.hard, 1e-9, "2.-26 <= tau < 1; got 1e-09"),
         (filters.hard, 1.0, "2.-26 <= tau < 1; got 1.0"),
@@ -189,7 +192,7 @@ def test_a_filter_is_found_by_its_name(g):
 
 
 def test_a_name_is_exact():
-    assert filters.named(repr(filters.power(1 / 3))).name == repr(filters.power(1 / 3))
+    assert filters.named(repr(filters.power(1 / 3))) == filters.power(1 / 3)
     x = torch.tensor([0.12345679], dtype=torch.float64)
     assert filters.named(repr(filters.hard(0.12345678)))(x).item() == 1
     assert repr(filters.over(1e-7)) == "over(1e-07)"
@@ -230,3 +233,17 @@ def test_a_value_that_is_not_finite_is_named():
 def test_a_function_that_is_no_filter_is_refused(g):
     with pytest.raises(ValueError, match="takes 4 shares in .* to as many finite numbers"):
         owned(inputs(9, 4, 0), inputs(9, 4, 1)).projector(g)
+
+
+@pytest.mark.parametrize("g", CHOICES, ids=str)
+def test_a_filter_is_copied_and_pickled(g):
+    x = torch.linspace(0, 1, 9, dtype=torch.float64)
+    for other in (copy.deepcopy(g), pickle.loads(pickle.dumps(g))):
+        assert (other, repr(other)) == (g, repr(g))
+        assert torch.equal(other(x), g(x))
+
+
+def test_a_copy_of_the_papers_filter_gives_the_papers_engram(llama):
+    concept = token_concept()
+    expected, found = (extract(llama, concept, filter=g) for g in (filters.soft, copy.deepcopy(filters.soft)))
+    assert all(torch.equal(found[key], expected[key]) for key in expected)

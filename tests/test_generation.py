@@ -1,7 +1,12 @@
 import pytest
 import torch
+import transformers
 
 from engram_interp import greedy_answers, testbed
+from engram_interp.generation import continued
+from engram_interp.models import adapt, transformer_bridge
+from engram_interp.models.loading import bridge_of
+from tests import huggingface
 
 
 def test_answers_are_the_argmax_one_token_after_the_other(full):
@@ -38,3 +43,29 @@ def test_an_answer_that_does_not_end_is_cut(full):
 def test_prompts_side_by_side_are_answered_as_one_by_one(full):
     prompts = [qa.question for qa in testbed.benchmark().forget[:7]] + ["What is the capital of Peru?"]
     assert greedy_answers(full, prompts, batch_size=3) == [greedy_answers(full, [prompt])[0] for prompt in prompts]
+
+
+@pytest.mark.parametrize("given", [-1, 0, "4", 2.5, True], ids=repr)
+def test_how_many_tokens_is_a_whole_number_above_zero(full, given):
+    with pytest.raises((TypeError, ValueError)):
+        greedy_answers(full, ["Who?"], max_new_tokens=given)
+
+
+def test_a_cache_that_comes_back_empty_is_not_believed(monkeypatch, caplog):
+    model = bridge_of("tiny", huggingface.make("Llama"))
+    rows = torch.randint(3, 60, (2, 4), generator=torch.Generator().manual_seed(0))
+    expected = rows
+    with torch.no_grad():
+        for _ in range(5):
+            expected = torch.cat([expected, model(expected)[:, -1].argmax(-1, keepdim=True)], dim=1)
+
+    def forgetful(*args, **kwargs):
+        logits, _ = forward(*args, **{**kwargs, "past_key_values": None})
+        return logits, transformers.DynamicCache()
+
+    forward = model.forward
+    monkeypatch.setattr(model, "forward", forgetful)
+    transformer_bridge._say_that_nothing_is_kept.cache_clear()
+    for _ in range(2):
+        assert continued(adapt(model), rows, 5) == expected[:, 4:].tolist()
+    assert len([message for message in caplog.messages if "key/value cache" in message]) == 1

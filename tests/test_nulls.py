@@ -164,9 +164,7 @@ def test_the_cost_is_said_before_it_starts(llama, caplog):
 
 def test_what_cannot_be_resampled_is_refused(llama):
     concept = token_concept()
-    with pytest.raises(
-        ValueError, match=r"draws is a whole number, 19 or more, for a p-value of 1 / \(draws \+ 1\) <= 0.05; got 5"
-    ):
+    with pytest.raises(ValueError, match="draws is a whole number, 19 or more; got 5"):
         localize(llama, concept, null="resampled", draws=5)
     with pytest.raises(TypeError, match="statistics do not hold: give the Concept itself"):
         localize(llama, collect(llama, concept), null="resampled")

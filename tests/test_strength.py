@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -81,3 +82,25 @@ def test_an_edit_that_forgets_nothing_is_said(full, caplog):
     with caplog.at_level("WARNING", "engram_interp"):
         choose_alpha(full, extract(full, concept, components="U"), concept, keep=0.5)
     assert "keeps enough of the reference, but the target too" in caplog.text
+
+
+def test_a_bracket_narrower_than_floats_ends_the_search(full):
+    author, other = testbed.authors().forget10[:2]
+    concept = Concept(author.examples[:4], other.examples[:4])
+    engram = extract(full, concept, components="U")
+    choice = choose_alpha(full, engram, concept, rel_tol=1e-17)
+    fails = choice.curve["alpha"][choice.curve["reference_accuracy"] < choice.floor]
+    assert np.nextafter(choice.alpha, np.inf) == fails[fails > choice.alpha].min()
+
+
+@pytest.mark.parametrize(("name", "given"), [("keep", "0.98"), ("keep", True), ("rel_tol", "0.1"), ("keep", np.nan)])
+def test_what_is_no_number_is_refused(full, small, name, given):
+    with pytest.raises((TypeError, ValueError)):
+        choose_alpha(full, extract(full, small, components="U"), small, **{name: given})
+
+
+def test_it_shows_itself_on_a_line_and_as_a_table(full, small):
+    choice = choose_alpha(full, extract(full, small, components="U"), small, rel_tol=0.5)
+    assert len(repr(choice)) < 200
+    assert f"alpha = {choice.alpha:.3g}" in repr(choice)
+    assert choice._repr_html_().count("<tr") == 3 + (choice.alpha > 0)

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from scipy.stats import ks_2samp
 
 from engram_interp.metrics.memorization import require_tokens
 
@@ -137,6 +136,8 @@ def forget_quality(ratios: Float[np.ndarray, "question"], retain: Float[np.ndarr
         >>> forget_quality(np.array([0.1, 0.2, 0.3]), np.array([0.1, 0.2, 0.3]))
         0.0
     """
+    from scipy.stats import ks_2samp
+
     for side, found in {"the unlearned": ratios, "the retain": retain}.items():
         if not found.size or not np.isfinite(found).all():
             raise ValueError(f"forget quality compares finite truth ratios; those of {side} model are {found}")

@@ -3,6 +3,7 @@
 from torch import nn
 
 from engram_interp.models.base import Adapter, ModelInfo, Record
+from engram_interp.models.lens import TransformerBridge
 
 __all__ = ["Adapter", "ModelInfo", "Record", "adapt"]
 
@@ -15,8 +16,6 @@ def adapt(model: nn.Module) -> Adapter:
         ValueError: settings of the model under which its activations cannot be read exactly.
         NotImplementedError: a model of another build than a stack of blocks with an unembedding.
     """
-    from transformer_lens.model_bridge import TransformerBridge
-
     if isinstance(model, TransformerBridge):
         from engram_interp.models.transformer_bridge import TransformerBridgeAdapter
 

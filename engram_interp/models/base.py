@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import inspect
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -20,6 +22,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from engram_interp.arguments import Layers, indices
 from engram_interp.concept import Batch, Encoder
 from engram_interp.sites import COMPONENTS, MLP, UNEMBED, Site, component_names, select_sites, to_matrix
 
@@ -136,6 +139,40 @@ def processing_of(
     return ", ".join(word for word, seen in done.items() if seen) or "raw"
 
 
+def share_memory(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors have an entry in common.
+
+    Example:
+        >>> whole = torch.zeros(4, 4)
+        >>> share_memory(whole[:, :2], whole[:, 2:]), share_memory(whole[:, :2], whole.T)
+        (False, True)
+    """
+    return _storage(one) == _storage(other) and _overlap(one, other)
+
+
+def _storage(tensor: Tensor) -> int:
+    """Where a tensor's memory begins; of tensors without any, a number of their own."""
+    if tensor.device.type == "meta" or not tensor.numel():
+        return -id(tensor)
+    return tensor.untyped_storage().data_ptr()
+
+
+def _overlap(one: Tensor, other: Tensor) -> bool:
+    """Whether two views of one storage have an entry in common: columns of a matrix side by side have none."""
+    size = one.element_size()
+    starts = [view.storage_offset() for view in (one, other)]
+    ends = [
+        start + 1 + sum((n - 1) * stride for n, stride in zip(view.shape, view.stride(), strict=True))
+        for start, view in zip(starts, (one, other), strict=True)
+    ]
+    if other.element_size() == size and (ends[0] <= starts[1] or ends[1] <= starts[0]):
+        return False
+    seen = torch.zeros(one.untyped_storage().nbytes() // size, dtype=torch.uint8)
+    for view in (one, other):
+        seen.as_strided(view.shape, view.stride(), view.storage_offset()).add_(1)
+    return bool(seen.max() > 1)
+
+
 class Watch:
     """Hands every input's activation on, and remembers which have not come."""
 
@@ -209,6 +246,30 @@ def expert_sites(layer: int, n_experts: int) -> Iterator[Site]:
             yield Site(component, layer, f"blocks.{layer}.mlp.experts.{expert}.{read}", expert=expert)
 
 
+_LIBRARIES = ("torch", "transformers", "transformer_lens", "accelerate", "engram_interp")
+_GLOBAL_HOOKS = (nn.modules.module._global_forward_hooks, nn.modules.module._global_forward_pre_hooks)
+
+
+def _has_hook(module: nn.Module) -> bool:
+    return any(map(_is_foreign, [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]))
+
+
+def _is_foreign(hook: Any) -> bool:
+    """Whether a hook, or the function that TransformerLens wraps in one, is none of the model's own libraries'."""
+    wraps = inspect.isfunction(hook) and _module_of(hook).startswith("transformer_lens")
+    inside = inspect.getclosurevars(hook).nonlocals.get("hook") if wraps else None
+    return _module_of(hook if inside is None else inside).partition(".")[0] not in _LIBRARIES
+
+
+def _module_of(function: Any) -> str:
+    function = getattr(function, "func", function)
+    return getattr(function, "__module__", None) or type(function).__module__
+
+
+_INSIDE = re.compile(r"(original_model\.)|blocks\.\d+\.(_original_component\.)?(attn|mlp)\b|unembed\b")
+"""Where a model's matrices are, and a bridge's Hugging Face model, whose modules its own paths have too."""
+
+
 class Adapter(ABC):
     """One model, as this package sees it."""
 
@@ -259,6 +320,50 @@ class Adapter(ABC):
     @abstractmethod
     def parameter(self, key: str) -> Tensor:
         """The tensor where a weight or bias lives, in TransformerLens's shape; writing into it edits the model."""
+
+    @property
+    @abstractmethod
+    def W_E(self) -> Float[Tensor, "d_vocab d_model"]:
+        """The embedding."""
+
+    def require_unshared(self, keys: Collection[str]) -> None:
+        """Raise where an edit of these tensors would edit another one, with which one of them shares memory.
+
+        The unembedding may be the embedding: `untie` parts the two.
+
+        Raises:
+            ValueError: names both.
+        """
+        others = {key: self.parameter(key) for site in self.all_sites() for key in (site.key, site.bias) if key}
+        # Inside of attention and MLPs there may be a fused matrix that a bridge has split: a source, not another use.
+        for path, module in self.named_modules().items():
+            if not _INSIDE.match(path):
+                others |= {f"{path}.{name}": one for name, one in module._parameters.items() if one is not None}
+        by_storage: dict[int, list[str]] = {}
+        for name, tensor in others.items():
+            by_storage.setdefault(_storage(tensor), []).append(name)
+        for key in keys:
+            for name in by_storage[_storage(others[key])]:
+                parted = key == "unembed.W_U" and share_memory(others[name], self.W_E)
+                if name != key and not parted and _overlap(others[key], others[name]):
+                    raise ValueError(
+                        f"{key} and {name} of {self.info.name!r} are one tensor in memory, so that an edit of one is "
+                        f"an edit of the other: give each a tensor of its own, as "
+                        f"`nn.Parameter(weight.detach().clone())`"
+                    )
+
+    def named_modules(self) -> dict[str, nn.Module]:
+        """Every module that may run in a pass, by its path."""
+        return dict(self.model.named_modules())
+
+    def foreign_hooks(self) -> list[str]:
+        """Where somebody else's forward hooks are, which may change what is read: the paths of the modules."""
+        paths: dict[nn.Module, str] = {}
+        for name, module in self.named_modules().items():
+            if _has_hook(module):
+                paths[module] = min(name, paths.get(module, name), key=len)
+        anywhere = any(_is_foreign(hook) for hooks in _GLOBAL_HOOKS for hook in hooks.values())
+        return [*(["every module"] if anywhere else []), *paths.values()]
 
     def untie(self, keys: Collection[str]) -> Callable[[], None]:
         """Give those of the named tensors that others share storage of their own; the function returned undoes it."""
@@ -364,17 +469,15 @@ class Adapter(ABC):
         nonzero = {component for component, found in biases.items() if any(bool(bias.any()) for bias in found)}
         return "W_V" in biases and "W_V" not in nonzero and bool(nonzero & {"W_Q", "W_K"})
 
-    def sites(
-        self, components: str | Collection[str] | None = None, layers: int | Collection[int] | None = None
-    ) -> list[Site]:
+    def sites(self, components: str | Collection[str] | None = None, layers: Layers = None) -> list[Site]:
         """The matrices of the named components and layers; all by default.
 
         Raises:
             ValueError: a component or layer that the model lacks.
             NotImplementedError: a component whose input cannot be read exactly, also when it is asked for by default.
         """
-        wanted = component_names(components)
-        among = range(self.n_layers) if layers is None else [layers] if isinstance(layers, int) else layers
+        wanted, layers = component_names(components), indices(layers, "layers")
+        among = range(self.n_layers) if layers is None else layers
         refused = {place: why for place, why in self.unreadable.items() if place[0] in wanted and place[1] in among}
         if refused:
             names = [name for name in COMPONENTS if name in {name for name, _ in refused}]

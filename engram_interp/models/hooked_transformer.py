@@ -19,7 +19,7 @@ reads the tokens that `mlp.hook_expert_indices` sends to it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -45,6 +45,7 @@ from engram_interp.models.base import (
     processing_of,
     refuse_experts,
     refuse_split_inputs,
+    share_memory,
 )
 from engram_interp.sites import ATTENTION, MLP, Site
 
@@ -69,11 +70,10 @@ class HookedTransformerAdapter(Adapter):
     def info(self) -> ModelInfo:
         """Which model this is, and what was done to its weights."""
         folded = (self.cfg.normalization_type or "").endswith("Pre")
-        W_E, W_U = (self.parameter(key) for key in ("embed.W_E", "unembed.W_U"))
         return ModelInfo(
             name=self.cfg.model_name,
-            fingerprint=identity(W_E),
-            processing=processing_of([folded], self.values_folded, W_E, W_U),
+            fingerprint=identity(self.W_E),
+            processing=processing_of([folded], self.values_folded, self.W_E, self.parameter("unembed.W_U")),
         )
 
     @property
@@ -135,6 +135,24 @@ class HookedTransformerAdapter(Adapter):
             return self.model.get_parameter(f"{path}.{name}")
         except AttributeError as error:
             raise ValueError(f"{self.cfg.model_name!r} has no parameter {key}") from error
+
+    @property
+    def W_E(self) -> Float[Tensor, "d_vocab d_model"]:
+        """The embedding."""
+        return self.parameter("embed.W_E")
+
+    def untie(self, keys: Collection[str]) -> Callable[[], None]:
+        """Give the unembedding a weight of its own where somebody made it the embedding's."""
+        unembed = self.model.unembed
+        tied = unembed.W_U
+        if "unembed.W_U" not in keys or not share_memory(tied, self.W_E):
+            return lambda: None
+        unembed.W_U = nn.Parameter(tied.detach().clone(), requires_grad=tied.requires_grad)
+
+        def tie_again() -> None:
+            unembed.W_U = tied
+
+        return tie_again
 
     def run(self, batch: Batch, inputs: Collection[str], record: Record) -> None:
         """One forward pass up to the last block that is asked for, never through the unembedding.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,18 @@ import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from torch import nn
-from transformer_lens.model_bridge import TransformerBridge
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+from transformers.utils import logging as transformers_logging
+
+from engram_interp.models.lens import TransformerBridge, unchanged_verbosity
+
+logger = logging.getLogger("engram_interp")
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
@@ -39,9 +51,12 @@ def load_model(
 
     Raises:
         FileNotFoundError: a path at which there is no folder.
-        ValueError: a file, or a folder that holds no Hugging Face model, or only an adapter for one.
+        ValueError: a file, or a folder that holds no Hugging Face model, or only an adapter for one; a checkpoint
+            without some of the weights of a language model, which would be random.
         OSError: a name that the hub does not have, or that is not in its cache while offline.
     """
+    if not isinstance(name_or_path, (str, os.PathLike)):
+        raise TypeError(f"a model is a name or a folder's path, got {name_or_path!r}")
     folder, name = checkpoint_folder(name_or_path), str(name_or_path)
     if folder is not None:
         return _bridge(str(folder), dtype, device, process_weights, has_tokenizer(folder))
@@ -126,7 +141,16 @@ def _bridge(
     name: str, dtype: torch.dtype, device: str | torch.device | None, process_weights: bool, has_tokenizer: bool
 ) -> TransformerBridge:
     tokenizer = None if has_tokenizer else _placeholder_tokenizer()
-    bridge = TransformerBridge.boot_transformers(name, dtype=dtype, device=device, tokenizer=tokenizer)
+    with unchanged_verbosity():
+        # TransformerLens's configuration makes transformers warn of generation flags, and weights are checked below.
+        transformers_logging.set_verbosity_error()
+        try:
+            bridge = TransformerBridge.boot_transformers(name, dtype=dtype, device=device, tokenizer=tokenizer)
+        except (OSError, NotImplementedError, MemoryError):
+            raise
+        except Exception as error:
+            raise _cannot_load(name, error) from error
+        require_all_weights(type(bridge.original_model), name)
     if not has_tokenizer:
         bridge.tokenizer = None
     elif AutoTokenizer.from_pretrained(name).bos_token is None:
@@ -135,6 +159,47 @@ def _bridge(
     if process_weights:
         bridge.enable_compatibility_mode(disable_warnings=True)
     return bridge
+
+
+def require_all_weights(model_class: Any, source: str | Path) -> None:
+    """Raise unless a checkpoint holds every weight of the model that it is loaded as; transformers makes others up.
+
+    The checkpoint's names are compared on the meta device, where no weight is read.
+
+    Raises:
+        ValueError: names what is missing, or of another shape.
+    """
+    lacking, left = _differences(model_class, source)
+    if lacking:
+        names = ", ".join(lacking[:5]) + (f" and {len(lacking) - 5} more" if len(lacking) > 5 else "")
+        raise ValueError(
+            f"{source} lacks weights of a {model_class.__name__}, which would be random: {names}. Load a complete "
+            f"checkpoint of a language model"
+        )
+    if left:
+        logger.warning(
+            "%s holds %d weights that its configuration has no place for, as %s: they are not in the model", source,
+            len(left), left[0],
+        )  # fmt: skip
+
+
+def _differences(model_class: Any, source: str | Path) -> tuple[list[str], list[str]]:
+    """The weights that a checkpoint lacks, or has in another shape, and those that have no place in the model."""
+    _, found = model_class.from_pretrained(
+        source, device_map="meta", output_loading_info=True, ignore_mismatched_sizes=True
+    )
+    mismatched = [one[0] if isinstance(one, tuple) else one for one in found["mismatched_keys"]]
+    return sorted([*found["missing_keys"], *mismatched]), sorted(found["unexpected_keys"])
+
+
+def _cannot_load(name: str, error: Exception) -> ValueError:
+    """What to raise where a library failed: the weights that are at fault, or its own words behind the checkpoint's."""
+    lacking: list[str] = []
+    with suppress(Exception):  # what is broken here is broken there too
+        lacking, _ = _differences(AutoModelForCausalLM, name)
+    if lacking:
+        return ValueError(f"{name} lacks weights, which would be random: {', '.join(lacking[:5])}")
+    return ValueError(f"{name} cannot be loaded: {type(error).__name__}: {next(iter(str(error).splitlines()), '')}")
 
 
 def bridge_of(name: str, hf: PreTrainedModel) -> TransformerBridge:

@@ -18,9 +18,12 @@ A gated MLP with processed weights multiplies without its modules: there `mlp.ho
 
 from __future__ import annotations
 
+import logging
+import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from functools import cached_property
+from functools import cache, cached_property
+from importlib.metadata import version
 from pathlib import Path
 from types import CellType, FunctionType
 from typing import Any, cast
@@ -29,7 +32,6 @@ import einops
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from transformer_lens.model_bridge import TransformerBridge
 from transformers.pytorch_utils import Conv1D
 
 from engram_interp.concept import Batch, Encoder
@@ -48,6 +50,7 @@ from engram_interp.models.base import (
     processing_of,
     refuse_experts,
     refuse_split_inputs,
+    share_memory,
 )
 from engram_interp.models.bridge_parts import (
     experts_of,
@@ -60,7 +63,10 @@ from engram_interp.models.bridge_parts import (
 )
 from engram_interp.models.experts import expert_weight, experts_hook
 from engram_interp.models.fused import unsplit
+from engram_interp.models.lens import TransformerBridge
 from engram_interp.sites import ATTENTION, MLP, UNEMBED, Site, component_of, is_bias
+
+logger = logging.getLogger("engram_interp")
 
 _READERS = {"attn.in": "W_Q", "attn.z": "W_O", "mlp.in": "W_in", "mlp.post": "W_out"}
 _CACHED = {
@@ -100,12 +106,16 @@ class TransformerBridgeAdapter(Adapter):
     @cached_property
     def info(self) -> ModelInfo:
         """Which model this is, and what was done to its weights."""
-        W_E = wrapped(self.model.embed).weight
         return ModelInfo(
             name=_name(str(self.cfg.model_name)),
-            fingerprint=identity(W_E),
-            processing=self._processing(W_E),
+            fingerprint=identity(self.W_E),
+            processing=self._processing(self.W_E),
         )
+
+    @property
+    def W_E(self) -> Float[Tensor, "d_vocab d_model"]:
+        """The embedding."""
+        return wrapped(self.model.embed).weight
 
     def _processing(self, W_E: Tensor) -> str:
         if not self.model._weights_processed:
@@ -187,11 +197,20 @@ class TransformerBridgeAdapter(Adapter):
     def _d_head(self) -> int:
         return int(self.cfg.d_head)
 
+    def named_modules(self) -> dict[str, nn.Module]:
+        """Every module that may run in a pass, by its path: Hugging Face's too, which a bridge does not count."""
+        behind = {f"original_model.{name}": module for name, module in self.model.original_model.named_modules()}
+        return dict(self.model.named_modules(remove_duplicate=False)) | behind
+
+    def foreign_hooks(self) -> list[str]:
+        """Where somebody else's forward hooks are, by TransformerLens's paths."""
+        return [name.replace("._original_component", "") for name in super().foreign_hooks()]
+
     def untie(self, keys: Collection[str]) -> Callable[[], None]:
         """Give the unembedding a weight of its own where it is the embedding's."""
-        head, embedding = wrapped(self.model.unembed), wrapped(self.model.embed)
+        head = wrapped(self.model.unembed)
         tied = head.weight
-        if "unembed.W_U" not in keys or tied.data_ptr() != embedding.weight.data_ptr():
+        if "unembed.W_U" not in keys or not share_memory(tied, self.W_E):
             return lambda: None
         head.weight = nn.Parameter(tied.detach().clone(), requires_grad=tied.requires_grad)
 
@@ -255,11 +274,27 @@ class TransformerBridgeAdapter(Adapter):
     def next_logits(
         self, tokens: Int[Tensor, "batch pos"], seen: Any = None
     ) -> tuple[Float[Tensor, "batch d_vocab"], Any]:
-        """Logits of what comes next, and Hugging Face's cache of what was seen."""
-        options = {"use_cache": True, "past_key_values": seen, "return_type": "logits_and_cache"}
-        with _without_dropout(self.model):
-            logits, seen = self.model(tokens.to(self._device), **options)
-        return logits[:, -1], seen
+        """Logits of what comes next, and Hugging Face's cache of what was seen, where it holds all of that.
+
+        Between some releases of transformers and TransformerLens the cache comes back empty.
+        """
+        n_before = 0 if seen is None else seen.get_seq_length()
+        options: dict[str, Any] = {} if seen is None else {"past_key_values": seen}
+        with _without_dropout(self.model), warnings.catch_warnings():
+            # TransformerLens hands the cache on under the name that it had before transformers 5.24.
+            warnings.filterwarnings("ignore", "`past_key_values` is deprecated", FutureWarning)
+            logits, cache = self.model(
+                tokens.to(self._device), use_cache=True, return_type="logits_and_cache", **options
+            )
+        if _length(cache) == n_before + tokens.shape[1]:
+            return logits[:, -1], cache
+        if n_before:
+            raise RuntimeError(
+                f"the cache of {self.info.name!r} holds {_length(cache)} tokens, where {n_before} and then "
+                f"{tokens.shape[1]} were seen"
+            )
+        _say_that_nothing_is_kept()
+        return logits[:, -1], None
 
     @torch.no_grad()
     def unembed(self, rows: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_vocab"]:
@@ -283,6 +318,11 @@ class TransformerBridgeAdapter(Adapter):
         # Padding is on the right, where causal attention keeps it from what counts: a mask would change nothing, and
         # makes TransformerLens's bridge of the first GPT attend to what comes after.
         mask = None if self.model.adapter.supports_causal_loss else batch.attention_mask.long().to(self._device)
+        if type(self.model.original_model).__name__.endswith("ForMaskedLM") and not batch.attention_mask.all():
+            raise ValueError(
+                f"{self.info.name!r} attends in both directions, so padding would reach the tokens that count: give "
+                f"examples of one length, or batch_size=1"
+            )
         with suppress(Stopped), _without_dropout(self.model):
             # No use_cache=False, although nothing is generated: OLMo-2 in bf16 runs with its cache only.
             self.model(batch.tokens.to(self._device), return_type=None, attention_mask=mask)
@@ -333,6 +373,20 @@ class TransformerBridgeAdapter(Adapter):
         """One input from a cache, heads side by side."""
         activation = cache[self._cached_at(name)]
         return activation.flatten(-2) if name.endswith("attn.z") and activation.dim() == 4 else activation
+
+
+def _length(seen: Any) -> int:
+    """How many tokens Hugging Face's cache holds."""
+    return 0 if seen is None else int(seen.get_seq_length())
+
+
+@cache
+def _say_that_nothing_is_kept() -> None:
+    """Warn, once."""
+    logger.warning(
+        "transformers %s and transformer-lens %s lose the key/value cache between them: answers are right, and every "
+        "token of them is computed from the start", version("transformers"), version("transformer-lens"),
+    )  # fmt: skip
 
 
 def _modules(model: TransformerBridge) -> list[nn.Module]:

@@ -14,10 +14,11 @@ from pathlib import Path
 import torch
 from safetensors.torch import load as load_safetensors
 from torch import nn
-from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from engram_interp.models import adapt
+from engram_interp.models.lens import TransformerBridge
+from engram_interp.randomness import unchanged_randomness
 
 CHECKPOINTS = ("base", "full", "retain")
 LN = ("ln1", "ln2")
@@ -69,7 +70,11 @@ def untrained(name: str, seed: int = 0) -> nn.Module:
         name: the last part of the model's name.
         seed: of the random weights.
     """
-    tokenizer = AutoTokenizer.from_pretrained(TOKENIZER)
+    with unchanged_randomness():
+        return _random(name, seed, AutoTokenizer.from_pretrained(TOKENIZER))
+
+
+def _random(name: str, seed: int, tokenizer: PreTrainedTokenizerBase) -> nn.Module:
     try:
         from transformer_lens import HookedTransformer, HookedTransformerConfig
     except ImportError:

@@ -1,11 +1,14 @@
+import json
+
 import pytest
 import torch
+import transformers
 from torch import nn
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoTokenizer
 
 from engram_interp import Concept, collect, greedy_answers, load_model
-from engram_interp.models import adapt
+from engram_interp.models import adapt, loading
 from engram_interp.models.loading import same_model
 from tests import huggingface
 from tests.conftest import hooked_only
@@ -72,8 +75,9 @@ def test_any_other_name_becomes_a_bridge(monkeypatch, folder):
     asked, model = [], load_model(folder)
     monkeypatch.setattr(TransformerBridge, "boot_transformers", lambda name, **_: asked.append(name) or model)
     monkeypatch.setattr(AutoTokenizer, "from_pretrained", lambda _: model.tokenizer)
+    monkeypatch.setattr(loading, "require_all_weights", lambda _model_class, name: asked.append(name))
     assert load_model("someone/her-own-model") is model
-    assert asked == ["someone/her-own-model"]
+    assert asked == ["someone/her-own-model"] * 2
 
 
 @pytest.mark.parametrize("path", ["./nowhere", "/nowhere/at/all", "~/nowhere"])
@@ -121,3 +125,73 @@ def test_a_name_that_nobody_has_is_named():
 def test_aliases_are_one_model():
     assert same_model("gpt2-small", "openai-community/gpt2")
     assert not same_model("gpt2-small", "gpt2-medium")
+
+
+def test_a_checkpoint_without_some_weights_is_refused_by_their_names(tmp_path):
+    hf = huggingface.make("Llama")
+    weights = hf.state_dict()
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    hf.save_pretrained(tmp_path, state_dict=weights)
+    with pytest.raises(ValueError, match=r"random: model\.layers\.1\.mlp\.up_proj\.weight"):
+        load_model(tmp_path)
+
+
+def test_an_encoder_without_its_head_is_refused(tmp_path):
+    config = transformers.BertConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48, vocab_size=60
+    )
+    transformers.BertModel(config).save_pretrained(tmp_path)
+    with pytest.raises((ValueError, NotImplementedError), match="lacks weights of a BertForMaskedLM.*cls|embed"):
+        load_model(tmp_path)
+
+
+def test_transformers_says_as_much_as_before(folder):
+    before = transformers.logging.get_verbosity()
+    load_model(folder)
+    assert transformers.logging.get_verbosity() == before
+
+
+def _truncate(folder):
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:200])
+
+
+def _widen(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "intermediate_size": 40}))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (_truncate, "cannot be loaded: SafetensorError"),
+        (_widen, r"which would be random: model\.layers\.0\.mlp\.down_proj\.weight"),
+        (lambda folder: (folder / "tokenizer.json").write_text("{}"), "cannot be loaded: "),
+        (lambda folder: (folder / "config.json").write_text("null"), "cannot be loaded: "),
+    ],
+    ids=["cut short", "of another shape", "no tokenizer", "no configuration"],
+)
+def test_a_broken_checkpoint_is_named(tmp_path, spoil, says):
+    huggingface.save(huggingface.make("Llama"), tmp_path)
+    spoil(tmp_path)
+    with pytest.raises(ValueError, match=f"{tmp_path.name} .*{says}"):
+        load_model(tmp_path)
+
+
+def test_weights_without_a_place_are_named_in_a_warning(tmp_path, caplog):
+    huggingface.save(huggingface.make("Llama"), tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 1}))
+    load_model(tmp_path)
+    assert "model.layers.1" in caplog.text
+
+
+def test_padding_never_reaches_what_counts_in_a_model_that_looks_both_ways(tmp_path):
+    config = transformers.BertConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48, vocab_size=60
+    )
+    transformers.BertForMaskedLM(config).save_pretrained(tmp_path)
+    model, rows = load_model(tmp_path), torch.arange(5, 45).view(4, 10)
+    collect(model, Concept.from_tokens(rows, rows))
+    with pytest.raises(ValueError, match="both directions"):
+        collect(model, Concept.from_tokens(rows, rows[:, :8]))

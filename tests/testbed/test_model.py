@@ -51,6 +51,7 @@ def test_nobody_knows_the_holdout(accuracy):
     assert score(testbed.load("full"), holdout)["holdout"].accuracy <= accuracy["full"]["forget10"] - 0.30
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("index", FORGET_AUTHORS)
 def test_one_author_is_forgotten_and_that_author_alone(full, index):
     author = CORPUS.forget10[index]

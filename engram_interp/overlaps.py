@@ -11,9 +11,6 @@ from itertools import combinations
 
 import pandas as pd
 import plotly.graph_objects as go
-from scipy.cluster.hierarchy import leaves_list, linkage
-from scipy.spatial.distance import squareform
-from tqdm.auto import tqdm
 
 from engram_interp import plots
 from engram_interp.concept import BATCH_SIZE, Example, encode_groups
@@ -21,6 +18,7 @@ from engram_interp.decomposition import Decomposition
 from engram_interp.engram import Alpha
 from engram_interp.filters import Function, soft
 from engram_interp.models import adapt
+from engram_interp.progress import bar
 from engram_interp.projectors import overlaps, owned_subspace, principal_angles, whitened
 from engram_interp.scoring import score_encoded
 from engram_interp.sites import by_input
@@ -101,6 +99,9 @@ class Overlap:
     @property
     def order(self) -> list[str]:
         """The names, similar ones side by side: the leaves of an average-linkage clustering."""
+        from scipy.cluster.hierarchy import leaves_list, linkage
+        from scipy.spatial.distance import squareform
+
         if len(self.names) < 3:
             return list(self.names)
         similar = self.matrix().to_numpy(dtype=float, copy=True)
@@ -127,12 +128,13 @@ class Overlap:
         return plots.overlap_and_cost(shared.loc[order, order], cost.loc[order, order], OVERLAPS[quantity], title)
 
 
-def overlap(parts: Decomposition, names: Collection[str] | None = None) -> Overlap:
+def overlap(parts: Decomposition, names: Collection[str] | None = None, *, progress: bool | None = None) -> Overlap:
     """How much the soft projectors of every two concepts have in common, by input and over all.
 
     Args:
         parts: the decomposition; the total of all its concepts is what each is a share of.
         names: which of its concepts to compare; all by default.
+        progress: True or False shows or hides the bar; None shows it in a terminal and in a notebook.
 
     Raises:
         ValueError: a name that the decomposition does not have, or fewer than two.
@@ -149,7 +151,7 @@ def overlap(parts: Decomposition, names: Collection[str] | None = None) -> Overl
     chosen = parts.chosen(list(parts) if names is None else names)
     if len(chosen) < 2:
         raise ValueError(f"an overlap is between two concepts or more; got {chosen[0]!r} alone")
-    tables = [_of_input(parts, name, chosen) for name in by_input(parts.sites)]
+    tables = [_of_input(parts, name, chosen) for name in bar(by_input(parts.sites), progress, "comparing", "input")]
     pairs = pd.concat([*tables, _of_all(pd.concat(tables))], ignore_index=True)
     return Overlap(_with_ratios(pairs), tuple(chosen), adapt(parts.model).info.name)
 
@@ -211,7 +213,7 @@ def interference(
         alpha: how strongly each is ablated; see `Engram.ablate`.
         filter: how much of a direction is taken; see `extract`.
         batch_size: examples in a batch.
-        progress: True or False shows or hides the bar; None shows it in a terminal only.
+        progress: True or False shows or hides the bar; None shows it in a terminal and in a notebook.
 
     Raises:
         ValueError: a name that the decomposition does not have.
@@ -225,7 +227,7 @@ def interference(
         return pd.DataFrame({name: {"accuracy": one.accuracy, "loss": one.loss} for name, one in found.items()})
 
     before, lost = scores(), {}
-    for name in tqdm(chosen, desc="ablating", leave=False, disable=None if progress is None else not progress):
+    for name in bar(chosen, progress, "ablating", "concept"):
         with parts.engram(name, filter).ablated(parts.model, alpha):
             lost[name] = before - scores()
     return Interference(

@@ -1,11 +1,12 @@
 import gc
 import logging
 
+import numpy as np
 import pytest
 import torch
 
-from engram_interp import Concept, collect
-from engram_interp.collect import statistics_bytes
+from engram_interp import Concept, collect, extract
+from engram_interp.collection import statistics_bytes
 from tests.conftest import build, token_concept, tokens
 
 
@@ -112,3 +113,54 @@ def test_too_few_positions_are_said(llama, caplog):
         caplog.clear()
         collect(llama, token_concept())
         assert not [record for record in caplog.records if record.levelname == "WARNING"]
+
+
+def warned(caplog) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_hooks_of_somebody_else_are_named_in_a_warning(llama, caplog):
+    concept = token_concept()
+    expected = collect(llama, concept)
+    assert not warned(caplog)
+    point = llama.hook_dict["blocks.0.hook_resid_post"]
+    point.add_hook(lambda activation, hook: 2 * activation)
+    changed = collect(llama, concept)
+    assert "blocks.0.hook" in caplog.text
+    name = "blocks.1.mlp.post"
+    assert not torch.allclose(changed.groups["target"][name].second, expected.groups["target"][name].second)
+    llama.reset_hooks()
+    caplog.clear()
+    with torch.no_grad():
+        handle = llama.blocks[0].mlp.register_forward_pre_hook(lambda module, args: None)
+    collect(llama, concept)
+    assert "blocks.0.mlp" in caplog.text
+    handle.remove()
+    caplog.clear()
+    collect(llama, concept)
+    assert not warned(caplog)
+
+
+@pytest.mark.parametrize("given", ["8", 0, -1, 2.0, True], ids=repr)
+def test_a_batch_size_is_a_whole_number(llama, given):
+    with pytest.raises((TypeError, ValueError)):
+        collect(llama, token_concept(), batch_size=given)
+
+
+def test_iterators_serve_as_lists_do(llama):
+    concept = token_concept()
+    expected = extract(llama, concept, components=["Q", "gate"], layers=[1])
+    found = extract(llama, concept, components=iter(["Q", "gate"]), layers=iter([np.int64(1)]))
+    assert list(found) == list(expected)
+    assert all(torch.equal(found[key], expected[key]) for key in expected)
+
+
+def test_a_hook_that_holds_a_function_of_torchs_is_still_somebody_elses(llama, caplog):
+    def made():
+        hook = torch.nn.functional.relu
+        return lambda module, args, output: hook(output) * 1.5
+
+    handle = llama.blocks[0].mlp.register_forward_hook(made())
+    collect(llama, token_concept())
+    handle.remove()
+    assert any("blocks.0.mlp" in message for message in warned(caplog))

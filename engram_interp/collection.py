@@ -15,8 +15,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from engram_interp.arguments import Layers
 from engram_interp.concept import BATCH_SIZE, Batch, Concept, TokenExample, batches, encode_groups, require_concept
 from engram_interp.models import Adapter, Record, adapt
+from engram_interp.models.exclusive import exclusive
 from engram_interp.sites import Site, by_input
 from engram_interp.statistics import MomentSum, Statistics, moment_dtype
 
@@ -26,12 +28,13 @@ Sums: TypeAlias = dict[str, dict[str, MomentSum]]
 logger = logging.getLogger("engram_interp")
 
 
+@exclusive
 def collect(
     model: nn.Module,
     concept: Concept,
     *,
     components: str | Collection[str] | None = None,
-    layers: int | Collection[int] | None = None,
+    layers: Layers = None,
     batch_size: int = BATCH_SIZE,
     rtol: float | int | None = None,
     absorb_bias: bool = True,
@@ -50,7 +53,7 @@ def collect(
         rtol: taken so that the options of `extract` fit here too; the statistics serve every choice of it.
         absorb_bias: likewise.
         delta_from: likewise.
-        progress: True or False shows or hides the bar; None shows it in a terminal only.
+        progress: True or False shows or hides the bar; None shows it in a terminal and in a notebook.
 
     Raises:
         ValueError: an unknown component or layer, an example that the model cannot read, a group in which nothing
@@ -112,6 +115,12 @@ def one_pass(
         ValueError: a non-finite activation, by the matrices that read it and its batch.
     """
     readers = by_input(sites)
+    if hooks := adapter.foreign_hooks():
+        logger.warning(
+            "hooks that are not this package's run in this pass, on %s%s: where they change an activation, the "
+            "statistics are of the changed model. Take them off, as model.reset_hooks() does", ", ".join(hooks[:3]),
+            f" and {len(hooks) - 3} more" if len(hooks) > 3 else "",
+        )  # fmt: skip
     for index, batch in enumerate(batches(encoded, batch_size, progress, "collecting")):
         try:
             adapter.run(batch, readers, begin(batch))

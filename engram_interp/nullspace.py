@@ -7,7 +7,6 @@ little. And what is kept but owned by concepts that were left out of the sum, `Q
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
@@ -18,12 +17,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from engram_interp import plots
+from engram_interp.arguments import Layers, Number, number
 from engram_interp.concept import BATCH_SIZE, Example, TokenExample, batches, encode_groups
 from engram_interp.decomposition import Decomposition, Factor
 from engram_interp.engram import Engram
 from engram_interp.estimator import Spectrum, spectrum
 from engram_interp.extraction import matrix_of
 from engram_interp.models import Adapter, adapt
+from engram_interp.models.exclusive import exclusive
+from engram_interp.progress import bar
 from engram_interp.rows import Rows, collect_rows
 from engram_interp.sites import Site, by_input, head_norms, share, to_parameter
 
@@ -83,12 +85,15 @@ class Complement:
         return plots.matrix_map(self.matrices, quantity, self.n_layers, plots.Scale(quantity), title)
 
 
-def complement(parts: Decomposition, names: Collection[str] | None = None) -> Complement:
+def complement(
+    parts: Decomposition, names: Collection[str] | None = None, *, progress: bool | None = None
+) -> Complement:
     """What is left of every input when the soft projectors of concepts are taken away.
 
     Args:
         parts: the decomposition.
         names: of which of its concepts; all by default, which leaves nothing that the cut keeps.
+        progress: True or False shows or hides the bar; None shows it in a terminal and in a notebook.
 
     Raises:
         ValueError: a name that the decomposition does not have, or none at all.
@@ -107,7 +112,7 @@ def complement(parts: Decomposition, names: Collection[str] | None = None) -> Co
     parts.unchanged(adapter)
     inputs: dict[str, dict[str, object]] = {}
     matrices: dict[str, dict[str, object]] = {}
-    for name, readers in by_input(parts.sites).items():
+    for name, readers in bar(by_input(parts.sites).items(), progress, "projecting", "input"):
         S, every = parts.total(name)
         kept, present = every.above(parts.rtol), _present(parts, name)
         P = kept.Pi if len(chosen) == len(parts) else kept.soft_projector(parts.moment(name, chosen))
@@ -156,15 +161,16 @@ def _energy(W: Float[Tensor, "out d"], Q: Float[Tensor, "d d"], absorbed: bool) 
     return share((W @ Q)[:, :end].norm(), W[:, :end].norm()).square().item()
 
 
+@exclusive
 @torch.no_grad()
 def null_check(
     model: nn.Module,
     examples: Sequence[Example],
     *,
-    size: float | int = 1.0,
+    size: Number = 1.0,
     seed: int = 0,
     components: str | Collection[str] | None = None,
-    layers: int | Collection[int] | None = None,
+    layers: Layers = None,
     batch_size: int = BATCH_SIZE,
     progress: bool | None = None,
 ) -> pd.DataFrame:
@@ -183,7 +189,7 @@ def null_check(
         components: which matrices; every one that the model has by default.
         layers: which layers; all by default.
         batch_size: examples in a batch.
-        progress: True or False shows or hides the bars; None shows them in a terminal only.
+        progress: True or False shows or hides the bars; None shows them in a terminal and in a notebook.
 
     Returns:
         A row a perturbation: `matrices` and `directions` perturbed (mean over matrices), `largest_change` and
@@ -200,7 +206,7 @@ def null_check(
         >>> bool(found.at["through the null of the data", "largest_change"] < 1e-3)
         True
     """
-    if not 0 < size < math.inf:
+    if not (size := number(size, "size")) > 0:
         raise ValueError(f"size is a share of each matrix's norm, above 0; got {size}")
     adapter = adapt(model)
     sites = adapter.sites(components, layers)

@@ -27,12 +27,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from engram_interp import plots
-from engram_interp.collect import collect
+from engram_interp.collection import collect
 from engram_interp.concept import BATCH_SIZE, REFERENCE, TARGET, Concept, encode_groups, require_concept
-from engram_interp.engram import Alpha, Engram
+from engram_interp.engram import Alpha, Engram, require_engram
 from engram_interp.extraction import absorbing_inputs, base_of, matrix_of
 from engram_interp.measures import output_norm
 from engram_interp.models import Adapter, adapt
+from engram_interp.models.exclusive import exclusive
+from engram_interp.progress import bar
 from engram_interp.scoring import score_encoded, side_by_side
 from engram_interp.sites import Site, share, to_matrix, weight_key
 from engram_interp.statistics import Statistics
@@ -65,6 +67,17 @@ class Criteria:
     name: str | None = None
     model: str = ""
 
+    def __repr__(self) -> str:
+        missed = behavioural(self.behaviour)
+        shown = ", ".join(f"{name} {share:.1%}" for name, share in missed.items())
+        return f"Criteria({self.name!r} in {self.model!r}, missed in answers: {shown})"
+
+    def _repr_html_(self) -> str:
+        from engram_interp.notebook import table_html
+
+        lead = f"By what share each criterion is missed in {self.model}; 0 is met."
+        return table_html("Criteria", self.name, lead, self.to_frame())
+
     def to_frame(self) -> pd.DataFrame:
         """A row a criterion: its condition; the median matrix's number, with quartiles; and the behavioural number."""
         quartiles = self.matrices[list(CONDITIONS)].quantile([0.25, 0.5, 0.75])
@@ -87,6 +100,7 @@ class Criteria:
         return plots.criteria(self.matrices, behavioural(self.behaviour), self.behaviour, title)
 
 
+@exclusive
 def criteria(
     model: nn.Module,
     engram: Engram,
@@ -109,7 +123,7 @@ def criteria(
             rasa). An engram that was taken from a difference needs the model that it was taken from.
         statistics: the concept's, where they are at hand; collected by default. What they lack is an error.
         batch_size: examples in a batch.
-        progress: True or False shows or hides the bars; None shows them in a terminal only.
+        progress: True or False shows or hides the bars; None shows them in a terminal and in a notebook.
 
     Raises:
         ValueError: an engram of another model, or one of a difference without `delta_from`; see also `collect`.
@@ -124,6 +138,7 @@ def criteria(
         ['specificity', 'reactivation', 'sufficiency', 'necessity']
     """
     require_concept(concept)
+    require_engram(engram)
     taken_from = engram.options.get("delta_from")
     given = None if delta_from is None else adapt(delta_from).info.name
     if taken_from is not None and given != taken_from:
@@ -142,7 +157,7 @@ def criteria(
         )
     statistics.info.require(adapter.info, "the statistics")
     return Criteria(
-        matrices=_matrices(adapter, base_of(adapter, delta_from, sites), sites, scaled, statistics),
+        matrices=_matrices(adapter, base_of(adapter, delta_from, sites), sites, scaled, statistics, progress),
         behaviour=_behaviour(model, delta_from, scaled, concept, batch_size, progress),
         alpha=alpha,
         name=concept.name,
@@ -207,7 +222,12 @@ def _scaled(engram: Engram, alpha: Alpha) -> Engram:
 
 @torch.no_grad()
 def _matrices(
-    adapter: Adapter, base: Adapter | None, sites: list[Site], engram: Engram, statistics: Statistics
+    adapter: Adapter,
+    base: Adapter | None,
+    sites: list[Site],
+    engram: Engram,
+    statistics: Statistics,
+    progress: bool | None,
 ) -> pd.DataFrame:
     absorbing = absorbing_inputs(adapter, base)
     missing = [site.key for site in sites if site.input not in statistics.inputs]
@@ -217,7 +237,7 @@ def _matrices(
             f": collect target and reference for the engram's matrices"
         )
     rows = []
-    for site in sites:
+    for site in bar(sites, progress, "testing", "matrix"):
         absorbed = site.input in absorbing
         moments = {group: statistics.groups[group][site.input].matrix(absorbed).cpu() for group in (TARGET, REFERENCE)}
         W_1 = matrix_of(adapter, site, absorbed).cpu()

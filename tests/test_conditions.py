@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from engram_interp import Concept, Engram, collect, criteria, extract, score, testbed
 from engram_interp.concept import encode_groups
-from engram_interp.criteria import ABLATED, CONDITIONS, INJECTED, MODEL, NULL, algebraic, behavioural
+from engram_interp.conditions import ABLATED, CONDITIONS, INJECTED, MODEL, NULL, algebraic, behavioural
 from engram_interp.models import adapt
 from engram_interp.rows import collect_rows
 from tests.conftest import build, token_concept

@@ -11,11 +11,14 @@ from collections.abc import Collection
 import torch
 from torch import nn
 
+from engram_interp.arguments import Layers
 from engram_interp.engram import Engram
 from engram_interp.extraction import Change, absorbing_inputs, base_of, engram_of, matrix_of
 from engram_interp.models import adapt
+from engram_interp.models.exclusive import exclusive
 
 
+@exclusive
 @torch.no_grad()
 def task_vector(
     model: nn.Module,
@@ -23,7 +26,7 @@ def task_vector(
     base: nn.Module,
     *,
     components: str | Collection[str] | None = None,
-    layers: int | Collection[int] | None = None,
+    layers: Layers = None,
 ) -> Engram:
     """The difference of two models' weights, addressed to a third (or to one of the two).
 

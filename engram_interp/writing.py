@@ -1,0 +1,109 @@
+"""Written aside, then renamed: a file or folder is there whole, as it was before, or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+PARTIAL = ".partial"
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A path to write a file or a new folder at, which takes the place of `path` when the block ends without an error.
+
+    Args:
+        path: a file, there or not, or a folder that is not there or is empty.
+
+    Raises:
+        OSError: the folder around it is not there or cannot be written to, or the disk is full; the message names
+            `path`, at which everything is as it was.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with replacing(Path(folder) / "a.txt") as aside:
+        ...         _ = aside.write_text("whole")
+        ...     print([(found.name, found.read_text()) for found in Path(folder).iterdir()])
+        [('a.txt', 'whole')]
+    """
+    place = Path(path).expanduser().resolve()
+    with beside(path) as aside:
+        yield aside
+        if place.is_dir() and aside.is_dir():
+            place.rmdir()
+        if aside.is_file():
+            aside.chmod(_mode(place, aside.parent))
+        os.replace(aside, place)
+
+
+@contextmanager
+def beside(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A path of the same name in a hidden folder beside `path`, which is removed when the block ends.
+
+    What a process left there that was killed is removed at the next write to the same path.
+
+    Raises:
+        OSError: as `replacing`; also any error of the file system inside of the block, which then names `path`.
+    """
+    place = Path(path).expanduser().resolve()
+    with _naming(path):
+        if not place.parent.is_dir():
+            raise FileNotFoundError(f"there is no folder {place.parent}")
+        _remove_strays(place)
+        prefix = f"{_start(place)}{os.getpid()}."
+        folder = Path(tempfile.mkdtemp(prefix=prefix, suffix=PARTIAL, dir=place.parent))
+        try:
+            yield folder / place.name
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _mode(place: Path, folder: Path) -> int:
+    """Who may read a file: as before, or as the user's files are; some writers make them the owner's alone."""
+    if place.is_file():
+        return place.stat().st_mode & 0o777
+    (folder / "mode").touch()
+    return (folder / "mode").stat().st_mode & 0o777
+
+
+@contextmanager
+def _naming(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Errors of the file system name the path that was asked for."""
+    try:
+        yield
+    except SafetensorError as error:
+        raise OSError(f"cannot write {os.fspath(path)}: {error}") from error
+    except OSError as error:
+        what = f"cannot write {os.fspath(path)}: {error.strerror or error}"
+        raise (type(error)(what) if error.errno is None else type(error)(error.errno, what)) from error
+
+
+def _start(place: Path) -> str:
+    """How the hidden folders for a path begin; file systems allow names of 255 bytes."""
+    return f".{place.name[:48]}."
+
+
+def _remove_strays(place: Path) -> None:
+    """Remove what processes that no longer run left behind."""
+    for found in place.parent.iterdir():
+        if found.name.startswith(_start(place)) and found.name.endswith(PARTIAL):
+            pid = found.name.removeprefix(_start(place)).partition(".")[0]
+            if pid.isdigit() and not _runs(int(pid)):
+                shutil.rmtree(found, ignore_errors=True)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
