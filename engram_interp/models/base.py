@@ -266,8 +266,7 @@ def _module_of(function: Any) -> str:
     return getattr(function, "__module__", None) or type(function).__module__
 
 
-_INSIDE = re.compile(r"(original_model\.)|blocks\.\d+\.(_original_component\.)?(attn|mlp)\b|unembed\b")
-"""Where a model's matrices are, and a bridge's Hugging Face model, whose modules its own paths have too."""
+_EMBEDDING = re.compile(r"(^|\.)(pos_)?embed\b")
 
 
 class Adapter(ABC):
@@ -335,10 +334,11 @@ class Adapter(ABC):
             ValueError: names both.
         """
         others = {key: self.parameter(key) for site in self.all_sites() for key in (site.key, site.bias) if key}
-        # Inside of attention and MLPs there may be a fused matrix that a bridge has split: a source, not another use.
+        # Norms and embeddings. What else has matrices is a home of these, or the fused source that a bridge has split.
         for path, module in self.named_modules().items():
-            if not _INSIDE.match(path):
-                others |= {f"{path}.{name}": one for name, one in module._parameters.items() if one is not None}
+            own = {name: one for name, one in module._parameters.items() if one is not None}
+            if all(one.dim() < 2 for one in own.values()) or _EMBEDDING.search(path):
+                others |= {f"{path}.{name}": one for name, one in own.items()}
         by_storage: dict[int, list[str]] = {}
         for name, tensor in others.items():
             by_storage.setdefault(_storage(tensor), []).append(name)
