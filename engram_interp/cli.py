@@ -36,7 +36,6 @@ TESTBED = "testbed"
 DEMO_REPORT = Path("engram_report.html")
 SAE_REPORT = Path("sae_report.html")
 RANKED = ["feature", "target_rate", "reference_rate", "difference", "low", "high", "target_activation"]
-DIAGNOSED = ["rank", "condition", "effective_rank", "obliqueness", "target_passes", "reference_passes", "wnorm"]
 Existing = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
@@ -180,7 +179,7 @@ def localize_command(
 def diagnose_command(model_name: str, target: Path, reference: Path, by: str, out: Path | None, **options: Any) -> None:
     """How far the engrams can be trusted: rank, condition and shape of every soft projector, and what passes it."""
     from engram_interp.diagnosis import diagnose
-    from engram_interp.report import diagnosis_page
+    from engram_interp.report import DIAGNOSED, diagnosis_page
 
     _require_table(out)
     concept, chosen = _concept(target, reference), _parsed(options)

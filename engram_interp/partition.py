@@ -7,16 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 
 import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
-from jinja2 import Environment
 from torch import Tensor
 
 from engram_interp.concept import REFERENCE, TARGET, TokenExample
+from engram_interp.templates import template
 
 TOKEN, EXAMPLE = "token", "example"
 UNITS = (TOKEN, EXAMPLE)
@@ -266,12 +265,9 @@ class Partition:
 
     def to_html(self, n: int = 6) -> str:
         """Counts and `n` snippets of either side, tokens shaded by activation; those of the side are underlined."""
-        template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
-            files("engram_interp").joinpath("partition.html.jinja").read_text(encoding="utf-8")
-        )
         snippets = self.snippets(n)
         largest = max((value for snippet in snippets for value in snippet.activation), default=0.0) or 1.0
-        return template.render(
+        return template("partition").render(
             what=self.what,
             rule=self._rule_in_words(),
             frame=self.to_frame(),

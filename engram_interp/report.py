@@ -5,13 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from jinja2 import Environment
 from torch import nn
 
 from engram_interp import plots
@@ -28,6 +26,7 @@ from engram_interp.sae import SaeConcept
 from engram_interp.scoring import score
 from engram_interp.sites import ATTENTION
 from engram_interp.strength import AlphaChoice, choose_alpha
+from engram_interp.templates import template
 from engram_interp.writing import replacing
 
 DIAGNOSED = ["rank", "condition", "effective_rank", "obliqueness", "target_passes", "reference_passes", "wnorm"]
@@ -143,9 +142,6 @@ def investigate(
 def render(findings: Findings, provenance: str) -> str:
     """The findings as one HTML page that needs nothing else, plotly's script included."""
     wmap, choice = findings.wmap, findings.choice
-    template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
-        files("engram_interp").joinpath("report.html.jinja").read_text(encoding="utf-8")
-    )
     figures = [
         ("Where it sits", WNORM_NOTE, wmap.plot()),
         ("... against random examples", EXCESS_NOTE, wmap.plot("excess")),
@@ -159,7 +155,7 @@ def render(findings: Findings, provenance: str) -> str:
         ("Is it an engram?", CRITERIA_NOTE, findings.criteria.plot()),
     ]
     headings = {TARGET: "The target's questions", REFERENCE: "Other questions"}
-    return template.render(
+    return template("report").render(
         title=f"The engram of {wmap.name or 'the target'} in {wmap.model}",
         provenance=provenance,
         lead=_lead(findings),
@@ -172,11 +168,6 @@ def render(findings: Findings, provenance: str) -> str:
         ],
         answers=[{"heading": headings[side], "rows": rows} for side, rows in findings.answers.items()],
     )
-
-
-PAGE = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
-    files("engram_interp").joinpath("table.html.jinja").read_text(encoding="utf-8")
-)
 
 
 def map_page(wmap: LocalizationMap, by: str, provenance: str) -> str:
@@ -220,7 +211,7 @@ def diagnosis_page(found: Diagnosis, by: str, provenance: str) -> str:
 def _table_page(
     title: str, provenance: str, sentence: str, table: pd.DataFrame, by: str, figures: Sequence[go.Figure]
 ) -> str:
-    return PAGE.render(
+    return template("table").render(
         title=title,
         provenance=provenance,
         lead=sentence,
