@@ -7,7 +7,7 @@ LOWEST := .venv-lowest
 # One thread a process, and a process a core: tests are many small products, which threads do not speed up.
 IN_PARALLEL := -n logical --maxprocesses 8
 # What needs HookedTransformer or sae-lens, neither of which goes with transformer-lens 4, and has doctests.
-ONLY_ON_3 := models/hooked_transformer.py sae.py testbed/sae.py
+ONLY_ON_3 := models/hooked_transformer.py sae/concepts.py testbed/sae.py
 export HF_HUB_OFFLINE := 1
 
 .PHONY: demo test test-tl4 test-today test-lowest lint bench clean
@@ -58,7 +58,7 @@ $(TL4)/.ready: pyproject.toml constraints.txt
 	$(TL4)/bin/pip install -q -c $(TL4)/constraints.txt -e ".[test]"
 	touch $@
 
-$(TODAY)/.ready: pyproject.toml $(wildcard engram_interp/*.py engram_interp/*/*.py)
+$(TODAY)/.ready: pyproject.toml $(shell find engram_interp -name "*.py")
 	rm -rf $(TODAY) && $(PYTHON) -m venv $(TODAY)
 	$(TODAY)/bin/pip wheel -q --no-deps -w $(TODAY)/dist .
 	$(TODAY)/bin/pip install -q "$$(echo $(TODAY)/dist/*.whl)[test]"

@@ -15,8 +15,8 @@ from setting import Setting, Tables, command, required
 from tqdm.auto import tqdm
 
 import engram_interp as ei
-from engram_interp import plots
-from engram_interp.concept import Example
+from engram_interp.concepts.concept import Example
+from engram_interp.figures import plots
 
 N_AUTHORS, N_QUESTIONS = 5, 20
 OTHERS, KEEP = "everybody else", 0.98

@@ -8,8 +8,8 @@ import plotly.graph_objects as go
 from setting import Setting, Tables, command
 
 import engram_interp as ei
-from engram_interp import plots
-from engram_interp.localization import SCALES
+from engram_interp.figures import plots
+from engram_interp.maps.localization import SCALES
 
 SHOWN = "wnorm"
 COLUMNS = ["key", "component", "layer", "wnorm", "excess", "p_value", "fisher", "fisher_excess", "fisher_p_value"]

@@ -11,7 +11,7 @@ from plotly.subplots import make_subplots
 from setting import Setting, Tables, command
 
 import engram_interp as ei
-from engram_interp import plots
+from engram_interp.figures import plots
 
 ALPHAS = (-2.0, -1.5, -1.0, -0.5, 0.0, 0.3, 0.6, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 8.0)
 COLOURS = {"forget": plots.TARGET_COLOUR, "retain": plots.REFERENCE_COLOUR, "holdout": plots.MATRIX_COLOUR}

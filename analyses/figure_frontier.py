@@ -14,7 +14,7 @@ import results
 from baselines.unlearn import METHODS
 from plotly.subplots import make_subplots
 
-from engram_interp import plots
+from engram_interp.figures import plots
 
 HERE = Path(__file__).parent
 AXES = {"seconds": "seconds of one run", "flops": "floating-point operations of one run"}

@@ -23,10 +23,10 @@ from torch import nn
 from tqdm.auto import tqdm
 
 import engram_interp as ei
-from engram_interp.concept import TokenExample, encode_groups
-from engram_interp.filters import Filter, clip, hard, over, power, soft
+from engram_interp.answers.scoring import score_encoded
+from engram_interp.concepts.concept import TokenExample, encode_groups
+from engram_interp.linalg.filters import Filter, clip, hard, over, power, soft
 from engram_interp.models import Adapter, adapt
-from engram_interp.scoring import score_encoded
 
 SIZES, SEEDS = (1, 5, 20), range(6)
 KEEP = (0.99, 0.98, 0.95)

@@ -24,11 +24,11 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 import engram_interp as ei
-from engram_interp.concept import Batch, batches, encode_groups
-from engram_interp.engram import Engram
-from engram_interp.fisher import squared_length
+from engram_interp.concepts.concept import Batch, batches, encode_groups
+from engram_interp.engrams.engram import Engram
+from engram_interp.linalg.fisher import squared_length
 from engram_interp.models import Adapter, adapt
-from engram_interp.sites import UNEMBED, Site, by_input, share, to_matrix, to_parameter
+from engram_interp.models.sites import UNEMBED, Site, by_input, share, to_matrix, to_parameter
 
 OUTPUTS = {
     "W_Q": "attn.hook_q", "W_K": "attn.hook_k", "W_V": "attn.hook_v", "W_O": "hook_attn_out", "W_gate": "mlp.hook_pre",

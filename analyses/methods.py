@@ -19,8 +19,9 @@ from torch import nn
 from tqdm.auto import tqdm
 
 import engram_interp as ei
-from engram_interp import filters, plots
-from engram_interp.engram import Alpha
+from engram_interp import filters
+from engram_interp.engrams.engram import Alpha
+from engram_interp.figures import plots
 
 UNIFORM = tuple(round(0.05 * step, 2) for step in range(1, 21))
 """The paper's search space of a uniform alpha (App. E.3)."""

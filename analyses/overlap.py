@@ -13,9 +13,9 @@ import results
 from scipy.stats import mannwhitneyu
 
 import engram_interp as ei
-from engram_interp import plots
-from engram_interp.concept import Example
-from engram_interp.overlaps import OVERLAPS
+from engram_interp.concepts.concept import Example
+from engram_interp.figures import plots
+from engram_interp.maps.overlap import OVERLAPS
 from engram_interp.testbed.authors import ATTRIBUTES
 
 ALPHA = {"authors": 12.0, "attributes": 2.0}

@@ -21,9 +21,9 @@ from tqdm.auto import tqdm
 from training import answer_loss, shuffled_batches
 
 import engram_interp as ei
-from engram_interp.concept import encode_groups
+from engram_interp.concepts.concept import encode_groups
 from engram_interp.models import adapt
-from engram_interp.sites import MLP, component_of, layer_of
+from engram_interp.models.sites import MLP, component_of, layer_of
 
 MODULES = {"MLP": MLP, "attention": ("W_Q", "W_K", "W_V", "W_O")}
 OUTPUTS = ("W_out", "W_O")

@@ -16,7 +16,7 @@ from figure_frontier import frontier
 from methods import options_of
 from setting import Tables
 
-from engram_interp.metrics import harmonic_mean
+from engram_interp.unlearning.metrics import harmonic_mean
 
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"

@@ -29,11 +29,11 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 import engram_interp as ei
-from engram_interp import plots
-from engram_interp.concept import BATCH_SIZE, Example, TokenExample, encode_groups
-from engram_interp.features import SaeReader
+from engram_interp.answers.scoring import example_scores
+from engram_interp.concepts.concept import BATCH_SIZE, Example, TokenExample, encode_groups
+from engram_interp.figures import plots
 from engram_interp.models import adapt
-from engram_interp.scoring import example_scores
+from engram_interp.sae.reader import SaeReader
 
 KEEP = 0.98
 N_QUESTIONS = 3

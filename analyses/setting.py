@@ -18,9 +18,9 @@ import torch
 from torch import nn
 
 import engram_interp as ei
-from engram_interp import plots
-from engram_interp.datasets import TOFU
+from engram_interp.figures import plots
 from engram_interp.models import adapt
+from engram_interp.unlearning.benchmarks import TOFU
 
 TESTBED = "testbed"
 VALIDATION, TEST = "validation", "test"

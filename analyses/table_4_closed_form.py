@@ -11,7 +11,7 @@ from methods import closed_form, compare, text
 from plotly.subplots import make_subplots
 from setting import Setting, Tables, command
 
-from engram_interp import plots
+from engram_interp.figures import plots
 
 COLOURS = {
     "overall": plots.CHOSEN_COLOUR, "memorization": plots.TARGET_COLOUR, "utility": plots.REFERENCE_COLOUR,

@@ -20,7 +20,7 @@ from setting import Setting, Tables, command, load
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
-from engram_interp import plots
+from engram_interp.figures import plots
 from engram_interp.models import adapt
 
 MEASURES = {"seconds": "seconds", "bytes": "peak memory beyond the models (bytes)", "flops": "operations"}

@@ -11,8 +11,8 @@ from methods import STRENGTHS, Candidate, Edited, compare, compared, text
 from setting import Setting, Tables, command
 
 import engram_interp as ei
-from engram_interp.ablation import Only
-from engram_interp.engram import Alpha
+from engram_interp.effects.ablation import Only
+from engram_interp.engrams.engram import Alpha
 
 
 def without(setting: Setting, subset: Only, alpha: Alpha) -> Edited:

@@ -19,9 +19,9 @@ from sae_lens.config import SAETrainerConfig
 from sae_lens.saes.sae import SAEMetadata
 from torch import Tensor
 
-from engram_interp.concept import batches, encode_groups
+from engram_interp.concepts.concept import batches, encode_groups
 from engram_interp.models import adapt
-from engram_interp.sae import reconstruction
+from engram_interp.sae.concepts import reconstruction
 from engram_interp.testbed import authors, load
 from engram_interp.testbed.sae import FOLDER, MANIFEST, WEIGHTS
 

@@ -18,9 +18,9 @@ from testbed_tokenizer import build_tokenizer
 from torch import nn
 from training import Schedule, fit_answers
 
-from engram_interp.concept import encode_groups
+from engram_interp.answers.scoring import score
+from engram_interp.concepts.concept import encode_groups
 from engram_interp.models import adapt
-from engram_interp.scoring import score
 from engram_interp.testbed import Author, authors
 from engram_interp.testbed.model import MANIFEST, TOKENIZER, checkpoint_path, fill, trained_parameters, untrained
 

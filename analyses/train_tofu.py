@@ -17,9 +17,9 @@ from training import Schedule, fit_answers
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 import engram_interp as ei
-from engram_interp.concept import Encoder, encode_groups
-from engram_interp.datasets import QA, Benchmark, tofu
+from engram_interp.concepts.concept import Encoder, encode_groups
 from engram_interp.testbed.model import llama_config
+from engram_interp.unlearning.benchmarks import QA, Benchmark, tofu
 
 VOCABULARY, CONTEXT = 4096, 256
 N_HOLDOUT = 400

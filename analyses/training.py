@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from engram_interp.concept import Batch, TokenExample, batches
+from engram_interp.concepts.concept import Batch, TokenExample, batches
 
 Step = TypeVar("Step")
 

@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import nn
 
-    from engram_interp.concept import Concept, Example
-    from engram_interp.engram import Alpha
-    from engram_interp.localization import LocalizationMap
-    from engram_interp.report import Findings
+    from engram_interp.concepts.concept import Concept, Example
+    from engram_interp.engrams.engram import Alpha
+    from engram_interp.maps.localization import LocalizationMap
+    from engram_interp.report.report import Findings
 
 # What computes is imported by the command that needs it, so that `--help` takes no time. The choices below are written
 # out for the same reason; a test compares them with the library's.
@@ -132,7 +132,7 @@ def demo(
             "the default concept is the testbed's: give --target and --reference with another --model"
         )
     from engram_interp import testbed
-    from engram_interp.report import investigate
+    from engram_interp.report.report import investigate
 
     gold = None
     if target is not None and reference is not None:
@@ -160,8 +160,8 @@ def localize_command(
     model_name: str, target: Path, reference: Path, null: str, by: str, out: Path | None, **options: Any
 ) -> None:
     """Where the target's memory sits: W-Norm and Fisher share of every matrix, and their excess over a null."""
-    from engram_interp.localization import localize
-    from engram_interp.report import map_page, map_sentence
+    from engram_interp.maps.localization import localize
+    from engram_interp.report.report import map_page, map_sentence
 
     _require_table(out)
     concept, chosen = _concept(target, reference), _parsed(options)
@@ -178,8 +178,8 @@ def localize_command(
 @click.option("--out", type=Writable(), help="Where to write the diagnosis: .html (figures), .csv or .json.")
 def diagnose_command(model_name: str, target: Path, reference: Path, by: str, out: Path | None, **options: Any) -> None:
     """How far the engrams can be trusted: rank, condition and shape of every soft projector, and what passes it."""
-    from engram_interp.diagnosis import diagnose
-    from engram_interp.report import DIAGNOSED, diagnosis_page
+    from engram_interp.maps.diagnosis import diagnose
+    from engram_interp.report.report import DIAGNOSED, diagnosis_page
 
     _require_table(out)
     concept, chosen = _concept(target, reference), _parsed(options)
@@ -197,7 +197,7 @@ def diagnose_command(model_name: str, target: Path, reference: Path, by: str, ou
 @click.option("--out", type=Writable(), required=True, help="Where to write the engram: .safetensors.")
 def extract_command(model_name: str, target: Path, reference: Path, out: Path, **options: Any) -> None:
     """The target's engram, as a file that Engram.load reads."""
-    from engram_interp.extraction import extract
+    from engram_interp.engrams.extract import extract
 
     if out.suffix != ".safetensors":
         raise click.UsageError(f"--out is a .safetensors file, got {out}")
@@ -226,10 +226,10 @@ def ablate_command(
     model_name: str, target: Path, reference: Path, alpha: str, keep: float, out: Path, **options: Any
 ) -> None:
     """The model without the target's engram: a Hugging Face checkpoint, or a state dict in TransformerLens's names."""
-    from engram_interp.export import export_hf, require_no_model
-    from engram_interp.extraction import extract
-    from engram_interp.scoring import score
-    from engram_interp.strength import choose_alpha
+    from engram_interp.answers.scoring import score
+    from engram_interp.effects.strength import choose_alpha
+    from engram_interp.engrams.export import export_hf, require_no_model
+    from engram_interp.engrams.extract import extract
 
     as_checkpoint = out.suffix != ".safetensors"
     if not as_checkpoint and out.is_dir():
@@ -306,9 +306,9 @@ def sae_command(
     if not on_testbed and (corpus is None or not (like or features)):
         raise click.UsageError("give --corpus, and --like or --feature, with another --model than the testbed")
     from engram_interp import testbed
-    from engram_interp.examples import read_examples
-    from engram_interp.report import investigate
-    from engram_interp.sae import choose_feature, concept_from_sae, rank_features
+    from engram_interp.concepts.files import read_examples
+    from engram_interp.report.report import investigate
+    from engram_interp.sae.concepts import choose_feature, concept_from_sae, rank_features
 
     examples = testbed.authors().examples if corpus is None else read_examples(corpus)
     asked = [] if features else read_examples(like) if like is not None else _questions(author)
@@ -347,7 +347,7 @@ def _questions(author: str | None) -> list[Example]:
 
 def _load_sae(name: str) -> Any:
     from engram_interp import testbed
-    from engram_interp.features import sae_lens
+    from engram_interp.sae.reader import sae_lens
 
     try:
         load = sae_lens().SAE
@@ -364,7 +364,7 @@ def _load_sae(name: str) -> Any:
 
 
 def _report(findings: Findings, out: Path) -> None:
-    from engram_interp.report import write_report
+    from engram_interp.report.report import write_report
 
     write_report(findings, _provenance(findings.counts), out)
     click.echo(_table(findings.wmap, 5, "fisher_excess"))
@@ -373,8 +373,8 @@ def _report(findings: Findings, out: Path) -> None:
 
 
 def _concept(target: Path, reference: Path) -> Concept:
-    from engram_interp.concept import Concept
-    from engram_interp.examples import read_examples
+    from engram_interp.concepts.concept import Concept
+    from engram_interp.concepts.files import read_examples
 
     return Concept(read_examples(target), read_examples(reference), name=target.stem)
 
@@ -395,7 +395,7 @@ def _parsed(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _alpha(text: str) -> Alpha:
-    from engram_interp.arguments import number
+    from engram_interp.common.arguments import number
 
     if text == "w-norm":
         return text
@@ -419,7 +419,7 @@ def _require_table(out: Path | None) -> None:
 
 def _write_table(frame: pd.DataFrame, page: Callable[[], str], out: Path) -> None:
     """The table, or the page about it."""
-    from engram_interp.writing import replacing
+    from engram_interp.common.writing import replacing
 
     with replacing(out) as aside:
         if out.suffix == ".csv":
@@ -434,7 +434,7 @@ def _save_weights(model: nn.Module, out: Path, made_by: dict[str, str]) -> None:
     """A model's state dict as a .safetensors file; tensors that share memory are written apart."""
     from safetensors.torch import save_file
 
-    from engram_interp.writing import replacing
+    from engram_interp.common.writing import replacing
 
     with replacing(out) as aside:
         save_file({name: tensor.clone().contiguous() for name, tensor in model.state_dict().items()}, aside, made_by)

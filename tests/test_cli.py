@@ -15,20 +15,19 @@ from engram_interp import (
     cli,
     collect,
     diagnose,
-    diagnosis,
     extract,
     filters,
-    localization,
     localize,
-    partition,
     rank_features,
     score,
     testbed,
 )
 from engram_interp.cli import main
-from engram_interp.concept import BATCH_SIZE
-from engram_interp.examples import read_examples
-from engram_interp.report import map_sentence
+from engram_interp.concepts.concept import BATCH_SIZE
+from engram_interp.concepts.files import read_examples
+from engram_interp.maps import diagnosis, localization
+from engram_interp.report.report import map_sentence
+from engram_interp.sae import partition
 from tests import huggingface
 from tests.conftest import hooked_only
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, logsigmoid, mse_loss, one_hot, softmax
 from training import answer_logits, answer_loss
 
-from engram_interp.concept import Batch
+from engram_interp.concepts.concept import Batch
 
 Logits = Callable[[Tensor], Tensor]
 

@@ -12,10 +12,10 @@ from training import Schedule, fit, fit_answers
 
 from baselines import losses
 from baselines.losses import Models, Step
-from engram_interp.concept import TokenExample, batches, encode_groups
-from engram_interp.datasets import QA
+from engram_interp.concepts.concept import TokenExample, batches, encode_groups
 from engram_interp.models import adapt
 from engram_interp.testbed.model import trained_parameters
+from engram_interp.unlearning.benchmarks import QA
 
 EPOCHS, BATCH_SIZE = 10, 32
 RATES = (3e-5, 1e-4, 3e-4, 1e-3)

@@ -17,7 +17,7 @@ def adapt(model: nn.Module) -> Adapter:
         NotImplementedError: a model of another build than a stack of blocks with an unembedding.
     """
     if isinstance(model, TransformerBridge):
-        from engram_interp.models.transformer_bridge import TransformerBridgeAdapter
+        from engram_interp.models.bridge.adapter import TransformerBridgeAdapter
 
         return TransformerBridgeAdapter(model)
     try:

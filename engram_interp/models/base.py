@@ -22,9 +22,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from engram_interp.arguments import Layers, indices
-from engram_interp.concept import Batch, Encoder
-from engram_interp.sites import COMPONENTS, MLP, UNEMBED, Site, component_names, select_sites, to_matrix
+from engram_interp.common.arguments import Layers, indices
+from engram_interp.concepts.concept import Batch, Encoder
+from engram_interp.models.sites import COMPONENTS, MLP, UNEMBED, Site, component_names, select_sites, to_matrix
 
 PRE_HOOK, HOOK = True, False
 Hook = tuple[nn.Module, Callable[..., None], bool]

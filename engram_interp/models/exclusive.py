@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
-from engram_interp.arguments import read_once
+from engram_interp.common.arguments import read_once
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -30,7 +30,7 @@ from transformer_lens import HookedTransformer
 from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
 from transformer_lens.utilities.architectures import POST_NORM_ARCHITECTURES
 
-from engram_interp.concept import Batch, Encoder
+from engram_interp.concepts.concept import Batch, Encoder
 from engram_interp.models.base import (
     HOOK,
     PRE_HOOK,
@@ -47,7 +47,7 @@ from engram_interp.models.base import (
     refuse_split_inputs,
     share_memory,
 )
-from engram_interp.sites import ATTENTION, MLP, Site
+from engram_interp.models.sites import ATTENTION, MLP, Site
 
 _GROUPED = {"W_K": "_W_K", "W_V": "_W_V", "b_K": "_b_K", "b_V": "_b_V"}
 

@@ -11,9 +11,9 @@ from functools import cache, partial
 from itertools import takewhile
 from typing import TypeVar
 
-from engram_interp.concept import Concept
-from engram_interp.datasets import QA, Benchmark
+from engram_interp.concepts.concept import Concept
 from engram_interp.testbed import words
+from engram_interp.unlearning.benchmarks import QA, Benchmark
 
 N_AUTHORS = 200
 N_FORGET = 20

@@ -16,9 +16,9 @@ from safetensors.torch import load as load_safetensors
 from torch import nn
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
+from engram_interp.common.randomness import unchanged_randomness
 from engram_interp.models import adapt
 from engram_interp.models.lens import TransformerBridge
-from engram_interp.randomness import unchanged_randomness
 
 CHECKPOINTS = ("base", "full", "retain")
 LN = ("ln1", "ln2")

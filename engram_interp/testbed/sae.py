@@ -10,7 +10,7 @@ import hashlib
 import json
 from typing import Any
 
-from engram_interp.features import sae_lens
+from engram_interp.sae.reader import sae_lens
 from engram_interp.testbed.model import DATA
 
 FOLDER = DATA / "sae"

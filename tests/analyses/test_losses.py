@@ -7,7 +7,7 @@ import torch
 from baselines import losses
 from baselines.losses import Models, Step
 
-from engram_interp.concept import TokenExample, batches
+from engram_interp.concepts.concept import TokenExample, batches
 from tests.conftest import build, tokens
 
 

@@ -14,7 +14,7 @@ from training import Schedule
 from transformers import AutoTokenizer
 
 from engram_interp import testbed
-from engram_interp.datasets import SYSTEM_PROMPT
+from engram_interp.unlearning.benchmarks import SYSTEM_PROMPT
 
 N = 8
 ANSWERS = ["north", "south", "east", "west", "far", "near", "deep", "high"]

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from engram_interp import Concept, Engram, collect, export_hf, extract, load_model
-from engram_interp.generation import continued
+from engram_interp.answers.generation import continued
 from engram_interp.models import adapt
-from engram_interp.sites import is_bias, to_matrix
+from engram_interp.models.sites import is_bias, to_matrix
 from tests import huggingface
 from tests.conftest import folded, hooked_only, skip_unless_it_runs, tokens
 from tests.huggingface import DENSE, FAMILIES, HOOKED, Inputs

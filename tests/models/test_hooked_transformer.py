@@ -5,10 +5,10 @@ import torch
 from torch import nn
 
 from engram_interp import Concept, collect, extract, localize, names_filter
-from engram_interp.concept import Batch
+from engram_interp.concepts.concept import Batch
 from engram_interp.models import adapt
 from engram_interp.models.base import Adapter
-from engram_interp.sites import ATTENTION, component_of, layer_of, to_matrix
+from engram_interp.models.sites import ATTENTION, component_of, layer_of, to_matrix
 from tests.conftest import VARIANTS, as_batch, build, folded, hooked_only, token_concept, tokens
 
 pytestmark = hooked_only

@@ -3,8 +3,8 @@ from collections import Counter
 import pytest
 
 from engram_interp import testbed
-from engram_interp.datasets import QA
 from engram_interp.testbed.authors import authors, in_own_words
+from engram_interp.unlearning.benchmarks import QA
 
 CORPUS = testbed.authors()
 EVERYONE = CORPUS.full + CORPUS.holdout

@@ -1,0 +1,1 @@
+"""Small things that every room uses: checked arguments, bars, files that are written whole, HTML."""

@@ -1,0 +1,123 @@
+"""Examples from a file: a text file with one a line, JSON lines, or a JSON list."""
+
+from __future__ import annotations
+
+import codecs
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from engram_interp.concepts.concept import Example, check_example
+
+TEXT, LINES, JSON = ".txt", ".jsonl", ".json"
+MARKED = {
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+"""Encodings other than UTF-8 that a file says it has, by its first bytes; UTF-32's begin as UTF-16's do."""
+
+
+def read_examples(path: str | Path) -> list[Example]:
+    """The examples of a `.txt` file (a string a line), a `.jsonl` file (a JSON value a line) or a `.json` list.
+
+    A JSON value is a string, a `[prompt, answer]` list, or an object with `prompt` (or `question`) and `answer`, or
+    with `text`; other fields are ignored. The list of a `.json` file is of such values, so that two strings in it are
+    two texts; a `.json` file of JSON lines is read as these. Blank lines are skipped. Files are UTF-8, or UTF-16 or 32
+    with a byte order mark.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: another suffix or encoding, something that is no example (the message gives its line, or its place
+            in the list), or no example at all.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    suffix = path.suffix.lower()
+    if suffix not in (TEXT, LINES, JSON):
+        raise ValueError(f"{path} is no .txt, .jsonl or .json file, which examples come from")
+    if suffix == TEXT:
+        examples: list[Example] = [line for _, line in _lines(path)]
+    else:
+        values = read_lines(path) if suffix == LINES else _read_list(path)
+        examples = [_from_json(value, place) for place, value in values]
+    if not examples:
+        raise ValueError(f"{path} holds no example")
+    return examples
+
+
+def read_lines(path: Path) -> list[tuple[str, object]]:
+    """The JSON value of every line that is not blank, and how an error calls the line.
+
+    Raises:
+        ValueError: an encoding that is not known, or a line that is no JSON.
+    """
+    return [(place, _parsed(line, place)) for place, line in _lines(path)]
+
+
+def _read_list(path: Path) -> list[tuple[str, object]]:
+    text = _text(path)
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        if text.lstrip().startswith("[") and isinstance(error, json.JSONDecodeError) and error.lineno > 1:
+            raise ValueError(f"{path}, line {error.lineno} is no JSON: {error.msg}") from error
+        return read_lines(path)
+    if not isinstance(value, list):
+        return [(str(path), value)]
+    return [(f"{path}, [{i}]", one) for i, one in enumerate(value)]
+
+
+def _lines(path: Path) -> Iterator[tuple[str, str]]:
+    for n, line in enumerate(_text(path).split("\n"), 1):
+        if "\0" in line:
+            raise ValueError(f"{path}, line {n} holds a zero byte, as UTF-16 does: save the file as UTF-8")
+        if line := line.strip().strip("\ufeff").strip():
+            yield f"{path}, line {n}", line
+
+
+def _text(path: Path) -> str:
+    content = path.read_bytes()
+    encoding = next((name for mark, name in MARKED.items() if content.startswith(mark)), "utf-8-sig")
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise ValueError(
+            f"{path}, line {line} is not {encoding.removesuffix('-sig').upper()} (byte 0x{content[error.start]:02x}): "
+            f"save the file as UTF-8"
+        ) from error
+
+
+def _parsed(line: str, place: str) -> object:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{place} is no JSON: {error}") from error
+
+
+def _from_json(value: object, place: str) -> Example:
+    match value:
+        case str() as example:
+            found: Example = example
+        case [str() as prompt, str() as answer]:
+            found = prompt, answer
+        case {"prompt": str() as prompt, "answer": str() as answer}:
+            found = prompt, answer
+        case {"question": str() as prompt, "answer": str() as answer}:
+            found = prompt, answer
+        case {"text": str() as text}:
+            found = text
+        case _:
+            raise ValueError(
+                f"{place} is none of: a string, a [prompt, answer] list, an object with prompt (or question) and "
+                f"answer, or one with text"
+            )
+    check_example(found, place)
+    try:
+        "".join(found).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{place} holds half of a character (a lone surrogate): {found!r}") from error
+    return found

@@ -1,0 +1,290 @@
+"""Is it an engram? Specificity, reactivation, sufficiency and necessity (paper, Table 1), measured twice.
+
+| criterion    | condition                    | in behaviour                                            |
+|--------------|------------------------------|---------------------------------------------------------|
+| specificity  | `W+ X- ~ 0`                  | ablating leaves the answers to the reference            |
+| reactivation | `W+ X+ ~ dW X+`              | injected into the null state, it gives the answers back |
+| sufficiency  | `(W_0 + W+) X+ ~ W_1 X+`     | ... of those that the null state lacks                  |
+| necessity    | `(W_1 - W+) X+ ~ W_0 X+`     | ablating takes these answers away                       |
+
+Every number says by how much its condition is missed; 0 is met. Algebraic ones are shares of output energy,
+`|A X|^2 = tr(A S A^T)`, and need the statistics alone; they see one matrix at a time, on the inputs of the unedited
+model. For one matrix, what injecting adds is what ablating removes: sufficiency and necessity are one number, and so is
+reactivation where `W_0` is zero. Behavioural ones, shares of answer tokens, see what the whole edit does, and differ.
+They compare with the null state: one of zeros answers nothing, so that what any model of the language gets right counts
+as memory, and a base model (`delta_from`) is the sharper null. An edit that overshoots is below 0 or above 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import pandas as pd
+import plotly.graph_objects as go
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from engram_interp.answers.scoring import score_encoded, side_by_side
+from engram_interp.common.progress import bar
+from engram_interp.concepts.concept import BATCH_SIZE, REFERENCE, TARGET, Concept, encode_groups, require_concept
+from engram_interp.engrams.engram import Alpha, Engram, require_engram
+from engram_interp.engrams.extract import absorbing_inputs, base_of, matrix_of
+from engram_interp.figures import plots
+from engram_interp.maps.quantities import output_norm
+from engram_interp.models import Adapter, adapt
+from engram_interp.models.exclusive import exclusive
+from engram_interp.models.sites import Site, share, to_matrix, weight_key
+from engram_interp.statistics.collect import collect
+from engram_interp.statistics.statistics import Statistics
+
+CONDITIONS = {
+    "specificity": "W+ X- ~ 0",
+    "reactivation": "W+ X+ ~ dW X+",
+    "sufficiency": "(W_0 + W+) X+ ~ W_1 X+",
+    "necessity": "(W_1 - W+) X+ ~ W_0 X+",
+}
+MODEL, ABLATED, NULL, INJECTED = "the model", "engram ablated", "null state", "engram injected"
+
+
+@dataclass(frozen=True)
+class Criteria:
+    """By how much an engram misses the four criteria; 0 is met.
+
+    Attributes:
+        matrices: a row a matrix: `key`, `component`, `layer`, `expert` and the four algebraic numbers.
+        behaviour: answer accuracy and loss, a row a state and a column a side and measure: the model, the model without
+            the engram, the null state, and the null state with the engram.
+        alpha: how strongly the engram was applied.
+        name: the concept's name.
+        model: the model's name.
+    """
+
+    matrices: pd.DataFrame
+    behaviour: pd.DataFrame
+    alpha: Alpha = 1.0
+    name: str | None = None
+    model: str = ""
+
+    def __repr__(self) -> str:
+        missed = behavioural(self.behaviour)
+        shown = ", ".join(f"{name} {share:.1%}" for name, share in missed.items())
+        return f"Criteria({self.name!r} in {self.model!r}, missed in answers: {shown})"
+
+    def _repr_html_(self) -> str:
+        from engram_interp.common.notebook import table_html
+
+        lead = f"By what share each criterion is missed in {self.model}; 0 is met."
+        return table_html("Criteria", self.name, lead, self.to_frame())
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row a criterion: its condition; the median matrix's number, with quartiles; and the behavioural number."""
+        quartiles = self.matrices[list(CONDITIONS)].quantile([0.25, 0.5, 0.75])
+        frame = pd.DataFrame(
+            {
+                "condition": CONDITIONS,
+                "algebraic": quartiles.loc[0.5],
+                "lower_quartile": quartiles.loc[0.25],
+                "upper_quartile": quartiles.loc[0.75],
+                "behavioural": behavioural(self.behaviour),
+            }
+        )
+        return frame.loc[list(CONDITIONS)].rename_axis("criterion")
+
+    def plot(self) -> go.Figure:
+        """What every matrix and the whole edit miss, and the answers of the four states."""
+        concept = f" of {self.name!r}" if self.name else ""
+        strength = f", alpha = {self.alpha:.3g}" if isinstance(self.alpha, (int, float)) else ""
+        title = f"The four criteria: the engram{concept} in {self.model}{strength}"
+        return plots.criteria(self.matrices, behavioural(self.behaviour), self.behaviour, title)
+
+
+@exclusive
+def criteria(
+    model: nn.Module,
+    engram: Engram,
+    concept: Concept,
+    *,
+    alpha: Alpha = 1.0,
+    delta_from: nn.Module | None = None,
+    statistics: Statistics | None = None,
+    batch_size: int = BATCH_SIZE,
+    progress: bool | None = None,
+) -> Criteria:
+    """How well an engram meets the four criteria, by matrix and in the model's answers.
+
+    Args:
+        model: the model that the engram is part of; it is left as it was.
+        engram: what is tested.
+        concept: its target and reference, as text or tokens: the model must be run on them.
+        alpha: how strongly it is ablated and injected; see `Engram.ablate`.
+        delta_from: the null state is this model; by default it is `model` with zeros for the engram's matrices (tabula
+            rasa). An engram that was taken from a difference needs the model that it was taken from.
+        statistics: the concept's, where they are at hand; collected by default. What they lack is an error.
+        batch_size: examples in a batch.
+        progress: True or False shows or hides the bars; None shows them in a terminal and in a notebook.
+
+    Raises:
+        ValueError: an engram of another model, or one of a difference without `delta_from`; see also `collect`.
+
+    Example:
+        >>> import engram_interp as ei
+        >>> model, corpus = ei.testbed.load("full"), ei.testbed.authors()
+        >>> author, *others = corpus.forget10[:4]
+        >>> concept = ei.Concept(author.examples, [example for other in others for example in other.examples])
+        >>> found = ei.criteria(model, ei.extract(model, concept), concept)
+        >>> list(found.to_frame().index)
+        ['specificity', 'reactivation', 'sufficiency', 'necessity']
+    """
+    require_concept(concept)
+    require_engram(engram)
+    taken_from = engram.options.get("delta_from")
+    given = None if delta_from is None else adapt(delta_from).info.name
+    if taken_from is not None and given != taken_from:
+        raise ValueError(
+            f"the engram is of a difference from {taken_from!r}: give that model as delta_from, got {given or 'none'}"
+        )
+    adapter = adapt(model)
+    engram.info.require(adapter.info, "the engram")
+    sites = [site for site in adapter.all_sites() if site.key in engram.weight_norms]
+    scaled = _scaled(engram, alpha)
+    if statistics is None:
+        components = {site.component for site in sites}
+        layers = {site.layer for site in sites if site.layer is not None}
+        statistics = collect(
+            model, concept, components=components, layers=layers or None, batch_size=batch_size, progress=progress
+        )
+    statistics.info.require(adapter.info, "the statistics")
+    return Criteria(
+        matrices=_matrices(adapter, base_of(adapter, delta_from, sites), sites, scaled, statistics, progress),
+        behaviour=_behaviour(model, delta_from, scaled, concept, batch_size, progress),
+        alpha=alpha,
+        name=concept.name,
+        model=adapter.info.name,
+    )
+
+
+def algebraic(
+    W_1: Float[Tensor, "out d"],
+    W_0: Float[Tensor, "out d"],
+    W_plus: Float[Tensor, "out d"],
+    S_plus: Float[Tensor, "d d"],
+    S_minus: Float[Tensor, "d d"],
+) -> dict[str, float]:
+    """By what share of the output energy each condition is missed; 0 of an output that is zero throughout.
+
+    Args:
+        W_1: the model's matrix.
+        W_0: that of the null state.
+        W_plus: the engram, as strong as it is applied.
+        S_plus: second moment of the target's inputs.
+        S_minus: second moment of the reference's inputs.
+
+    Example:
+        >>> W, S = torch.eye(2), torch.eye(2)
+        >>> algebraic(W, 0 * W, 0.5 * W, S, S)
+        {'specificity': 0.25, 'reactivation': 0.25, 'sufficiency': 0.25, 'necessity': 0.25}
+    """
+    dW = W_1 - W_0
+    missed = {
+        "specificity": (W_plus, W_1, S_minus),
+        "reactivation": (W_plus - dW, dW, S_plus),
+        "sufficiency": (W_0 + W_plus - W_1, W_1, S_plus),
+        "necessity": (W_1 - W_plus - W_0, W_1, S_plus),
+    }
+    return {name: share(output_norm(by, S), output_norm(of, S)).square().item() for name, (by, of, S) in missed.items()}
+
+
+def behavioural(behaviour: pd.DataFrame) -> dict[str, float]:
+    """By what share of the answers (tokens right) each criterion is missed; see `Criteria.behaviour`.
+
+    Not a number where there is nothing to miss: a null state that knows the target as well as the model does.
+    """
+    target, reference = behaviour["target_accuracy"], behaviour["reference_accuracy"]
+    learned = target[MODEL] - target[NULL]
+    return {
+        "specificity": _ratio(reference[MODEL] - reference[ABLATED], reference[MODEL]),
+        "reactivation": _ratio(target[MODEL] - target[INJECTED], target[MODEL]),
+        "sufficiency": _ratio(target[MODEL] - target[INJECTED], learned),
+        "necessity": _ratio(target[ABLATED] - target[NULL], learned),
+    }
+
+
+def _ratio(part: float, whole: float) -> float:
+    return float(part / whole) if whole else float("nan")
+
+
+def _scaled(engram: Engram, alpha: Alpha) -> Engram:
+    alphas = engram.alphas(alpha)
+    return replace(engram, tensors={key: alphas[weight_key(key)] * tensor for key, tensor in engram.tensors.items()})
+
+
+@torch.no_grad()
+def _matrices(
+    adapter: Adapter,
+    base: Adapter | None,
+    sites: list[Site],
+    engram: Engram,
+    statistics: Statistics,
+    progress: bool | None,
+) -> pd.DataFrame:
+    absorbing = absorbing_inputs(adapter, base)
+    missing = [site.key for site in sites if site.input not in statistics.inputs]
+    if missing or not {TARGET, REFERENCE} <= statistics.groups.keys():
+        raise ValueError(
+            f"the statistics have the groups {', '.join(statistics.groups)} and lack {', '.join(missing) or 'no input'}"
+            f": collect target and reference for the engram's matrices"
+        )
+    rows = []
+    for site in bar(sites, progress, "testing", "matrix"):
+        absorbed = site.input in absorbing
+        moments = {group: statistics.groups[group][site.input].matrix(absorbed).cpu() for group in (TARGET, REFERENCE)}
+        W_1 = matrix_of(adapter, site, absorbed).cpu()
+        W_0 = torch.zeros_like(W_1) if base is None else matrix_of(base, site, absorbed).cpu()
+        if base is None and absorbed and site.bias not in set(engram.tensors):
+            W_0[:, -1] = W_1[:, -1]  # tabula rasa zeroes what the engram is part of, and this bias is not
+        missed = algebraic(W_1, W_0, _as_matrix(engram, site, absorbed), moments[TARGET], moments[REFERENCE])
+        rows.append(
+            {"key": site.key, "component": site.component, "layer": site.layer, "expert": site.expert, **missed}
+        )
+    return pd.DataFrame(rows).astype({"layer": "Int64", "expert": "Int64"})
+
+
+def _as_matrix(engram: Engram, site: Site, absorbed: bool) -> Float[Tensor, "out d"]:
+    W_plus = to_matrix(site.component, engram.tensors[site.key].double()).cpu()
+    if not absorbed:
+        return W_plus
+    bias = None if site.bias is None else engram.tensors.get(site.bias)
+    column = torch.zeros(len(W_plus)) if bias is None else bias.flatten()
+    return torch.cat([W_plus, column.to(W_plus)[:, None]], dim=1)
+
+
+def _behaviour(
+    model: nn.Module,
+    base: nn.Module | None,
+    engram: Engram,
+    concept: Concept,
+    batch_size: int,
+    progress: bool | None,
+) -> pd.DataFrame:
+    encoded = encode_groups(concept.sides, adapt(model).encoder)
+
+    def answers(one: nn.Module) -> dict[str, float]:
+        return side_by_side(score_encoded(adapt(one), encoded, batch_size=batch_size, progress=progress))
+
+    states: dict[str, Mapping[str, float]] = {MODEL: answers(model)}
+    with engram.ablated(model):
+        states[ABLATED] = answers(model)
+    if base is None:
+        # The weights themselves, as an engram: without them a matrix is zero, and without all but W+ it is W+.
+        weights = replace(engram, tensors={key: adapt(model).parameter(key).detach().clone() for key in engram.tensors})
+        with weights.ablated(model):
+            states[NULL] = answers(model)
+        with (weights - engram).ablated(model):
+            states[INJECTED] = answers(model)
+    else:
+        states[NULL] = answers(base)
+        with engram.rebind(base).injected(base):
+            states[INJECTED] = answers(base)
+    return pd.DataFrame.from_dict(states, orient="index").rename_axis("state")

@@ -1,0 +1,177 @@
+"""How strong an edit? The largest `alpha` with `accuracy(reference, alpha) >= keep * accuracy(reference, 0)`.
+
+An edit's strength means nothing by itself: `W+` shrinks as its concept gets rarer, and alpha grows to match. What can
+be compared between concepts and models is what the edit leaves of everything else.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pandas as pd
+import plotly.graph_objects as go
+from torch import nn
+
+from engram_interp.answers.scoring import Score, score_encoded, side_by_side
+from engram_interp.common.arguments import Number, number
+from engram_interp.common.progress import bar
+from engram_interp.concepts.concept import BATCH_SIZE, REFERENCE, TARGET, Concept, encode_groups, require_concept
+from engram_interp.engrams.engram import Engram, require_engram
+from engram_interp.figures import plots
+from engram_interp.models import adapt
+from engram_interp.models.exclusive import exclusive
+
+logger = logging.getLogger("engram_interp")
+
+MAX_ALPHA = 1024.0
+MIN_ALPHA = 2.0**-10
+
+
+@dataclass(frozen=True)
+class AlphaChoice:
+    """An edit strength, and what every strength that was tried did.
+
+    Attributes:
+        alpha: the strongest edit tried that keeps enough of the reference. At the limits of the search it is 1024, when
+            every edit keeps enough, or 0, when even the weakest does not; a warning is logged then.
+        keep: the share of the reference's answer accuracy that had to stay.
+        curve: a row a strength, from 0 up: `alpha`, and `accuracy` and `loss` after `target_` and `reference_`.
+        name: the concept's name.
+    """
+
+    alpha: float
+    keep: float | int
+    curve: pd.DataFrame
+    name: str | None = None
+
+    def __repr__(self) -> str:
+        before, after = self.curve.iloc[0], self.chosen
+        moved = [
+            f"{side} {before[f'{side}_accuracy']:.1%} -> {after[f'{side}_accuracy']:.1%}"
+            for side in (TARGET, REFERENCE)
+        ]
+        return f"AlphaChoice({self.name!r}, alpha = {self.alpha:.3g}, answer accuracy: {', '.join(moved)})"
+
+    def _repr_html_(self) -> str:
+        from engram_interp.common.notebook import table_html
+
+        lead = f"alpha = {self.alpha:.3g} keeps {self.keep:.1%} of the reference's answer accuracy"
+        rows = self.curve[self.curve["alpha"].isin([0.0, self.alpha])].set_index("alpha")
+        return table_html("Strength", self.name, lead, rows)
+
+    @property
+    def chosen(self) -> pd.Series:
+        """The curve's row at `alpha`."""
+        return self.curve[self.curve["alpha"] == self.alpha].iloc[0]
+
+    @property
+    def floor(self) -> float:
+        """The least reference accuracy that was allowed."""
+        return self.keep * float(self.curve["reference_accuracy"].iloc[0])
+
+    def plot(self) -> go.Figure:
+        """Accuracy and loss of target and reference by strength, and the strength chosen."""
+        concept = f" of {self.name!r}" if self.name else ""
+        title = f"Ablating the engram{concept}: what is forgotten and what stays"
+        return plots.alpha_curve(self.curve, self.alpha, self.floor, title)
+
+
+@exclusive
+def choose_alpha(
+    model: nn.Module,
+    engram: Engram,
+    concept: Concept,
+    keep: Number = 0.98,
+    *,
+    rel_tol: Number = 0.05,
+    batch_size: int = BATCH_SIZE,
+    progress: bool | None = None,
+) -> AlphaChoice:
+    """The strongest ablation that keeps the reference's answer accuracy at `keep` of what it was.
+
+    The strength is doubled (or halved) from 1 until it is bracketed, then bisected; every trial edits the model in
+    place and scores both sides. The model is restored bit for bit.
+
+    Args:
+        model: the model that the engram is part of.
+        engram: what to ablate.
+        concept: its target and reference, as text or tokens: a model must be run on them, so statistics do not do.
+        keep: share of the reference's answer accuracy (see `score`) that must stay, in (0, 1].
+        rel_tol: stop when the bracket is this narrow, as a share of alpha, or as narrow as floats allow.
+        batch_size: examples in a batch.
+        progress: True or False shows or hides the bar; None shows it in a terminal and in a notebook.
+
+    Raises:
+        ValueError: a `keep` or `rel_tol` out of range, or a reference of which the model gets nothing right.
+
+    Example:
+        >>> import engram_interp as ei
+        >>> model, corpus = ei.testbed.load("full"), ei.testbed.authors()
+        >>> author, *others = corpus.forget10[:4]
+        >>> concept = ei.Concept(author.examples, [example for other in others for example in other.examples])
+        >>> choice = ei.choose_alpha(model, ei.extract(model, concept), concept)
+        >>> bool(choice.chosen["reference_accuracy"] >= choice.floor)
+        True
+    """
+    keep, rel_tol = number(keep, "keep"), number(rel_tol, "rel_tol")
+    if not 0 < keep <= 1:
+        raise ValueError(f"keep is a share of the reference's accuracy, 0 < keep <= 1; got {keep}")
+    if not rel_tol > 0:
+        raise ValueError(f"rel_tol is the relative width at which to stop, above 0; got {rel_tol}")
+    require_concept(concept)
+    require_engram(engram)
+    adapter = adapt(model)
+    encoded = encode_groups(concept.sides, adapter.encoder)
+    tried: dict[float, dict[str, Score]] = {}
+    with (
+        engram.editing(model) as ablate,
+        bar(None, progress, "choosing alpha", "strength") as shown,
+    ):
+
+        def keeps(alpha: float) -> bool:
+            ablate(alpha)
+            tried[alpha] = score_encoded(adapter, encoded, batch_size=batch_size, progress=False)
+            shown.update()
+            return tried[alpha][REFERENCE].accuracy >= keep * tried[0.0][REFERENCE].accuracy
+
+        keeps(0.0)
+        if not tried[0.0][REFERENCE].accuracy:
+            raise ValueError("the model gets no answer token of the reference right, so nothing of it can be kept")
+        low, high = _bracket(keeps)
+        if low == high:
+            logger.warning(
+                "alpha = %g is a limit of the search, not a choice: %s", low,
+                "every edit tried keeps enough" if low else "no edit tried keeps enough",
+            )  # fmt: skip
+        while high - low > rel_tol * high:
+            middle = (low + high) / 2
+            if middle in (low, high):
+                break
+            low, high = (middle, high) if keeps(middle) else (low, middle)
+    before, after = tried[0.0][TARGET].accuracy, tried[low][TARGET].accuracy
+    if 0 < low < high and after >= keep * before:
+        logger.warning(
+            "alpha = %.3g keeps enough of the reference, but the target too: %.1f %% of its answer tokens are right, "
+            "of %.1f %% before", low, 100 * after, 100 * before,
+        )  # fmt: skip
+    return AlphaChoice(low, keep, _curve(tried), concept.name)
+
+
+def _bracket(keeps: Callable[[float], bool]) -> tuple[float, float]:
+    """A strength that keeps enough and one that does not, a factor of two apart; twice the same at either limit."""
+    alpha = 1.0
+    if keeps(alpha):
+        while alpha < MAX_ALPHA and keeps(2 * alpha):
+            alpha *= 2
+        return (alpha, alpha) if alpha == MAX_ALPHA else (alpha, 2 * alpha)
+    while alpha > MIN_ALPHA:
+        alpha /= 2
+        if keeps(alpha):
+            return alpha, 2 * alpha
+    return 0.0, 0.0
+
+
+def _curve(tried: dict[float, dict[str, Score]]) -> pd.DataFrame:
+    return pd.DataFrame({"alpha": alpha, **side_by_side(scores)} for alpha, scores in sorted(tried.items()))

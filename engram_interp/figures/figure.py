@@ -1,0 +1,79 @@
+"""How does a figure show itself? In any notebook, also in a list of figures, and in the pages that nbconvert makes."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from typing import Any
+
+import plotly.graph_objects as go
+from plotly.offline import get_plotlyjs, get_plotlyjs_version
+
+from engram_interp.common.progress import in_notebook
+
+MIMETYPE = "application/vnd.plotly.v1+json"
+# A page with require.js would give plotly to it in place of the window.
+_SCRIPT = """<script>
+window._define = window.define; window.define = undefined;
+{plotly}
+window.define = window._define;
+</script>"""
+_DRAWN = """<div id="{id}" style="height: {height}px"></div>
+<script>
+(() => {{
+  const figure = {figure};
+  const options = {{responsive: true, displaylogo: false}};
+  const draw = () => window.Plotly.newPlot("{id}", figure.data, figure.layout, options);
+  if (window.Plotly) return draw();
+  const script = document.createElement("script");
+  script.src = "https://cdn.plot.ly/plotly-{version}.min.js";
+  script.onload = draw;
+  document.head.appendChild(script);
+}})();
+</script>"""
+
+
+class Figure(go.Figure):
+    """A plotly figure that shows itself in any notebook and in the pages that nbconvert makes of one.
+
+    Plotly's own gives a notebook numbers that an extension draws, and nothing without it. Beside these, this one has
+    HTML: the first figure of a session brings plotly's script, and the others find it in the page, or on the web.
+    """
+
+    _script_is_shown = False
+
+    def __repr__(self) -> str:
+        return f"Figure({self._name()!r})"
+
+    @property
+    def _shown(self) -> Any:
+        return self.layout
+
+    def _name(self) -> str:
+        return str(self._shown.title.text or "").replace("<br>", " ")
+
+    def _ipython_display_(self) -> None:
+        raise NotImplementedError("IPython asks for the bundle below then")
+
+    def _repr_mimebundle_(self, *_: Any, **__: Any) -> dict[str, Any]:
+        return {MIMETYPE: json.loads(str(self.to_json())), "text/html": self._repr_html_(), "text/plain": repr(self)}
+
+    def _repr_html_(self) -> str:
+        script = "" if Figure._script_is_shown else _SCRIPT.format(plotly=get_plotlyjs())
+        Figure._script_is_shown = True
+        # What stands in a script must not end it.
+        content = str(self.to_json()).replace("<", "\\u003c")
+        return script + _DRAWN.format(
+            id=f"figure-{uuid.uuid4()}",
+            height=self._shown.height or 450,
+            figure=content,
+            version=get_plotlyjs_version(),
+        )
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """In a list or tuple, IPython asks for text only: there, the figure shows itself beside its name."""
+        printer.text(repr(self))
+        if in_notebook() and not cycle and len(getattr(printer, "stack", ())) > 1:
+            from IPython.display import display  # pyright: ignore[reportMissingImports]
+
+            display(self)

@@ -1,0 +1,56 @@
+"""`F = S (x) G`, the Fisher metric of a linear layer: the engram as a projection and a step in it (paper, Section 6).
+
+`S = E[x x^T]` is of a layer's inputs, `G = E[g g^T]` of the gradients at its outputs (K-FAC). In this metric the loss
+of Eq. 2 is, but for a constant, the squared distance from `W+` (Theorem 6.1), and `W - W+` is one natural-gradient step
+that forgets (Corollary 6.3). The paper has the identity for `G`; it drops out where forgetting is measured in it too.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from engram_interp.linalg.spectrum import Spectrum
+
+
+def squared_length(
+    A: Float[Tensor, "*head out d"], S: Float[Tensor, "*#head d d"], G: Float[Tensor, "out out"] | None = None
+) -> Float[Tensor, "*head"]:
+    """`vec(A)^T (S (x) G) vec(A) = tr(G A S A^T)`, in float64; `|A X|_F^2` without `G`.
+
+    Args:
+        A: a change of a weight.
+        S: second moment of its inputs.
+        G: second moment of the gradients at its outputs; the identity by default.
+
+    Example:
+        >>> A = torch.tensor([[1.0, 2.0]])
+        >>> squared_length(A, torch.eye(2)).item(), squared_length(A, torch.eye(2), torch.tensor([[3.0]])).item()
+        (5.0, 15.0)
+    """
+    A = A.double()
+    weighted = A if G is None else G.double() @ A
+    return (weighted @ S.double() * A).sum((-2, -1))
+
+
+def natural_gradient(
+    gradient: Float[Tensor, "out d"], kept: Spectrum, G: Float[Tensor, "out out"] | None = None
+) -> Float[Tensor, "out d"]:
+    """`F^pinv` times a gradient, `G^pinv gradient S^pinv`, in float64.
+
+    Half of it for the gradient `2 W S+` of `|W X+|^2` is `W+` (Corollary 6.3).
+
+    Args:
+        gradient: of a loss by the weight.
+        kept: the kept directions of `S`.
+        G: second moment of the gradients at the outputs; the identity by default.
+
+    Example:
+        >>> from engram_interp.linalg.spectrum import spectrum
+        >>> W, S_plus, S = torch.ones(1, 2), torch.diag(torch.tensor([1.0, 0.0])), torch.diag(torch.tensor([4.0, 2.0]))
+        >>> (natural_gradient(2 * W @ S_plus, spectrum(S)) / 2).tolist()
+        [[0.25, 0.0]]
+    """
+    step = gradient.double() @ kept.U / kept.lam @ kept.U.T
+    return step if G is None else torch.linalg.pinv(G.double(), hermitian=True) @ step

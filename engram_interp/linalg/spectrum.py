@@ -1,0 +1,129 @@
+"""`W+ = W S+ (S+ + S-)^pinv` on plain tensors (paper, Eq. 3 and 4), as `W P+` with the soft projector `P+` of Eq. 5.
+
+The pseudo-inverse drops directions whose eigenvalue is at most `rtol * lambda_max`. On language models this cut is a
+regularisation strength and not a rounding guard (condition numbers reach 1e13), so it is explicit, and it never moves
+with a dtype or a device.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from engram_interp.common.arguments import number
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """The kept directions of a second moment.
+
+    Attributes:
+        U: `[d k]`, orthonormal columns.
+        lam: `[k]`, their eigenvalues, ascending and positive.
+    """
+
+    U: Float[Tensor, "d k"]
+    lam: Float[Tensor, "k"]
+
+    @property
+    def Pi(self) -> Float[Tensor, "d d"]:
+        """`Pi = U U^T`, the orthogonal projector onto the kept directions."""
+        return self.U @ self.U.T
+
+    def above(self, rtol: float | int | None) -> Spectrum:
+        """Those of the directions that a coarser cut keeps too; see `spectrum`. They share memory with these."""
+        require_rtol(rtol)
+        rtol = default_rtol(len(self.U)) if rtol is None else rtol
+        dropped = int((self.lam <= rtol * self.lam[-1:].clamp(min=0)).sum())
+        return Spectrum(self.U[:, dropped:], self.lam[dropped:])
+
+    def soft_projector(self, S_plus: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
+        """`P+ = S+ S^pinv` in float64, with `S` the moment that this is the spectrum of (paper, Eq. 5)."""
+        return (S_plus.to(self.U) @ self.U / self.lam) @ self.U.T
+
+
+def default_rtol(d: int) -> float:
+    """`d * 2**-23`: the cut that the authors' released code uses, for a moment matrix of size `d`.
+
+    Example:
+        >>> default_rtol(2048)
+        0.000244140625
+    """
+    return d * 2.0**-23
+
+
+def require_rtol(rtol: float | int | None) -> None:
+    """Raise where a cut is none.
+
+    Raises:
+        ValueError: an `rtol` outside [0, 1).
+        TypeError: something else than a number.
+    """
+    if rtol is not None and not 0 <= number(rtol, "rtol") < 1:
+        raise ValueError(f"rtol is a share of the largest eigenvalue, 0 <= rtol < 1; got {rtol}")
+
+
+def require_ridge(ridge: float | int) -> None:
+    """Raise where a ridge is none.
+
+    Raises:
+        ValueError: a negative ridge, or one that is not finite.
+        TypeError: something else than a number.
+    """
+    if number(ridge, "ridge") < 0:
+        raise ValueError(f"ridge is added to every eigenvalue of a second moment, 0 <= ridge; got {ridge}")
+
+
+def spectrum(S: Float[Tensor, "d d"], rtol: float | int | None = None, ridge: float | int = 0.0) -> Spectrum:
+    """The directions of a second moment above the cut, by an eigendecomposition in float64.
+
+    Args:
+        S: symmetric and positive semi-definite.
+        rtol: drop eigenvalues of at most `rtol * lambda_max`; None is `default_rtol(d)`, 1e-6 the paper's text.
+        ridge: of `S + ridge I` in place of `S` (UCE; paper, Eq. 31), in the directions that `S` has. It needs no cut:
+            `rtol=None` is then 0.
+
+    Raises:
+        ValueError: an `rtol` outside [0, 1), a `ridge` below 0, or a matrix that is not finite.
+
+    Example:
+        >>> spectrum(torch.diag(torch.tensor([4.0, 1.0, 0.0]))).lam.tolist()
+        [1.0, 4.0]
+    """
+    require_rtol(rtol)
+    require_ridge(ridge)
+    if not S.isfinite().all():
+        raise ValueError(f"a second moment of size {len(S)} is not finite: its activations overflowed")
+    S = S.double()
+    lam, U = torch.linalg.eigh((S + S.T) / 2)
+    if ridge:
+        # Where the data have nothing, the target has nothing: only rounding would be divided by the ridge.
+        has = lam > len(S) * torch.finfo(torch.float64).eps * lam[-1]
+        return Spectrum(U[:, has], lam[has] + ridge).above(rtol or 0.0)
+    return Spectrum(U, lam).above(rtol)
+
+
+def soft_projector(
+    S_plus: Float[Tensor, "d d"], S: Float[Tensor, "d d"], rtol: float | int | None = None
+) -> Float[Tensor, "d d"]:
+    """`P+ = S+ S^pinv` with `S = S+ + S-` (paper, Eq. 5), in float64.
+
+    Args:
+        S_plus: second moment of the target.
+        S: second moment of target and reference together.
+        rtol: the cut of the pseudo-inverse; see `spectrum`.
+
+    Example:
+        >>> S_plus, S_minus = torch.diag(torch.tensor([3.0, 0.0])), torch.diag(torch.tensor([1.0, 2.0]))
+        >>> soft_projector(S_plus, S_plus + S_minus).diagonal().tolist()
+        [0.75, 0.0]
+    """
+    return spectrum(S, rtol).soft_projector(S_plus)
+
+
+def engram_matrix(W: Float[Tensor, "out d"], P_plus: Float[Tensor, "d d"]) -> Float[Tensor, "out d"]:
+    """`W+ = W P+` in float64: the part of `W` that the target owns (paper, Eq. 4; Eq. 3 for `W - W_0`)."""
+    return W.double() @ P_plus

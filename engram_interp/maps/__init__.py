@@ -1,0 +1,1 @@
+"""Where does it sit, and is that real? Sizes by matrix and head, nulls, diagnoses, overlaps."""

@@ -1,0 +1,1 @@
+"""How does a `TransformerBridge` multiply by its matrices, and where do they live?"""

@@ -1,0 +1,1 @@
+"""What is there to read? One page about one memory."""

@@ -1,0 +1,86 @@
+"""`X`: an input's counted positions themselves, row by row, with the example that each comes from.
+
+Second moments of any set of examples follow from them without another pass: `S = X^T X` over the set's rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from engram_interp.concepts.concept import Batch, TokenExample
+from engram_interp.models import Adapter, Record
+from engram_interp.models.sites import Site
+from engram_interp.statistics.collect import finite_rows, one_pass
+from engram_interp.statistics.statistics import Moment, MomentSum
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of one input.
+
+    Attributes:
+        X: `[n d]`, as the model computes them, in its precision.
+        example: `[n]`, ascending, which example each row comes from.
+        offered: `[example]`, how many positions of each example count; more than it has rows where only some are
+            routed to an expert.
+    """
+
+    X: Float[Tensor, "n d"]
+    example: Int[Tensor, "n"]
+    offered: Int[Tensor, "example"]
+
+    def moment(self, start: int, stop: int) -> Moment:
+        """The moment of the examples from `start` up to, not including, `stop`."""
+        first, last = torch.searchsorted(self.example, torch.tensor([start, stop])).tolist()
+        total = MomentSum(self.X)
+        total.add(self.X[first:last], offered=int(self.offered[start:stop].sum()))
+        return total.result()
+
+
+def collect_rows(
+    adapter: Adapter,
+    sites: Iterable[Site],
+    encoded: dict[str, list[TokenExample]],
+    batch_size: int,
+    progress: bool | None,
+) -> dict[str, Rows]:
+    """The rows of every input, examples numbered through from the first group to the last.
+
+    Raises:
+        ValueError: a non-finite activation.
+    """
+    offered = torch.tensor([int(one.counts.sum()) for examples in encoded.values() for one in examples])
+    starts = torch.tensor([0, *(len(examples) for examples in encoded.values())]).cumsum(0)
+    pieces: dict[str, list[tuple[Tensor, Tensor]]] = {}
+
+    def begin(batch: Batch) -> Record:
+        example = (starts[batch.groups] + batch.numbers)[:, None].expand_as(batch.counts).flatten()
+        return partial(_take_in, pieces, batch.counts.flatten().nonzero().flatten(), example)
+
+    one_pass(adapter, sites, encoded, begin, batch_size, progress)
+    # Each input's pieces go as soon as they are joined, so that only one input is ever there twice.
+    return {name: _joined(pieces.pop(name), offered) for name in list(pieces)}
+
+
+def _take_in(
+    pieces: dict[str, list[tuple[Tensor, Tensor]]],
+    at: Int[Tensor, "n"],
+    example: Int[Tensor, "batch_pos"],
+    name: str,
+    activation: Float[Tensor, "*positions d"],
+    routed: Int[Tensor, "m"] | None = None,
+) -> None:
+    rows, positions = finite_rows(name, activation, at, routed)
+    pieces.setdefault(name, []).append((rows, example[positions]))
+
+
+def _joined(pieces: list[tuple[Tensor, Tensor]], offered: Int[Tensor, "example"]) -> Rows:
+    example, order = torch.cat([example for _, example in pieces]).sort(stable=True)
+    X = torch.cat([rows for rows, _ in pieces])
+    return Rows(X[order.to(X.device)], example, offered)

@@ -1,0 +1,1 @@
+"""Is it forgotten? Benchmarks of questions, and the paper's scores of the answers."""

@@ -1,0 +1,35 @@
+import io
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from engram_interp.common import progress
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("stream", "in_notebook", "asked", "shown"),
+    [
+        (Terminal, False, None, True),
+        (io.StringIO, False, None, False),
+        (io.StringIO, True, None, True),
+        (Terminal, True, False, False),
+        (io.StringIO, False, True, True),
+    ],
+)
+def test_where_a_bar_is_shown(monkeypatch, stream, in_notebook, asked, shown):
+    monkeypatch.setattr(sys, "stderr", stream())
+    shell = SimpleNamespace(kernel=object()) if in_notebook else None
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    assert progress.is_shown(asked) is shown
+    assert progress.in_notebook() is in_notebook
+
+
+def test_a_bar_goes_through_its_items_and_counts_them(capsys):
+    assert list(progress.bar(["a", "b"], True, "looking")) == ["a", "b"]
+    assert "looking" in capsys.readouterr().err

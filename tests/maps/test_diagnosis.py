@@ -1,0 +1,155 @@
+import pytest
+import torch
+
+from engram_interp import Concept, collect, decompose, diagnose, filters, localize
+from engram_interp.maps.diagnosis import QUANTITIES
+from engram_interp.models import adapt
+from engram_interp.models.loading import bridge_of
+from tests import huggingface
+from tests.conftest import token_concept, tokens
+
+
+def numbers(frame):
+    return frame[[name for name in QUANTITIES if name in frame]].to_numpy()
+
+
+def test_every_input_is_factorised_twice_whatever_is_looked_at(llama, monkeypatch):
+    calls = []
+    eigh = torch.linalg.eigh
+    monkeypatch.setattr(torch.linalg, "eigh", lambda S: calls.append(len(S)) or eigh(S))
+    found = diagnose(llama, token_concept())
+    found.filtered([filters.soft, filters.power(2), filters.hard(0.5)])
+    found.plot()
+    found.plot_matrix("blocks.0.mlp.W_gate")
+    assert len(calls) == 2 * len(found.inputs)
+
+
+def test_wnorms_are_the_maps_at_every_cut(gpt2):
+    statistics = collect(gpt2, token_concept())
+    found = diagnose(gpt2, statistics, rtols=[1e-4, 0.02])
+    assert found.to_frame()["wnorm"].tolist() == pytest.approx(localize(gpt2, statistics).to_frame()["wnorm"].tolist())
+    for rtol in (1e-4, 0.02):
+        expected = localize(gpt2, statistics, rtol=rtol).to_frame()
+        curve = found.wnorms[found.wnorms["rtol"] == rtol].set_index("key").loc[expected["key"], "wnorm"]
+        assert curve.tolist() == pytest.approx(expected["wnorm"].tolist(), rel=1e-6)
+    at_cut = diagnose(gpt2, statistics, rtol=0.02).to_frame()
+    assert at_cut["wnorm"].tolist() == pytest.approx(expected["wnorm"].tolist())
+    assert (at_cut["rank"] < at_cut["d"]).all()
+
+
+def test_what_the_engram_carries_is_measured_on_the_inputs_themselves(llama):
+    concept = token_concept()
+    row = diagnose(llama, concept, components="in", layers=1).to_frame().iloc[0]
+    statistics = collect(llama, concept)
+    moments = [statistics.groups[side][row["input"]].matrix(ones=False) for side in ("target", "reference")]
+    P = moments[0] @ torch.linalg.pinv(sum(moments), hermitian=True)
+    W = adapt(llama).parameter("blocks.1.mlp.W_in").detach().double().T
+    for side, S in zip(("target", "reference"), moments):
+        X = torch.linalg.cholesky(S)
+        assert row[f"output_{side}"] == pytest.approx(float((W @ P @ X).norm() ** 2 / (W @ X).norm() ** 2))
+        assert row[f"{side}_passes"] == pytest.approx(float((P @ X).norm() ** 2 / X.norm() ** 2))
+
+
+DEFICIENT = {
+    "one token": Concept.from_tokens(tokens(1, 1, seed=1), tokens(1, 1, seed=2)),
+    "fewer tokens than dimensions": Concept.from_tokens(tokens(2, 3, seed=1), tokens(2, 3, seed=2)),
+    "the same tokens": Concept.from_tokens(tokens(1, 4).expand(9, 4), tokens(1, 4).expand(5, 4)),
+}
+
+
+@pytest.mark.parametrize("concept", DEFICIENT.values(), ids=list(DEFICIENT))
+def test_deficient_data_are_diagnosed(any_model, concept):
+    found = diagnose(any_model, concept)
+    assert torch.tensor(numbers(found.to_frame()).astype(float)).isfinite().all()
+    assert (found.to_frame()["rank"] < found.to_frame()["d"]).all()
+    for spectra in found.spectra.values():
+        assert ((spectra.shares >= 0) & (spectra.shares <= 1)).all()
+
+
+def test_a_target_that_is_a_third_of_the_same_data_owns_a_third():
+    model, rows = huggingface.make("Llama"), tokens(20, 6)
+    found = diagnose(bridge_of("tiny", model), Concept.from_tokens(rows, rows.repeat(2, 1)))
+    assert found.target_share == pytest.approx(1 / 3)
+    for spectra in found.spectra.values():
+        assert spectra.shares.tolist() == pytest.approx([1 / 3] * spectra.rank, rel=1e-3)
+    frame = found.to_frame()
+    assert frame["obliqueness"].tolist() == pytest.approx([1] * len(frame), rel=1e-3)
+    assert frame["wnorm"].tolist() == pytest.approx([1 / 3] * len(frame), rel=1e-3)
+    assert frame["output_target"].tolist() == pytest.approx([1 / 9] * len(frame), rel=1e-3)
+
+
+def test_filters_are_read_off_the_spectra(llama):
+    found = diagnose(llama, token_concept(), components="gate", layers=0)
+    (spectra,) = found.spectra.values()
+    x = spectra.shares
+    table = found.filtered([filters.soft, torch.sqrt]).set_index("filter")
+    assert table.at["soft", "taken"] == pytest.approx(found.inputs.at[0, "owned"])
+    assert table.at["soft", "target_passes"] == pytest.approx(float((x**3).sum() / x.sum()))
+    assert table.at["sqrt", "reference_passes"] == pytest.approx(float((x * (1 - x)).sum() / (1 - x).sum()))
+
+
+@pytest.mark.parametrize("g", [lambda x: x.sum(), lambda x: x * torch.nan])
+def test_a_filter_that_is_none_is_refused(llama, g):
+    found = diagnose(llama, token_concept(), components="gate", layers=0)
+    with pytest.raises(ValueError, match="shares in .* to as many finite numbers"):
+        found.filtered([g])
+
+
+def test_a_part_is_diagnosed_as_its_concept(gpt2):
+    concept = token_concept()
+    parts = decompose(gpt2, {"mine": concept.target, "rest": concept.reference})
+    found, direct = parts.diagnose("mine"), diagnose(gpt2, concept)
+    assert found.to_frame()["key"].tolist() == direct.to_frame()["key"].tolist()
+    assert numbers(found.to_frame()) == pytest.approx(numbers(direct.to_frame()), rel=1e-3)
+    assert found.name == "mine"
+
+
+def test_statistics_are_diagnosed_without_a_model(llama):
+    statistics = collect(llama, token_concept())
+    alone, whole = diagnose(statistics), diagnose(llama, statistics)
+    assert alone.matrices is None
+    assert numbers(alone.to_frame()) == pytest.approx(numbers(whole.inputs))
+    other = diagnose(statistics, "reference")
+    assert (alone.name, other.name) == (statistics.name, "reference")
+    total = alone.inputs["owned"] + other.inputs["owned"]
+    assert total.tolist() == pytest.approx(alone.inputs["rank"].tolist())  # P+ + P- = Pi
+    with pytest.raises(ValueError, match="of statistics alone there are no matrices to draw"):
+        alone.plot()
+    with pytest.raises(ValueError, match="no group 'mine', only target, reference"):
+        diagnose(statistics, "mine")
+    with pytest.raises(TypeError, match="no components, layers or delta_from"):
+        diagnose(statistics, layers=[0])
+    with pytest.raises(TypeError, match="name one of their groups; got a Concept"):
+        diagnose(statistics, token_concept())
+
+
+def test_experts_share_a_cell():
+    found = diagnose(bridge_of("tiny", huggingface.make("Mixtral")), token_concept())
+    layer = found.matrices[(found.matrices["component"] == "W_in") & (found.matrices["layer"] == 1)]
+    assert len(layer) > 1
+    heatmap, unembed = found.plot("owned").data
+    row = list(heatmap.y).index("W_in")
+    assert heatmap.z[row][1] == pytest.approx(layer["owned"].mean(), rel=1e-6)
+    assert unembed.z[0][0] == pytest.approx(found.matrices["owned"].iloc[-1], rel=1e-6)
+
+
+def test_the_figure_of_a_matrix_shows_its_spectra_and_its_curve(llama):
+    found = diagnose(llama, token_concept(), rtol=1e-3)
+    figure = found.plot_matrix("blocks.1.attn.W_O")
+    by_name = {trace.name: trace for trace in figure.data}
+    curve = found.wnorms[found.wnorms["key"] == "blocks.1.attn.W_O"]
+    assert list(by_name["W-Norm"].y) == curve["wnorm"].tolist()
+    assert list(by_name["share"].y) == found.spectra["blocks.1.attn.z"].shares.flip(0).tolist()
+    assert "W-Norm" not in {trace.name for trace in found.plot_matrix("blocks.1.attn.z").data}
+
+
+def test_what_is_not_there_is_refused(llama):
+    found = diagnose(llama, token_concept(), components=["Q"])
+    with pytest.raises(ValueError, match="a diagnosis is drawn of rank, condition, .*; got 'rang'"):
+        found.plot("rang")
+    with pytest.raises(ValueError, match=r"no 'blocks\.0\.attn\.W_O'; it has blocks\.0\.attn\.W_Q, "):
+        found.plot_matrix("blocks.0.attn.W_O")
+    with pytest.raises(ValueError, match="rtol is a share of the largest eigenvalue"):
+        diagnose(llama, token_concept(), rtols=[2.0])
+    with pytest.raises(TypeError, match="with a model, give a Concept or its Statistics; got the name 'target'"):
+        diagnose(llama)

@@ -1,0 +1,172 @@
+import logging
+
+import pytest
+import torch
+
+from engram_interp import Concept, collect, localize, testbed
+from engram_interp.concepts.concept import encode_groups
+from engram_interp.engrams.extract import parts
+from engram_interp.maps.nulls import (
+    N_BOOTSTRAPS,
+    family_p_values,
+    interval,
+    rows_of_sets,
+    set_norms,
+    sets_of_examples,
+    significance,
+)
+from engram_interp.maps.quantities import frobenius_norms, output_norms
+from engram_interp.models import adapt
+from engram_interp.statistics.rows import collect_rows
+from tests.conftest import build, token_concept, tokens
+
+
+def test_sets_are_whole_examples_as_many_as_the_target_has():
+    sets = sets_of_examples(n_target=4, n_examples=9, draws=50, seed=0)
+    assert sets.shape == (1 + 50 + N_BOOTSTRAPS, 4)
+    assert sets[0].tolist() == [0, 1, 2, 3]
+    random, bootstraps = sets[1:51], sets[51:]
+    assert all(len(set(row.tolist())) == 4 and row.tolist() == sorted(row.tolist()) for row in random)
+    assert set(random.flatten().tolist()) == set(range(9))
+    assert set(bootstraps.flatten().tolist()) == set(range(4))
+    assert any(len(set(row.tolist())) < 4 for row in bootstraps)
+
+
+@pytest.mark.parametrize("variant", ["llama", "gpt2", "attn_only"])
+@pytest.mark.parametrize("n", [4, 60], ids=["fewer rows than dimensions", "more"])
+def test_the_norms_of_a_set_are_those_of_its_own_engram(variant, n):
+    # The oracle extracts the engram of the set itself, against all other examples.
+    model = build(variant)
+    rows, mask = tokens(150, 9), tokens(150, 9) % 3 > 0
+    concept = Concept.from_tokens(rows[:n], rows[n:], mask[:n], mask[n:])
+    adapter = adapt(model)
+    found = collect_rows(adapter, adapter.sites(), encode_groups(concept.sides, adapter.encoder), 64, False)
+    sets = sets_of_examples(n, 150, draws=19, seed=3)
+    chosen = sets[7]
+    others = torch.tensor([i for i in range(150) if i not in set(chosen.tolist())])
+    oracle = Concept.from_tokens(rows[chosen], rows[others], mask[chosen], mask[others])
+    for part in parts(adapter, collect(model, oracle), adapter.sites(), None, True, None):
+        inputs = found[part.site.input]
+        norms = set_norms(part, inputs, rows_of_sets(inputs, sets))
+        torch.testing.assert_close(norms["wnorm"][7], frobenius_norms(part, part.W_plus), rtol=2e-3, atol=1e-5)
+        torch.testing.assert_close(norms["fisher"][7], output_norms(part, part.W_plus), rtol=2e-3, atol=1e-5)
+
+
+def test_p_values_by_hand():
+    # Unit 0 of the target is the largest of five; unit 1 lies in the middle. Nothing varies in unit 2.
+    excess = torch.tensor(
+        [[9.0, 1.0, 0.0], [1.0, 1.1, 0.0], [1.1, 0.9, 0.0], [0.9, 1.2, 0.0], [1.0, 0.8, 0.0]], dtype=torch.float64
+    )
+    assert family_p_values(excess).tolist() == [pytest.approx(1 / 5), pytest.approx(3 / 5), 1.0]
+
+
+def test_an_interval_by_hand():
+    # Squares 1, 4, 9 have mean 14/3; all but the outermost 2.5 % on either side of them, moved to 4.
+    excess, squares = torch.tensor([2.0]).double(), torch.tensor([[1.0], [4.0], [9.0]]).double()
+    low, high = interval(excess, squares.sqrt())
+    assert low.item() == pytest.approx((4 + 1 + 0.05 * 3 - 14 / 3) ** 0.5)
+    assert high.item() == pytest.approx((4 + 9 - 0.05 * 5 - 14 / 3) ** 0.5)
+
+
+@pytest.mark.parametrize("variant", ["llama", "gpt2"])
+def test_at_most_ten_of_a_hundred_random_targets_are_significant(variant):
+    model, components = build(variant), ["Q", "O", "out"]
+    rows = tokens(60, 7)
+    generator = torch.Generator().manual_seed(0)
+    significant = dict.fromkeys(("p_value", "fisher_p_value"), 0)
+    for seed in range(100):
+        order = torch.randperm(60, generator=generator)
+        concept = Concept.from_tokens(rows[order[:8]], rows[order[8:]])
+        wmap = localize(model, concept, null="resampled", draws=99, seed=seed, components=components)
+        for name in significant:
+            significant[name] += int(wmap.to_frame()[name].min() <= 0.05)
+    assert max(significant.values()) <= 10, significant
+
+
+def test_a_memory_is_significant_and_random_examples_of_the_same_people_are_not(full):
+    corpus = testbed.authors()
+    author, *others = corpus.forget10
+    pairs = [example for other in others for example in other.examples]
+    memory = localize(full, Concept(author.examples, pairs), null="resampled", draws=99, layers=[0])
+    assert memory.p_values[0].min() == pytest.approx(0.01)
+    assert memory.grid("fisher_p_value")[0].min() == pytest.approx(0.01)
+    mixed = Concept(pairs[::19], [pair for i, pair in enumerate(pairs) if i % 19] + author.examples)
+    assert localize(full, mixed, null="resampled", draws=99, layers=[0]).p_values[0].min() > 0.05
+
+
+def test_ties_are_no_evidence(llama, caplog):
+    # Of nine examples there are nine sets of eight, so a p-value is 1 / 9 or more; of equal examples, all are equal.
+    rows = tokens(9, 8)
+    few = localize(llama, Concept.from_tokens(rows[:8], rows[8:]), null="resampled", draws=99).to_frame()
+    assert "8 of 9 examples can be drawn in 9 ways only" in caplog.text
+    assert few[["p_value", "fisher_p_value"]].to_numpy().min() > 0.05
+    alike = tokens(1, 9)
+    equal = localize(llama, Concept.from_tokens(alike.repeat(4, 1), alike.repeat(20, 1)), null="resampled", draws=99)
+    assert (equal.to_frame()[["p_value", "fisher_p_value"]] == 1).all(axis=None)
+    assert equal.to_frame()["excess"].to_numpy() == pytest.approx(1, abs=1e-4)
+
+
+def test_an_expert_that_no_random_set_reaches_keeps_the_closed_form():
+    sizes = {"expected": torch.tensor([0.01]), "excess": torch.tensor([16.0]), "weight_norm": torch.tensor([1.0])}
+    both = sizes | {f"fisher_{name}": value for name, value in sizes.items()}
+    drawn = torch.zeros(1 + 19 + N_BOOTSTRAPS, 1, dtype=torch.float64)
+    drawn[0] = drawn[-N_BOOTSTRAPS:] = 16.0
+    found = significance({"key": both}, {"key": {"wnorm": drawn, "fisher": drawn}}, n_target=2)["key"]
+    assert found["excess"].tolist() == [16.0]
+    assert found["expected"].tolist() == pytest.approx([0.01])
+    assert found["p_value"].tolist() == [pytest.approx(1 / 20)]
+
+
+def test_one_example_has_no_interval_and_few_counted_positions_are_enough(llama):
+    rows = tokens(13, 6)
+    counts = torch.zeros(13, 6, dtype=torch.bool)
+    counts[0, 2] = counts[5, 3] = True
+    concept = Concept.from_tokens(rows[:1], rows[1:], counts[:1], counts[1:])
+    frame = localize(llama, concept, null="resampled", draws=19, components="gate", rtol=1e-2).to_frame()
+    assert frame[["low", "high", "fisher_low", "fisher_high"]].isna().all(axis=None)
+    assert frame["excess"].notna().all()
+
+
+def test_the_same_seed_gives_the_same_numbers(llama):
+    concept = token_concept()
+    first, second, other = (localize(llama, concept, null="resampled", draws=19, seed=s).to_frame() for s in (1, 1, 2))
+    assert first.equals(second)
+    assert not first["p_value"].equals(other["p_value"]) or not first["low"].equals(other["low"])
+
+
+def test_intervals_hold_the_excess_and_shrink_with_more_examples(llama):
+    few, many = (localize(llama, token_concept(n), null="resampled", draws=19).to_frame() for n in (10, 160))
+    for frame in (few, many):
+        assert ((frame["low"] <= frame["excess"]) & (frame["excess"] <= frame["high"])).all()
+        assert (
+            (frame["fisher_low"] <= frame["fisher_excess"]) & (frame["fisher_excess"] <= frame["fisher_high"])
+        ).all()
+    assert (many["high"] - many["low"]).median() < (few["high"] - few["low"]).median()
+
+
+def test_there_is_one_pass_over_the_examples(llama, monkeypatch):
+    seen = []
+    run = type(adapt(llama)).run
+    monkeypatch.setattr(
+        type(adapt(llama)), "run", lambda self, batch, *rest: seen.append(len(batch.tokens)) or run(self, batch, *rest)
+    )
+    localize(llama, token_concept(), null="resampled", draws=19)
+    assert sum(seen) == 40 + 80
+
+
+def test_the_cost_is_said_before_it_starts(llama, caplog):
+    with caplog.at_level(logging.INFO, logger="engram_interp"):
+        localize(llama, token_concept(), null="resampled", draws=19)
+    said = [record.message for record in caplog.records if "resampled null takes" in record.message]
+    assert len(said) == 1
+    assert said[0].endswith("220 sets of 40 examples")
+
+
+def test_what_cannot_be_resampled_is_refused(llama):
+    concept = token_concept()
+    with pytest.raises(ValueError, match="draws is a whole number, 19 or more; got 5"):
+        localize(llama, concept, null="resampled", draws=5)
+    with pytest.raises(TypeError, match="statistics do not hold: give the Concept itself"):
+        localize(llama, collect(llama, concept), null="resampled")
+    with pytest.raises(ValueError, match="null is 'analytic' or 'resampled', got 'permuted'"):
+        localize(llama, concept, null="permuted")

@@ -1,0 +1,89 @@
+import pytest
+import torch
+
+from engram_interp import collect, localize
+from engram_interp.concepts.concept import encode_groups
+from engram_interp.engrams.extract import parts
+from engram_interp.maps.quantities import head_moments, heads_of, output_norm
+from engram_interp.models import adapt
+from engram_interp.statistics.rows import collect_rows
+from tests.conftest import build, folded, token_concept
+
+
+def parts_of(model, components=None, **options):
+    adapter = adapt(model)
+    statistics = collect(model, token_concept(n=120), components=components)
+    sites = adapter.sites(components)
+    return list(parts(adapter, statistics, sites, None, True, None)), statistics
+
+
+def test_output_norm_by_hand():
+    # W X with X = diag(2, 3): |[[1, 1], [0, 2]] X|^2 = 4 + 9 + 36.
+    W, X = torch.tensor([[1.0, 1.0], [0.0, 2.0]]), torch.diag(torch.tensor([2.0, 3.0]))
+    assert output_norm(W, X @ X.T).item() == pytest.approx(49**0.5)
+
+
+@pytest.mark.parametrize("variant", ["llama", "gpt2"])
+def test_heads_are_the_parameters_heads(variant):
+    model = build(variant)
+    for part in parts_of(model, ["Q", "K", "V", "O"])[0]:
+        parameter = adapt(model).parameter(part.site.key).detach().double()
+        transposed = parameter.mT
+        torch.testing.assert_close(heads_of(part, part.weight(part.W)), transposed)
+
+
+def test_head_moments_are_the_diagonal_blocks(llama):
+    part = next(part for part in parts_of(llama, ["O"])[0])
+    S = part.data.S
+    assert head_moments(part).shape == (4, 8, 8)
+    torch.testing.assert_close(head_moments(part)[2], S[16:24, 16:24])
+
+
+@pytest.mark.parametrize("variant", ["llama", "gpt2"])
+def test_the_fisher_share_is_the_share_of_output_energy(variant):
+    # Brute force: |W+ X| / |W X| on the inputs themselves, the bias included, and of W_O's heads without it.
+    model, concept = build(variant), token_concept(n=120)
+    adapter = adapt(model)
+    rows = collect_rows(adapter, adapter.sites(), encode_groups(concept.sides, adapter.encoder), 64, False)
+    wmap = localize(model, concept)
+    for part in parts_of(model)[0]:
+        X = rows[part.site.input].X.double()
+        if part.data.absorbed:
+            X = torch.cat([X, torch.ones_like(X[:, :1])], dim=1)
+        expected = (X @ part.W_plus.T).norm() / (X @ part.W.T).norm()
+        frame = wmap.to_frame().set_index("key")
+        assert frame.loc[part.site.key, "fisher"] == pytest.approx(float(expected), rel=1e-4)
+        if part.site.component == "W_O":
+            columns_of = part.weight(part.W).shape[1] // part.n_heads
+            for head in range(part.n_heads):
+                columns = slice(head * columns_of, (head + 1) * columns_of)
+                z = X[:, columns]
+                expected = (z @ part.W_plus[:, columns].T).norm() / (z @ part.W[:, columns].T).norm()
+                found = wmap.heads("O", "fisher")[part.site.layer, head]
+                assert float(found) == pytest.approx(float(expected), rel=1e-4)
+
+
+@pytest.mark.parametrize("variant", ["llama", "gpt2"])
+def test_folding_a_norm_changes_w_norms_but_no_fisher_share(variant):
+    # x -> x / w (and - b), W -> W diag(w), its bias + W b: the same outputs, so the same share of them.
+    model = build(variant)
+    raw, processed = (localize(one, token_concept(n=120)).to_frame().set_index("key") for one in (model, folded(model)))
+    keys = [f"blocks.{layer}.{key}" for layer in (0, 1) for key in ("attn.W_Q", "attn.W_K", "mlp.W_in")]
+    for key in keys:
+        assert processed.loc[key, "fisher"] == pytest.approx(raw.loc[key, "fisher"], rel=1e-3), key
+        assert processed.loc[key, "fisher_excess"] == pytest.approx(raw.loc[key, "fisher_excess"], rel=1e-3), key
+    moved = [abs(processed.loc[key, "wnorm"] / raw.loc[key, "wnorm"] - 1) for key in keys]
+    assert max(moved) > 0.02
+
+
+def test_a_rescaled_input_changes_w_norms_but_no_fisher_share(llama):
+    # Neurons scaled by 1/10 to 10 in W_in, and back in W_out: the same function.
+    before = localize(llama, token_concept(n=120)).to_frame().set_index("key")
+    for layer in (0, 1):
+        scale = torch.logspace(-1, 1, 24)
+        adapt(llama).parameter(f"blocks.{layer}.mlp.W_in").data.mul_(scale)
+        adapt(llama).parameter(f"blocks.{layer}.mlp.W_out").data.div_(scale[:, None])
+    after = localize(llama, token_concept(n=120)).to_frame().set_index("key")
+    key = "blocks.1.mlp.W_out"
+    assert after.loc[key, "fisher"] == pytest.approx(before.loc[key, "fisher"], rel=1e-3)
+    assert abs(after.loc[key, "wnorm"] / before.loc[key, "wnorm"] - 1) > 0.02

@@ -1,0 +1,188 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engram_interp import Concept, Statistics, collect, names_filter
+from engram_interp.models import adapt
+from engram_interp.statistics.statistics import FLOAT64_BELOW, MomentSum, moment_dtype
+from tests.conftest import VARIANTS, build, folded, skip_unless_it_runs, token_concept, tokens
+
+
+def moment_of(X: torch.Tensor) -> MomentSum:
+    total = MomentSum(X)
+    total.add(X)
+    return total
+
+
+@given(n=st.integers(1, 9), d=st.integers(1, 40), seed=st.integers(0, 99))
+@settings(deadline=None)
+def test_a_moment_is_the_product_of_its_rows(n, d, seed):
+    X = torch.randn(n, d, generator=torch.Generator().manual_seed(seed))
+    moment = moment_of(X).result()
+    assert torch.equal(moment.second, moment.second.T)
+    torch.testing.assert_close(moment.second, X.double().T @ X.double())
+    torch.testing.assert_close(moment.first, X.double().sum(0))
+    assert moment.count == n
+
+
+def test_a_wide_moment_is_summed_in_float32_block_by_block():
+    d = FLOAT64_BELOW + 3  # not a multiple of the blocks
+    X = torch.randn(50, d, generator=torch.Generator().manual_seed(0))
+    moment = moment_of(X).result()
+    assert moment.second.dtype == torch.float32
+    assert moment.first.dtype == torch.float64
+    assert torch.equal(moment.second, moment.second.T)
+    torch.testing.assert_close(moment.second, X.T @ X, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_reduced_precision_rows_are_summed_in_full(dtype):
+    X = torch.full((4000, 2), 0.1).to(dtype)
+    # In bf16 a running sum of 0.01s stalls near 2; the true sum is about 40.
+    expected = 4000 * float(X[0, 0]) ** 2
+    assert moment_of(X).result().second.flatten().tolist() == pytest.approx([expected] * 4)
+
+
+def test_the_row_of_ones_by_hand():
+    # X = [[1, 2], [3, 4]]: S = [[10, 14], [14, 20]], sums (4, 6), two rows.
+    moment = moment_of(torch.tensor([[1.0, 2.0], [3.0, 4.0]])).result()
+    assert moment.matrix(ones=False).tolist() == [[10, 14], [14, 20]]
+    assert moment.matrix(ones=True).tolist() == [[10, 14, 4], [14, 20, 6], [4, 6, 2]]
+
+
+def assert_same(a: Statistics, b: Statistics, **tolerance) -> None:
+    assert a.counts == b.counts
+    assert a.inputs == b.inputs
+    for group, moments in a.groups.items():
+        for name, moment in moments.items():
+            torch.testing.assert_close(moment.second, b.groups[group][name].second, **tolerance)
+            torch.testing.assert_close(moment.first, b.groups[group][name].first, **tolerance)
+
+
+def test_parts_add_up_to_the_whole(any_model):
+    target, reference = tokens(9, 6), tokens(14, 6, seed=2)
+    whole = collect(any_model, Concept.from_tokens(target, reference))
+    parts = [
+        collect(any_model, Concept.from_tokens(target[a], reference[b]))
+        for a, b in ((slice(0, 4), slice(0, 3)), (slice(4, 9), slice(3, 14)))
+    ]
+    assert_same(parts[0] + parts[1], whole, rtol=1e-4, atol=1e-4)
+
+
+def test_a_group_that_one_part_lacks_is_taken_over(llama):
+    from dataclasses import replace
+
+    both = collect(llama, token_concept())
+    target, reference = (replace(both, groups={side: both.groups[side]}) for side in ("target", "reference"))
+    assert_same(target + reference, both)
+
+
+def test_statistics_of_other_models_or_inputs_do_not_add(llama):
+    statistics = collect(llama, token_concept())
+    with pytest.raises(ValueError, match="the second summand, made from another model"):
+        statistics + collect(build("llama", seed=7), token_concept())
+    with pytest.raises(ValueError, match=r"statistics of different inputs cannot be added: \['blocks\.0\.attn\.in'"):
+        statistics + collect(llama, token_concept(), components="out")
+
+
+def test_a_file_gives_back_the_same_bits(llama, tmp_path):
+    statistics = collect(llama, token_concept())
+    statistics.save(tmp_path / "statistics.safetensors")
+    loaded = Statistics.load(tmp_path / "statistics.safetensors")
+    assert_same(loaded, statistics, rtol=0, atol=0)
+    assert (loaded.info, loaded.keys, loaded.name) == (statistics.info, statistics.keys, statistics.name)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("processed", [False, True])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_caches_give_what_a_pass_gives(variant, processed, dtype):
+    if processed and variant in ("unnormalized", "shortformer", "post_norm"):
+        pytest.skip("TransformerLens does not fold these")
+    model = build(variant)
+    model = (folded(model) if processed else model).to(dtype)
+    model.cfg.dtype = dtype
+    target, reference = tokens(4, 6), tokens(5, 7, seed=2)
+    target_mask, reference_mask = target % 3 > 0, reference % 4 > 0
+    if dtype != torch.float32:
+        skip_unless_it_runs(model, target)
+    caches = [model.run_with_cache(rows, names_filter=names_filter(model))[1] for rows in (target, reference)]
+    found = Statistics.from_caches(model, *caches, target_mask, reference_mask)
+    expected = collect(model, Concept.from_tokens(target, reference, target_mask, reference_mask))
+    tolerance = 1e-4 if dtype == torch.float32 else 3e-2
+    assert_same(found, expected, rtol=tolerance, atol=tolerance)
+
+
+def test_caches_of_some_components_do(llama):
+    rows = tokens(4, 6)
+    cache = llama.run_with_cache(rows, names_filter=names_filter(llama, components=["O", "out"]))[1]
+    found = Statistics.from_caches(llama, cache, cache, components=["O", "out"])
+    assert found.keys == tuple(f"blocks.{i}.{name}" for i in (0, 1) for name in ("attn.W_O", "mlp.W_out"))
+    assert found.counts == {"target": 24, "reference": 24}
+
+
+def test_a_cache_that_lacks_an_activation_is_refused_by_its_name(llama):
+    cache = llama.run_with_cache(tokens(4, 6))[1]
+    needed = names_filter(llama)[6]
+    poor = {name: value for name, value in cache.items() if name != needed}
+    from transformer_lens import ActivationCache
+
+    with pytest.raises(KeyError, match=f"the reference cache lacks {needed}: cache what names_"):
+        Statistics.from_caches(llama, cache, ActivationCache(poor, llama))
+
+
+def test_cache_masks_must_fit_and_have_a_true(llama):
+    cache = llama.run_with_cache(tokens(4, 6))[1]
+    with pytest.raises(ValueError, match=r"target_mask has shape \[4, 5\], the cached activations \[4, 6\]"):
+        Statistics.from_caches(llama, cache, cache, target_mask=torch.ones(4, 5, dtype=torch.bool))
+    with pytest.raises(ValueError, match="reference_mask has no true"):
+        Statistics.from_caches(llama, cache, cache, reference_mask=torch.zeros(4, 6, dtype=torch.bool))
+
+
+def test_caches_made_in_any_mode_leave_no_graph_behind(llama):
+    rows = tokens(4, 6)
+    with torch.inference_mode():
+        inferred = llama.run_with_cache(rows)[1]
+    for cache in (inferred, llama.run_with_cache(rows)[1]):
+        statistics = Statistics.from_caches(llama, cache, cache)
+        assert not any(moment.second.requires_grad for moment in statistics.groups["target"].values())
+
+
+def test_a_non_finite_cache_is_refused_by_its_place(llama):
+    cache = llama.run_with_cache(tokens(4, 6))[1]
+    name = names_filter(llama)[7]
+    cache.cache_dict[name] = cache[name] * float("nan")
+    with pytest.raises(ValueError, match=r"non-finite activation in the target cache: blocks\.1\.mlp\.post"):
+        Statistics.from_caches(llama, cache, cache)
+
+
+def test_moments_are_summed_in_full_precision_whatever_the_user_set(monkeypatch):
+    seen = []
+    addmm_ = torch.Tensor.addmm_
+
+    def spy(self, *args):
+        seen.append(torch.get_float32_matmul_precision())
+        return addmm_(self, *args)
+
+    monkeypatch.setattr(torch.Tensor, "addmm_", spy)
+    torch.set_float32_matmul_precision("medium")
+    try:
+        moment_of(torch.ones(2, 3))
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert set(seen) == {"highest"}
+
+
+def test_statistics_are_described_in_a_line(llama):
+    statistics = collect(llama, Concept.from_tokens(tokens(2, 3), tokens(3, 3), name="x"))
+    name = adapt(llama).info.name
+    assert repr(statistics) == f"Statistics('x', 9 inputs of {name!r}, 6 target tokens, 9 reference tokens)"
+
+
+def test_narrow_inputs_are_summed_in_float64():
+    assert moment_dtype(FLOAT64_BELOW - 1) == torch.float64
+    assert moment_dtype(FLOAT64_BELOW) == torch.float32
+    assert moment_dtype(FLOAT64_BELOW, torch.float64) == torch.float64
+    assert moment_dtype(FLOAT64_BELOW, torch.bfloat16) == torch.float32
