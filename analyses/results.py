@@ -1,7 +1,13 @@
-"""Tables of results, as JSON with a row a line, and with what they were made with."""
+"""What was found, and what was it made with? Tables as JSON, one row a line.
+
+Beside its tables, a file says which versions and which commit made them.
+"""
 
 import json
 import platform
+import subprocess
+import time
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -9,15 +15,41 @@ from typing import Any
 import pandas as pd
 import torch
 
+HERE = Path(__file__).parent
+Tables = dict[str, pd.DataFrame]
 VERSIONS = ("engram-interp", "torch", "transformer-lens", "transformers", "numpy")
 
 
 def write(path: Path, made: dict[str, Any] | None = None, **tables: pd.DataFrame) -> None:
-    """Write tables by name, and with them what they were made with: versions, and `made`."""
-    made_with = {**{name: version(name) for name in VERSIONS}, **({} if made is None else made)}
+    """Write tables by name, together with the versions, the commit and `made`."""
+    made_with = {**{name: version(name) for name in VERSIONS}, "commit": commit(HERE), **(made or {})}
     lines = {name: ",\n".join(json.dumps(row) for row in table.to_dict("records")) for name, table in tables.items()}
     found = ",\n".join(f'"{name}": [\n{text}\n]' for name, text in lines.items())
     path.write_text(f'{{"made_with": {json.dumps(made_with)},\n{found}}}\n')
+
+
+def record(path: Path, measure: Callable[[], Tables]) -> None:
+    """Write what `measure` returns, and with it the script, the machine and the seconds that it took."""
+    began = time.perf_counter()
+    tables = measure()
+    seconds = round(time.perf_counter() - began, 1)
+    write(path, {"script": path.with_suffix(".py").name, "machine": machine(), "seconds": seconds}, **tables)
+
+
+def commit(folder: Path) -> str | None:
+    """The commit that a folder is at, with `-dirty` if its repository has changes; None outside of a repository."""
+    head = _git(folder, "rev-parse", "HEAD")
+    if head is None:
+        return None
+    return f"{head}-dirty" if _git(folder, "status", "--porcelain") else head
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
 
 
 def machine() -> str:
@@ -32,7 +64,7 @@ def made_with(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text())["made_with"]
 
 
-def read(path: Path) -> dict[str, pd.DataFrame]:
+def read(path: Path) -> Tables:
     """The tables of a file, by name."""
     found = json.loads(path.read_text())
     return {name: pd.DataFrame(table) for name, table in found.items() if name != "made_with"}

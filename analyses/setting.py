@@ -1,6 +1,6 @@
-"""What every table of unlearning needs: a model, the one that never saw the target, the one before, and a benchmark.
+"""What does every table of unlearning need? Three models (full, retain, base) and a benchmark.
 
-The testbed's by default, in minutes; any other by `--model`, `--retain`, `--base` and `--data`.
+By default they are the testbed's, which takes minutes. `--model`, `--retain`, `--base` and `--data` name others.
 """
 
 import random
@@ -11,35 +11,34 @@ from pathlib import Path
 from typing import Any
 
 import click
-import pandas as pd
 import plotly.graph_objects as go
-import results
 import torch
 from torch import nn
 
 import engram_interp as ei
-from engram_interp.figures import plots
+from analyses import results
+from analyses.results import Tables
+from engram_interp.figures.html import to_html
 from engram_interp.models import adapt
 from engram_interp.unlearning.benchmarks import TOFU
 
 TESTBED = "testbed"
 VALIDATION, TEST = "validation", "test"
-Tables = dict[str, pd.DataFrame]
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A model to unlearn in, and what to judge it by.
+    """A model that should forget, and what to judge it by.
 
     Attributes:
-        options: of the command line, from which `load` makes it again.
-        model: trained on everything.
-        retain: trained without the target; None where no table needs it.
-        base: before either; None where no method needs it.
+        options: the options of the command line, from which `load` makes this setting again.
+        model: the model trained on everything.
+        retain: the model trained without the target. None if no table needs it.
+        base: the model before fine-tuning. None if no method needs it.
         benchmark: what to forget, and the questions.
         refusals: answers that refuse, for methods that train them.
-        seed: of everything drawn.
-        only: the methods to compare; all where none is named.
+        seed: the seed of everything random.
+        only: the methods to compare. Empty means all.
     """
 
     options: dict[str, Any]
@@ -53,11 +52,11 @@ class Setting:
     _made: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def fresh(self) -> "Setting":
-        """The same with nothing made yet, so that the cost of a method is all of it."""
+        """The same setting with nothing computed yet, so that the cost of a method includes everything."""
         return replace(self, _made={})
 
     def made(self, name: str, make: Callable[[], Any]) -> Any:
-        """What `make` makes, once."""
+        """Calls `make` the first time that a name is asked for, and keeps what it returns."""
         if name not in self._made:
             self._made[name] = make()
         return self._made[name]
@@ -67,11 +66,11 @@ class Setting:
         return self.made("statistics", lambda: ei.collect(self.model, self.benchmark.concept, progress=False))
 
     def engram(self, **options: Any) -> ei.Engram:
-        """The target's engram; options as in `extract`."""
+        """The target's engram, with the options of `extract`."""
         return self.made(f"engram {options}", lambda: ei.extract(self.model, self.statistics, **options))
 
     def ends(self, questions: str) -> dict[str, ei.Run]:
-        """The ends of every scale, on the questions that choices are made by or on those that are reported."""
+        """The two ends of every scale, on the questions for choosing (`validation`) or for reporting (`test`)."""
         models = {"full": self.model, "retain": required(self.retain, "retain")}
         return self.made(
             f"ends {questions}",
@@ -81,7 +80,7 @@ class Setting:
         )
 
     def questions(self, which: str) -> ei.Benchmark:
-        """Of every part, a fourth to choose hyperparameters by, drawn at random, or the rest to report."""
+        """A random fourth of every part, to choose hyperparameters by (`validation`), or the rest (`test`)."""
         chosen = {VALIDATION: True, TEST: False}[which]
 
         def some(questions: Sequence[ei.QA]) -> list[ei.QA]:
@@ -92,9 +91,32 @@ class Setting:
 
 
 def required(model: nn.Module | None, name: str) -> nn.Module:
+    """The model, or an error that names the option that gives it."""
     if model is None:
         raise click.UsageError(f"this table needs --{name}")
     return model
+
+
+OPTIONS = (
+    click.option("--model", default=TESTBED, show_default=True, help="Trained on everything: a name or a folder."),
+    click.option("--retain", help="The model trained without the target. Goes with --model."),
+    click.option("--base", help="The model before fine-tuning. Goes with --model."),
+    click.option("--data", help="TOFU: a folder, or a repository on the hub. Default: locuslab/TOFU."),
+    click.option("--forget", help="The split of TOFU to forget. Default: forget10."),
+    click.option("--hold-out", type=int, help="How many of the last questions were held out of all training."),
+    click.option("--system-prompt", help="Put in front of chats. Default: OpenUnlearning's. Empty: none."),
+    click.option(
+        "--refusals",
+        type=click.Path(exists=True, dir_okay=False),
+        help="Answers that refuse, one on each line. Default: idontknow.jsonl of --data, else four of our own.",
+    ),
+    click.option("--device", help="The device of the models. Default: TransformerLens's choice."),
+    click.option("--seed", type=int, default=0, show_default=True),
+    click.option("--only", multiple=True, help="A method by its name; can be repeated. Default: all."),
+    click.option("--out", type=click.Path(path_type=Path), help="Where to write the JSON. Default: beside the script."),
+    click.option("--plot", type=click.Path(path_type=Path), help="Where to draw the results, as .html."),
+    click.option("--only-plot", is_flag=True, help="Do not measure; draw the results that exist."),
+)
 
 
 def command(
@@ -106,56 +128,44 @@ def command(
     """The command line of a table: measure, write JSON beside the script (or to `--out`), print, draw.
 
     Args:
-        script: its file.
-        measure: from a setting to tables by name.
-        text: what is printed.
-        figure: what is drawn.
+        script: the script's file.
+        measure: makes the tables, by name, from a setting.
+        text: makes the text that is printed.
+        figure: makes the figure that is drawn.
     """
     path = Path(script)
 
-    @click.command(help=f"Make {path.stem}'s table anew, of the testbed or of another model.")
-    @click.option("--model", default=TESTBED, show_default=True, help="Trained on everything: a name or a folder.")
-    @click.option("--retain", help="Trained without the target; with another --model than the testbed.")
-    @click.option("--base", help="Before fine-tuning; with another --model than the testbed.")
-    @click.option("--data", help="TOFU: a folder, or a repository on the hub; locuslab/TOFU by default.")
-    @click.option("--forget", help="Which of TOFU's splits is to go; forget10 by default.")
-    @click.option("--hold-out", type=int, help="So many of the last questions were held out of every training.")
-    @click.option("--system-prompt", help="In front of chats: OpenUnlearning's by default, none where this is empty.")
-    @click.option(
-        "--refusals",
-        type=click.Path(exists=True, dir_okay=False),
-        help="Answers that refuse, one a line; idontknow.jsonl of --data by default, or else four of our own.",
-    )
-    @click.option("--device", help="Where models are put; TransformerLens's choice by default.")
-    @click.option("--seed", type=int, default=0, show_default=True)
-    @click.option("--only", multiple=True, help="A method by its name; may be given again. All by default.")
-    @click.option("--out", type=click.Path(path_type=Path), help="Where the JSON goes; beside the script by default.")
-    @click.option("--plot", type=click.Path(path_type=Path), help="Where to draw the results, as .html.")
-    @click.option("--only-plot", is_flag=True, help="Draw the results that are there.")
     def main(out: Path | None, plot: Path | None, only_plot: bool, **options: Any) -> None:
         if out is None and options["model"] != TESTBED:
             raise click.UsageError("the JSON beside the script is the testbed's: give --out with another --model")
         out = out or path.with_suffix(".json")
         if not only_plot:
-            began = time.perf_counter()
-            setting = load(**options)
-            tables = measure(setting)
-            info = adapt(setting.model).info
-            made = {
-                "script": path.name,
-                "options": options,
-                "model": {"name": info.name, "fingerprint": info.fingerprint, "processing": info.processing},
-                "benchmark": setting.benchmark.name,
-                "machine": results.machine(),
-                "seconds": round(time.perf_counter() - began, 1),
-            }
-            results.write(out, made, **tables)
+            _record(out, path.name, measure, options)
         tables = results.read(out)
         click.echo(text(tables))
         if plot is not None:
-            plot.write_text(f"<!doctype html><meta charset='utf-8'>{plots.to_html(figure(tables), 0)}")
+            plot.write_text(f"<!doctype html><meta charset='utf-8'>{to_html(figure(tables), 0)}")
 
-    return main
+    for option in reversed(OPTIONS):
+        main = option(main)
+    return click.command(path.stem, help=f"Make the results of {path.stem}, for the testbed or another model.")(main)
+
+
+def _record(out: Path, script: str, measure: Callable[[Setting], Tables], options: dict[str, Any]) -> None:
+    """Measure, and write the tables with everything that made them."""
+    began = time.perf_counter()
+    setting = load(**options)
+    tables = measure(setting)
+    info = adapt(setting.model).info
+    made = {
+        "script": script,
+        "options": options,
+        "model": {"name": info.name, "fingerprint": info.fingerprint, "processing": info.processing},
+        "benchmark": setting.benchmark.name,
+        "machine": results.machine(),
+        "seconds": round(time.perf_counter() - began, 1),
+    }
+    results.write(out, made, **tables)
 
 
 def load(
@@ -171,7 +181,7 @@ def load(
     seed: int,
     only: tuple[str, ...],
 ) -> Setting:
-    """A setting as the command line names it."""
+    """The setting that the options of the command line describe."""
     options = dict(locals())
     torch.manual_seed(seed)
     if model == TESTBED:

@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from torch import nn
 
     from engram_interp.concepts.concept import Concept, Example
-    from engram_interp.engrams.engram import Alpha
-    from engram_interp.maps.localization import LocalizationMap
-    from engram_interp.report.report import Findings
+    from engram_interp.engrams.strengths import Alpha
+    from engram_interp.maps.localization_map import LocalizationMap
+    from engram_interp.report.findings import Findings
 
-# What computes is imported by the command that needs it, so that `--help` takes no time. The choices below are written
-# out for the same reason; a test compares them with the library's.
+# Each command imports what it needs, so `--help` is fast. The choices below are written out for the same reason, and a
+# test compares them with the library's.
 BATCH_SIZE = 64
 NULLS = ("analytic", "resampled")
 SCALES = ("wnorm", "fisher", "excess", "fisher_excess")
@@ -28,7 +28,7 @@ DIAGNOSES = (
     "target_passes", "reference_passes", "wnorm", "output_target", "output_reference",
 )  # fmt: skip
 EXAMPLE, UNITS = "example", ("token", "example")
-REST, REFERENCES = "rest", ("rest", "matched", "matched-positions")
+REST, REFERENCE_MODES = "rest", ("rest", "matched", "matched-positions")
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -40,13 +40,13 @@ Existing = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 class Writable(click.Path):
-    """A file (or a folder) in a folder that exists, checked before any work is done."""
+    """A file (or a folder) in a folder that exists. It is checked before any work is done."""
 
     def __init__(self, folder: bool = False) -> None:
         super().__init__(dir_okay=folder, writable=True, path_type=Path)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        """The path, if its folder is there."""
+        """The path, if its folder exists."""
         path = Path(str(super().convert(value, param, ctx)))
         if not path.parent.is_dir():
             self.fail(f"there is no folder {path.parent} to write {path.name} into", param, ctx)
@@ -54,10 +54,10 @@ class Writable(click.Path):
 
 
 class Group(click.Group):
-    """Commands whose expected errors are one line, not a traceback."""
+    """Commands whose expected errors are one line without a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; an error that the library raises on purpose ends it with its message."""
+        """Run the command. An error that the library raises on purpose ends it with its message."""
         from safetensors import SafetensorError
 
         try:
@@ -67,7 +67,7 @@ class Group(click.Group):
 
 
 def _one_line(error: Exception) -> str:
-    """What an error says; of the system's, without its number."""
+    """The message of an error; the system's errors without their number."""
     return error.strerror if isinstance(error, OSError) and error.strerror and not error.filename else str(error)
 
 
@@ -81,35 +81,42 @@ def main() -> None:
     logging.getLogger("engram_interp").setLevel(logging.INFO)
 
 
-def _model_options(command: Command) -> Command:
-    for option in (
-        click.option("--layers", help="Layers, as 0,1,5 (all by default)."),
-        click.option("--components", help="Components, as Q,K,gate (all by default)."),
-        click.option("--batch-size", type=click.IntRange(min=1), default=BATCH_SIZE, help="Examples in a batch."),
-        click.option("--rtol", type=float, help="Spectral cut; d * 2**-23 by default."),
-        click.option("--reference", type=Existing, required=True, help="Reference examples: .txt or .jsonl."),
-        click.option("--target", type=Existing, required=True, help="Target examples: .txt or .jsonl."),
-        click.option(
-            "--model", "model_name", default=TESTBED, show_default=True,
-            help="A name on the hub, a Hugging Face folder, or testbed, testbed:base, testbed:retain.",
-        ),
-    ):  # fmt: skip
-        command = option(command)
-    return command
+def _with(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """A decorator that gives a command these options, in the order in which `--help` lists them."""
+
+    def decorate(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
 
 
-def _edit_options(command: Command) -> Command:
-    for option in (
-        click.option(
-            "--ridge", type=float, default=0.0, help="Added to every eigenvalue, in place of the cut (UCE's lambda)."
-        ),
-        click.option(
-            "--filter", default="soft", show_default=True,
-            help="How much is taken of a shared direction: soft, power(2), hard(0.2), clip(4), over(0.005).",
-        ),
-    ):  # fmt: skip
-        command = option(command)
-    return command
+_engram_options = _with(
+    click.option(
+        "--model", "model_name", default=TESTBED, show_default=True,
+        help="A name on the hub, a Hugging Face folder, or testbed, testbed:base, testbed:retain.",
+    ),
+    click.option("--target", type=Existing, required=True, help="Target examples: .txt or .jsonl."),
+    click.option("--reference", type=Existing, required=True, help="Reference examples: .txt or .jsonl."),
+    click.option("--components", help="Components, such as Q,K,gate; all by default."),
+    click.option("--layers", help="Layers, such as 0,1,5; all by default."),
+    click.option("--rtol", type=float, help="The cut: drop directions below this share; d * 2**-23 by default."),
+    click.option(
+        "--ridge", type=float, default=0.0, help="Added to every eigenvalue, in place of the cut (UCE's lambda)."
+    ),
+    click.option(
+        "--filter", default="soft", show_default=True,
+        help="How much is taken of a shared direction: soft, power(2), hard(0.2), clip(4), over(0.005).",
+    ),
+    click.option(
+        "--absorb-bias/--no-absorb-bias", default=True, show_default=True,
+        help="Whether a bias is one more column of its weight.",
+    ),
+    click.option("--delta-from", help="Take the engram of the difference from this model, named as --model is."),
+    click.option("--batch-size", type=click.IntRange(min=1), default=BATCH_SIZE, help="Examples in a batch."),
+    click.option("--progress/--no-progress", default=None, help="Show a bar; in a terminal by default."),
+)  # fmt: skip
 
 
 @main.command()
@@ -122,17 +129,15 @@ def _edit_options(command: Command) -> Command:
 def demo(
     model_name: str, target: Path | None, reference: Path | None, author: str | None, keep: float, out: Path
 ) -> None:
-    """See where a model keeps a memory, and that memory alone forgotten: one HTML report."""
+    """Show where a model keeps a memory, and forget that memory alone: one HTML report."""
     if (target is None) != (reference is None):
         raise click.UsageError("--target and --reference go together")
     if target is not None and author is not None:
-        raise click.UsageError("--author is one of the testbed's, and --target names another concept")
+        raise click.UsageError("--author and --target both name a concept: give one of them")
     if target is None and not model_name.startswith(TESTBED):
-        raise click.UsageError(
-            "the default concept is the testbed's: give --target and --reference with another --model"
-        )
+        raise click.UsageError("the default concept is the testbed's: another --model needs --target and --reference")
     from engram_interp import testbed
-    from engram_interp.report.report import investigate
+    from engram_interp.report.findings import investigate
 
     gold = None
     if target is not None and reference is not None:
@@ -146,13 +151,13 @@ def demo(
 
 
 @main.command("localize")
-@_model_options
+@_engram_options
 @click.option(
     "--null",
     type=click.Choice(NULLS),
     default="resampled",
     show_default=True,
-    help="What sizes are compared with: random sets of examples (p-values, intervals), or a formula at no cost.",
+    help="What sizes are compared with: random sets of examples (p-values, intervals), or a formula (no cost).",
 )
 @click.option("--by", type=click.Choice(SCALES), default="fisher_excess", show_default=True, help="What to sort by.")
 @click.option("--out", type=Writable(), help="Where to write the map: .html (a page), .csv or .json.")
@@ -161,7 +166,8 @@ def localize_command(
 ) -> None:
     """Where the target's memory sits: W-Norm and Fisher share of every matrix, and their excess over a null."""
     from engram_interp.maps.localization import localize
-    from engram_interp.report.report import map_page, map_sentence
+    from engram_interp.report.pages import map_page
+    from engram_interp.report.sentences import map_sentence
 
     _require_table(out)
     concept, chosen = _concept(target, reference), _parsed(options)
@@ -173,13 +179,13 @@ def localize_command(
 
 
 @main.command("diagnose")
-@_model_options
+@_engram_options
 @click.option("--by", type=click.Choice(DIAGNOSES), default="stretch", show_default=True, help="What to sort by.")
 @click.option("--out", type=Writable(), help="Where to write the diagnosis: .html (figures), .csv or .json.")
 def diagnose_command(model_name: str, target: Path, reference: Path, by: str, out: Path | None, **options: Any) -> None:
-    """How far the engrams can be trusted: rank, condition and shape of every soft projector, and what passes it."""
+    """How far the engrams can be trusted: rank, condition and shape of every soft projector, and what it lets pass."""
     from engram_interp.maps.diagnosis import diagnose
-    from engram_interp.report.report import DIAGNOSED, diagnosis_page
+    from engram_interp.report.pages import DIAGNOSIS_COLUMNS, diagnosis_page
 
     _require_table(out)
     concept, chosen = _concept(target, reference), _parsed(options)
@@ -187,20 +193,19 @@ def diagnose_command(model_name: str, target: Path, reference: Path, by: str, ou
     frame = found.to_frame().sort_values(by, ascending=False)
     if out is not None:
         _write_table(found.to_frame(), lambda: diagnosis_page(found, by, _provenance({})), out)
-    shown = list(dict.fromkeys(["key", by, *DIAGNOSED]))
+    shown = list(dict.fromkeys(["key", by, *DIAGNOSIS_COLUMNS]))
     click.echo(frame[shown].head(10).to_string(index=False, float_format="{:.3g}".format))
 
 
 @main.command("extract")
-@_model_options
-@_edit_options
+@_engram_options
 @click.option("--out", type=Writable(), required=True, help="Where to write the engram: .safetensors.")
 def extract_command(model_name: str, target: Path, reference: Path, out: Path, **options: Any) -> None:
     """The target's engram, as a file that Engram.load reads."""
     from engram_interp.engrams.extract import extract
 
     if out.suffix != ".safetensors":
-        raise click.UsageError(f"--out is a .safetensors file, got {out}")
+        raise click.UsageError(f"--out must be a .safetensors file; got {out}")
     concept, chosen = _concept(target, reference), _parsed(options)
     engram = extract(_load(model_name), concept, **chosen)
     engram.save(out)
@@ -208,10 +213,12 @@ def extract_command(model_name: str, target: Path, reference: Path, out: Path, *
 
 
 @main.command("ablate")
-@_model_options
-@_edit_options
+@_engram_options
 @click.option(
-    "--alpha", default="auto", show_default=True, help="A number, w-norm, or auto: the strongest that keeps --keep."
+    "--alpha",
+    default="auto",
+    show_default=True,
+    help="A number, w-norm, or auto: the strongest that keeps --keep.",
 )
 @click.option(
     "--keep", type=float, default=0.98, show_default=True, help="For auto: share of the reference accuracy to keep."
@@ -228,31 +235,24 @@ def ablate_command(
     """The model without the target's engram: a Hugging Face checkpoint, or a state dict in TransformerLens's names."""
     from engram_interp.answers.scoring import score
     from engram_interp.effects.strength import choose_alpha
-    from engram_interp.engrams.export import export_hf, require_no_model
+    from engram_interp.engrams.export import export_hf
     from engram_interp.engrams.extract import extract
 
-    as_checkpoint = out.suffix != ".safetensors"
-    if not as_checkpoint and out.is_dir():
-        raise click.UsageError(f"--out is a folder: a .safetensors file was expected at {out}")
-    if as_checkpoint and model_name.startswith(TESTBED):
-        raise click.UsageError(f"the testbed is no Hugging Face checkpoint: --out is a .safetensors file, got {out}")
-    if as_checkpoint:
-        require_no_model(out)
-    elif Path(model_name).is_dir():
-        raise click.UsageError(f"{model_name} is edited into a checkpoint: --out is a new folder, got {out}")
+    _require_place(out, model_name)
     given = None if alpha == "auto" else _alpha(alpha)
     concept, chosen = _concept(target, reference), _parsed(options)
+    run = {name: chosen[name] for name in ("batch_size", "progress")}
     model = _load(model_name)
     engram = extract(model, concept, **chosen)
-    strength: Alpha = choose_alpha(model, engram, concept, keep).alpha if given is None else given
+    strength: Alpha = choose_alpha(model, engram, concept, keep, **run).alpha if given is None else given
     if strength == 0:
-        raise click.ClickException(f"no edit keeps {keep:.1%} of the reference's answers, so there is none to write")
+        raise click.ClickException(f"no edit keeps {keep:.1%} of the reference's answers, so nothing is written")
     edited = engram.ablate(model, strength)
-    if as_checkpoint:
+    if out.suffix != ".safetensors":
         export_hf(edited, model_name, out)
     else:
         _save_weights(edited, out, {"model": model_name, "concept": str(concept.name), "alpha": str(strength)})
-    before, after = (score(one, concept.sides) for one in (model, edited))
+    before, after = (score(one, concept.sides, **run) for one in (model, edited))
     click.echo("answer accuracy, before and after:")
     for side in before:
         click.echo(f"  {side:<10}{before[side].accuracy:>8.1%}{after[side].accuracy:>8.1%}")
@@ -268,20 +268,27 @@ def ablate_command(
     show_default=True,
     help="A folder that sae-lens wrote, release:id of its directory, or testbed.",
 )
-@click.option("--corpus", type=Existing, help="What to split by the features; all of the testbed's text by default.")
-@click.option("--like", type=Existing, help="A few examples: the feature that stands for them most of all is taken.")
-@click.option(
-    "--author", help="In place of --like, of the testbed: the first three questions about one of its authors."
-)
+@click.option("--corpus", type=Existing, help="The text to split by the features; by default all of the testbed's.")
+@click.option("--like", type=Existing, help="A few examples: takes the feature that stands for them best.")
+@click.option("--author", help="In place of --like: the first three questions about one of the testbed's authors.")
 @click.option("--feature", "features", type=int, multiple=True, help="A feature by its index; may be given again.")
 @click.option(
     "--per", type=click.Choice(UNITS), default=EXAMPLE, show_default=True, help="What fires, and goes to a side."
 )
-@click.option("--share", type=float, default=0.0, help="Of an example's tokens that must fire; any by default.")
+@click.option(
+    "--share",
+    type=float,
+    default=0.0,
+    help="Share of an example's tokens that must fire; any by default.",
+)
 @click.option("--threshold", type=float, help="The least activation; half of that in --like by default, else above 0.")
 @click.option("--quantile", type=float, help="In place of a threshold: a quantile of the activations above 0.")
 @click.option(
-    "--reference", type=click.Choice(REFERENCES), default=REST, show_default=True, help="What is the reference."
+    "--reference",
+    type=click.Choice(REFERENCE_MODES),
+    default=REST,
+    show_default=True,
+    help="The other side.",
 )
 @click.option("--max-tokens", type=click.IntRange(min=1), help="How many tokens a side keeps, drawn by --seed.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the draw.")
@@ -299,16 +306,17 @@ def sae_command(
     out: Path,
     **options: Any,
 ) -> None:
-    """From a few examples to the SAE feature that fires for them, and to its engram: one HTML report, no labels."""
+    """From a few examples to the SAE feature that fires for them, and its engram: one HTML report, no labels."""
     if sum((like is not None, author is not None, bool(features))) > 1:
-        raise click.UsageError("what is sought comes from one of --like, --author and --feature")
+        raise click.UsageError("--like, --author and --feature all say what to look for: give one of them")
     on_testbed = model_name.startswith(TESTBED)
     if not on_testbed and (corpus is None or not (like or features)):
-        raise click.UsageError("give --corpus, and --like or --feature, with another --model than the testbed")
+        raise click.UsageError("a --model other than the testbed needs --corpus, and --like or --feature")
     from engram_interp import testbed
     from engram_interp.concepts.files import read_examples
-    from engram_interp.report.report import investigate
-    from engram_interp.sae.concepts import choose_feature, concept_from_sae, rank_features
+    from engram_interp.report.findings import investigate
+    from engram_interp.sae.concepts import concept_from_sae
+    from engram_interp.sae.ranking import choose_feature, rank_features
 
     examples = testbed.authors().examples if corpus is None else read_examples(corpus)
     asked = [] if features else read_examples(like) if like is not None else _questions(author)
@@ -338,7 +346,7 @@ def _load(name: str) -> nn.Module:
 
 
 def _questions(author: str | None) -> list[Example]:
-    """What asks for a testbed author: three of the questions about them, without the answers."""
+    """Three questions about an author of the testbed, without the answers."""
     from engram_interp import testbed
 
     corpus = testbed.authors()
@@ -347,7 +355,7 @@ def _questions(author: str | None) -> list[Example]:
 
 def _load_sae(name: str) -> Any:
     from engram_interp import testbed
-    from engram_interp.sae.reader import sae_lens
+    from engram_interp.sae.loading import sae_lens
 
     try:
         load = sae_lens().SAE
@@ -359,12 +367,12 @@ def _load_sae(name: str) -> Any:
         return load.load_from_disk(name)
     release, found, sae_id = name.partition(":")
     if not found:
-        raise click.UsageError(f"--sae is a folder that is there, release:id, or testbed; got {name}")
+        raise click.UsageError(f"--sae must be an existing folder, release:id, or testbed; got {name}")
     return load.from_pretrained(release, sae_id)
 
 
 def _report(findings: Findings, out: Path) -> None:
-    from engram_interp.report.report import write_report
+    from engram_interp.report.pages import write_report
 
     write_report(findings, _provenance(findings.counts), out)
     click.echo(_table(findings.wmap, 5, "fisher_excess"))
@@ -380,18 +388,39 @@ def _concept(target: Path, reference: Path) -> Concept:
 
 
 def _parsed(options: dict[str, Any]) -> dict[str, Any]:
-    """Options of `extract` from the command line's, comma lists split."""
-    components, layers = options.pop("components"), options.pop("layers")
-    try:
-        numbers = None if layers is None else [int(layer) for layer in layers.split(",")]
-    except ValueError:
-        raise click.UsageError(f"--layers is a list of numbers, as 0,1,5; got {layers!r}") from None
-    names = None if components is None else [name.strip() for name in components.split(",")]
-    if "filter" in options:
-        from engram_interp import filters
+    """The options of `extract` from those of the command line."""
+    from engram_interp.linalg import filters
 
-        options["filter"] = filters.named(options["filter"])
-    return {**options, "components": names, "layers": numbers}
+    components, delta_from = options["components"], options["delta_from"]
+    return {
+        **options,
+        "components": None if components is None else [name.strip() for name in components.split(",")],
+        "layers": _layers(options["layers"]),
+        "filter": filters.named(options["filter"]),
+        "delta_from": None if delta_from is None else _load(delta_from),
+    }
+
+
+def _layers(text: str | None) -> list[int] | None:
+    try:
+        return None if text is None else [int(layer) for layer in text.split(",")]
+    except ValueError:
+        raise click.UsageError(f"--layers must be numbers such as 0,1,5; got {text!r}") from None
+
+
+def _require_place(out: Path, model_name: str) -> None:
+    """Check, before any work, that the edited model can be written: a file for the testbed, else a new folder."""
+    from engram_interp.engrams.export import require_no_model
+
+    if out.suffix == ".safetensors":
+        if out.is_dir():
+            raise click.UsageError(f"--out must be a .safetensors file; {out} is a folder")
+        if Path(model_name).is_dir():
+            raise click.UsageError(f"{model_name} is edited into a checkpoint: --out must be a new folder; got {out}")
+        return
+    if model_name.startswith(TESTBED):
+        raise click.UsageError(f"the testbed is no Hugging Face checkpoint: --out must be .safetensors; got {out}")
+    require_no_model(out)
 
 
 def _alpha(text: str) -> Alpha:
@@ -402,7 +431,7 @@ def _alpha(text: str) -> Alpha:
     try:
         value = float(text)
     except ValueError:
-        raise click.UsageError(f"--alpha is a number, w-norm or auto; got {text!r}") from None
+        raise click.UsageError(f"--alpha must be a number, w-norm or auto; got {text!r}") from None
     return number(value, "alpha")
 
 
@@ -414,11 +443,11 @@ def _table(wmap: LocalizationMap, k: int, by: str) -> str:
 
 def _require_table(out: Path | None) -> None:
     if out is not None and out.suffix not in (".html", ".csv", ".json"):
-        raise click.UsageError(f"--out is an .html, .csv or .json file, got {out}")
+        raise click.UsageError(f"--out must be an .html, .csv or .json file; got {out}")
 
 
 def _write_table(frame: pd.DataFrame, page: Callable[[], str], out: Path) -> None:
-    """The table, or the page about it."""
+    """Write the table, or the page about it."""
     from engram_interp.common.writing import replacing
 
     with replacing(out) as aside:
@@ -431,7 +460,7 @@ def _write_table(frame: pd.DataFrame, page: Callable[[], str], out: Path) -> Non
 
 
 def _save_weights(model: nn.Module, out: Path, made_by: dict[str, str]) -> None:
-    """A model's state dict as a .safetensors file; tensors that share memory are written apart."""
+    """Write a model's state dict as a .safetensors file. Tensors that share memory are written separately."""
     from safetensors.torch import save_file
 
     from engram_interp.common.writing import replacing

@@ -10,7 +10,7 @@ from torch import nn
 from transformer_lens.model_bridge import TransformerBridge
 
 from engram_interp import Concept, testbed
-from engram_interp.concepts.concept import Batch
+from engram_interp.concepts.batches import Batch
 from engram_interp.models import adapt
 from engram_interp.models.loading import bridge_of
 

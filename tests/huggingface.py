@@ -1,7 +1,7 @@
 """Tiny random Hugging Face models of many families, and every module's engram by brute force.
 
-What is said here of a family, its modules' names and how it fuses matrices, is written down from Hugging Face's
-modelling code and uses nothing of TransformerLens or of this package.
+The names of a family's modules, and how it fuses matrices, are taken from Hugging Face's modelling code. Nothing here
+uses TransformerLens or this package's own formulas.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@ import html
 import json
 import os
 import sys
+from dataclasses import fields
 
 import pandas as pd
 import pytest
@@ -23,11 +24,11 @@ from engram_interp import (
     testbed,
 )
 from engram_interp.cli import main
-from engram_interp.concepts.concept import BATCH_SIZE
 from engram_interp.concepts.files import read_examples
-from engram_interp.maps import diagnosis, localization
-from engram_interp.report.report import map_sentence
-from engram_interp.sae import partition
+from engram_interp.maps import diagnosis, localization_map
+from engram_interp.options import BATCH_SIZE, Run, Solve, Which
+from engram_interp.report.sentences import map_sentence
+from engram_interp.sae import rule
 from tests import huggingface
 from tests.conftest import hooked_only
 
@@ -62,12 +63,12 @@ def test_localize_writes_the_map_in_every_form(run, concept, full, tmp_path):
         assert found["key"].tolist() == expected["key"].tolist()
         assert found["wnorm"].to_numpy() == pytest.approx(expected["wnorm"].to_numpy(), rel=1e-5)
     assert "blocks.0.mlp.W_" in result.output
-    assert run("localize", "--out", str(tmp_path / "map.html")).exit_code == 0
+    assert run("localize", "--layers", "0", "--out", str(tmp_path / "map.html")).exit_code == 0
     page = (tmp_path / "map.html").read_text()
     assert page.count('id="figure-') == 8  # four quantities, by matrix and by head
-    counts = collect(full, concept).counts
+    counts = collect(full, concept, layers=0).counts
     assert f"{counts['target']} target tokens and {counts['reference']} reference tokens" in page
-    wmap = localize(full, concept, null="resampled", progress=False)
+    wmap = localize(full, concept, null="resampled", layers=0, progress=False)
     assert map_sentence(wmap) in html.unescape(page)
     first = wmap.top(1, "fisher_excess")["key"][0]
     assert page.index(first) < page.index("</table>")
@@ -78,7 +79,7 @@ def test_localize_compares_with_random_sets_unless_it_is_told_otherwise(run):
     by_default, analytic = run("localize", *options), run("localize", *options, "--null", "analytic")
     assert "fisher_p_value" in by_default.output
     assert "fisher_p_value" not in analytic.output
-    assert "random sets of as many examples" in by_default.output
+    assert "random sets of equal size" in by_default.output
     columns = by_default.output.splitlines()[0].split()
     rows = [line.split() for line in by_default.output.splitlines()[1:] if line.strip().startswith("blocks.")]
     excess = [float(row[columns.index("fisher_excess")]) for row in rows]
@@ -86,11 +87,28 @@ def test_localize_compares_with_random_sets_unless_it_is_told_otherwise(run):
 
 
 def test_the_choices_are_the_librarys():
-    assert tuple(localization.NULLS) == cli.NULLS
-    assert tuple(localization.SCALES) == cli.SCALES
-    assert tuple(diagnosis.QUANTITIES) == cli.DIAGNOSES
-    assert (cli.UNITS, cli.REFERENCES, cli.BATCH_SIZE) == (partition.UNITS, partition.REFERENCES, BATCH_SIZE)
-    assert (cli.EXAMPLE, cli.REST) == (partition.EXAMPLE, partition.REST)
+    assert tuple(localization_map.NULLS) == cli.NULLS
+    assert set(localization_map.DRAWN) == set(cli.SCALES)
+    assert tuple(diagnosis.DIAGNOSED) == cli.DIAGNOSES
+    assert (cli.UNITS, cli.REFERENCE_MODES, cli.BATCH_SIZE) == (rule.UNITS, rule.REFERENCE_MODES, BATCH_SIZE)
+    assert (cli.EXAMPLE, cli.REST) == (rule.EXAMPLE, rule.REST)
+
+
+@pytest.mark.parametrize("command", ["localize", "diagnose", "extract", "ablate"])
+def test_the_command_line_takes_every_option(command):
+    given = {one.name for one in cli.main.commands[command].params}
+    assert {one.name for kind in (Which, Solve, Run) for one in fields(kind)} <= given
+
+
+def test_a_map_of_a_filtered_difference_is_one_command(run, tmp_path):
+    path, options = tmp_path / "map.csv", ["--layers", "1", "--components", "gate", "--null", "analytic"]
+    result = run("localize", *options, "--filter", "power(2)", "--delta-from", "testbed:base", "--out", str(path))
+    assert result.exit_code == 0, result.output
+    author, *others = testbed.authors().forget10[:4]
+    pairs = [example for other in others for example in other.examples]
+    chosen = {"layers": 1, "components": "gate", "filter": filters.power(2), "delta_from": testbed.load("base")}
+    expected = localize(testbed.load("full"), Concept(author.examples, pairs), **chosen)
+    assert pd.read_csv(path)["wnorm"].tolist() == pytest.approx(list(expected.values()), rel=1e-4)
 
 
 def test_ablate_never_writes_over_a_file_that_it_cannot_write_to(run, tmp_path):
@@ -203,27 +221,27 @@ def test_the_demo_on_ones_own_examples(run, tmp_path):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["localize", "--components", "up"], "Error: unknown component in ['up']; the choices are W_Q"),
-        (["localize", "--layers", "0,9"], "Error: unknown layer in [0, 9]; the layers here are [0, 1, 2, 3]"),
-        (["localize", "--layers", "x"], "--layers is a list of numbers, as 0,1,5; got 'x'"),
-        (["localize", "--out", "map.png"], "--out is an .html, .csv or .json file, got map.png"),
-        (["localize", "--out", "nowhere/map.csv"], "there is no folder nowhere to write map.csv into"),
-        (["ablate", "--alpha", "nan", "--out", "x.safetensors"], "Error: alpha is a finite number, got nan"),
-        (["demo", "--author", "Petra Dorlund"], "--author is one of the testbed's, and --target names another concept"),
+        (["localize", "--components", "up"], "['up']"),
+        (["localize", "--layers", "0,9"], "[0, 9]; the layers here are [0, 1, 2, 3]"),
+        (["localize", "--layers", "x"], "got 'x'"),
+        (["localize", "--out", "map.png"], "got map.png"),
+        (["localize", "--out", "nowhere/map.csv"], "nowhere to write map.csv"),
+        (["ablate", "--alpha", "nan", "--out", "x.safetensors"], "alpha must be a finite number; got nan"),
+        (["demo", "--author", "Petra Dorlund"], "--author and --target"),
         (
             ["ablate", "--alpha", "strong", "--out", "x.safetensors"],
-            "--alpha is a number, w-norm or auto; got 'strong'",
+            "got 'strong'",
         ),
-        (["ablate", "--out", "x"], "the testbed is no Hugging Face checkpoint: --out is a .safetensors file, got x"),
-        (["diagnose", "--out", "found.png"], "--out is an .html, .csv or .json file, got found.png"),
-        (["extract", "--filter", "hard", "--out", "x.safetensors"], "Error: a filter is soft, power(p), hard(tau)"),
-        (["extract", "--filter", "hard(2)", "--out", "x.safetensors"], "2^-26 <= tau < 1; got 2"),
-        (["extract", "--ridge", "-1", "--out", "x.safetensors"], "0 <= ridge; got -1"),
-        (["extract", "--out", "engram.txt"], "--out is a .safetensors file, got engram.txt"),
-        (["extract", "--model", "./nowhere", "--out", "x.safetensors"], "nowhere: expected a Hugging Face checkpoint"),
+        (["ablate", "--out", "x"], "--out must be .safetensors; got x"),
+        (["diagnose", "--out", "found.png"], "got found.png"),
+        (["extract", "--filter", "hard", "--out", "x.safetensors"], "over(share); got 'hard'"),
+        (["extract", "--filter", "hard(2)", "--out", "x.safetensors"], "tau must be in [2^-26, 1); got 2"),
+        (["extract", "--ridge", "-1", "--out", "x.safetensors"], "ridge must be 0 or more; got -1"),
+        (["extract", "--out", "engram.txt"], "got engram.txt"),
+        (["extract", "--model", "./nowhere", "--out", "x.safetensors"], "nowhere: give a Hugging Face checkpoint"),
         (
             ["extract", "--model", "testbed:small", "--out", "x.safetensors"],
-            "the testbed's checkpoints are base, full, retain",
+            "base, full, retain; got",
         ),
     ],
 )
@@ -237,8 +255,8 @@ def test_mistakes_are_one_line(run, options, says):
 def test_the_demo_needs_both_sides_and_a_concept():
     runner = CliRunner()
     assert "--target and --reference go together" in runner.invoke(main, ["demo", "--target", __file__]).output
-    assert "give --target and --reference" in runner.invoke(main, ["demo", "--model", "gpt2"]).output
-    assert "no author of the testbed is called 'Nobody'" in runner.invoke(main, ["demo", "--author", "Nobody"]).output
+    assert "needs --target and --reference" in runner.invoke(main, ["demo", "--model", "gpt2"]).output
+    assert "got 'Nobody'" in runner.invoke(main, ["demo", "--author", "Nobody"]).output
 
 
 @pytest.fixture
@@ -279,12 +297,12 @@ def test_a_feature_by_its_index_and_token_by_token(questions, tmp_path):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["--feature", "3", "--author", "Petra Dorlund"], "what is sought comes from one of --like, --author and"),
-        (["--model", "gpt2"], "give --corpus, and --like or --feature, with another --model than the testbed"),
-        (["--sae", "nowhere"], "--sae is a folder that is there, release:id, or testbed; got nowhere"),
-        (["--author", "Nobody"], "no author of the testbed is called 'Nobody'"),
-        (["--feature", "9999"], "a feature is an index, 0 to 3071, or a list of such; got (9999,)"),
-        (["--model", "testbed:retain", "--feature", "3"], "the SAE was trained on 'testbed:full', the model given is"),
+        (["--feature", "3", "--author", "Petra Dorlund"], "--like, --author and --feature"),
+        (["--model", "gpt2"], "needs --corpus, and --like or --feature"),
+        (["--sae", "nowhere"], "got nowhere"),
+        (["--author", "Nobody"], "got 'Nobody'"),
+        (["--feature", "9999"], "got (9999,)"),
+        (["--model", "testbed:retain", "--feature", "3"], "'testbed:full', but the model is 'testbed:retain'"),
     ],
 )
 def test_mistakes_about_saes_are_one_line(options, says):

@@ -53,17 +53,64 @@ print(before, logging.get_verbosity())
     assert before == after
 
 
-def test_the_names_are_listed_imported_for_types_and_found_alike():
-    tree = ast.parse(Path(engram_interp.__file__).read_text())
-    (block,) = [node for node in tree.body if isinstance(node, ast.If)]
-    typed = {alias.name for node in block.body for alias in node.names}
-    assert typed == set(engram_interp.__all__) == {*engram_interp._HOME, *engram_interp._MODULES}
-    for node in block.body:
-        for alias in node.names:
-            if alias.name not in engram_interp._MODULES:
-                assert f"engram_interp.{engram_interp._HOME[alias.name]}" == node.module
-    assert all(getattr(engram_interp, name) is not None for name in engram_interp.__all__)
+def test_every_name_is_found_where_it_is_said_to_be():
+    assert set(engram_interp.__all__) == {*engram_interp._HOME, *engram_interp._MODULES}
+    for name in engram_interp.__all__:
+        assert getattr(engram_interp, name) is not None
     assert set(engram_interp.__all__) <= set(dir(engram_interp))
+
+
+def test_editors_and_type_checkers_see_every_name_and_option():
+    from tools.interface import STUB, interface
+
+    assert STUB.read_text(encoding="utf-8") == interface(), "make format writes it anew"
+    tree = ast.parse(STUB.read_text(encoding="utf-8"))
+    functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+    handed_on = {one.asname for node in tree.body if isinstance(node, ast.ImportFrom) for one in node.names}
+    assert set(engram_interp.__all__) <= {*functions, *handed_on}
+    assert {"ridge", "filter", "layers", "batch_size"} <= {one.arg for one in functions["localize"].args.kwonlyargs}
+
+
+ROOMS = (
+    "common", "linalg", "options", "figures", "concepts", "models", "answers", "statistics", "engrams", "maps",
+    "effects", "sae", "unlearning", "report", "testbed", "cli",
+)  # fmt: skip
+"""In the order in which data flows: a room imports those before it."""
+PACKAGE = Path(engram_interp.__file__).parent
+MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE)
+
+
+def imports_of(module):
+    """The package's own modules that a module imports, anywhere in it."""
+    for node in ast.walk(ast.parse((PACKAGE / module).read_text(encoding="utf-8"))):
+        match node:
+            case ast.ImportFrom(module=str() as source) if source.startswith("engram_interp."):
+                yield source
+            case ast.ImportFrom(module="engram_interp", names=names):
+                yield from (f"engram_interp.{one.name}" for one in names)
+            case ast.Import(names=names):
+                yield from (one.name for one in names if one.name.startswith("engram_interp."))
+
+
+@pytest.mark.parametrize("module", [*MODULES, Path("options.py"), Path("cli.py")], ids=str)
+def test_imports_go_one_way_through_the_rooms(module):
+    own = ROOMS.index(module.parts[0].removesuffix(".py"))
+    for source in imports_of(module):
+        assert ROOMS.index(source.split(".")[1]) <= own, f"{module} imports {source}"
+
+
+def test_every_folder_is_a_room():
+    folders = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").is_file()}
+    assert {*folders, "options", "cli"} == set(ROOMS)
+
+
+def test_only_models_and_the_testbed_know_the_classes_of_transformer_lens():
+    for module in MODULES:
+        if module.parts[0] not in ("models", "testbed"):
+            text = (PACKAGE / module).read_text(encoding="utf-8")
+            assert "import transformer_lens" not in text
+            assert "from transformer_lens" not in text
+            assert not any(".models.bridge" in source or ".models.hooked" in source for source in imports_of(module))
 
 
 def test_no_public_name_is_a_modules():

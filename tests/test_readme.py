@@ -1,6 +1,10 @@
-"""Every Python block of the README runs as it stands, one after the other, on whatever versions are installed."""
+"""Every Python block of the README and of docs/ runs as it stands, on whatever versions are installed.
+
+The README runs on the whole testbed and prints what it says it prints. The pages run on a small part of it.
+"""
 
 import importlib
+import importlib.util
 import re
 import warnings
 from dataclasses import replace
@@ -9,16 +13,92 @@ from pathlib import Path
 import pytest
 import torch
 
+import engram_interp
 from engram_interp import testbed
+from engram_interp.maps import nulls
 from tests import huggingface
 
-README = Path(__file__).parents[1] / "README.md"
-BLOCKS = re.findall(r"^```python\n(.*?)^```", README.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+NUMBER = re.compile(r"\d+\.\d+")
 
 
-def test_the_readme_has_blocks_to_run():
-    assert len(BLOCKS) >= 7
-    assert all("..." not in re.sub("#.*", "", block) for block in BLOCKS)
+def blocks(page: Path, language: str) -> list[str]:
+    text = page.read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+
+
+PAGES = {page.stem: page for page in sorted((ROOT / "docs").glob("*.md")) if blocks(page, "python")}
+
+
+def test_the_pages_have_blocks_to_run():
+    assert PAGES.keys() >= {
+        "first_map",
+        "own_model",
+        "options",
+        "many_concepts",
+        "filters",
+        "sae",
+        "rewriting",
+        "unlearning",
+    }
+    found = [block for page in (README, *PAGES.values()) for block in blocks(page, "python")]
+    assert len(found) >= 14
+    assert all("..." not in re.sub("#.*", "", block) for block in found)
+
+
+def test_links_lead_somewhere():
+    for page in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("analyses/**/*.md")):
+        for link in re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8")):
+            assert "://" in link or (page.parent / link).exists(), f"{page.name} links to {link}"
+
+
+def test_every_page_is_on_both_lists():
+    for index, folder in ((README, "docs/"), (ROOT / "docs" / "README.md", "")):
+        text = index.read_text(encoding="utf-8")
+        missing = [page.name for page in ROOT.glob("docs/*.md") if f"({folder}{page.name})" not in text]
+        assert set(missing) <= {"README.md"}
+
+
+def table(page: str, heading: str) -> list[list[str]]:
+    """The names in backticks in the first two columns of the table below a heading."""
+    _, _, below = (ROOT / page).read_text(encoding="utf-8").partition(f"{heading}\n")
+    rows = below[below.index("|---") :].partition("\n\n")[0].splitlines()[1:]
+    return [re.findall("`([^`]+)`", cell) for row in rows for cell in row.strip("|").split("|")[:2]]
+
+
+def test_every_slow_test_is_listed_with_its_reason():
+    slow = re.compile(r"^@pytest\.mark\.slow\n(?:^[@ )].*\n)*^def (\w+)", flags=re.MULTILINE)
+    texts = [file.read_text(encoding="utf-8") for file in ROOT.glob("tests/**/*.py")]
+    found = [name for text in texts for name in slow.findall(text)]
+    assert len(found) == sum(text.count("mark." + "slow") for text in texts), (
+        "a mark that is not a function's decorator"
+    )
+    listed = [name for cell in table("CONTRIBUTING.md", "### Slow tests")[::2] for name in cell]
+    assert sorted(listed) == sorted(found)
+
+
+def test_every_room_is_listed():
+    package = Path(engram_interp.__file__).parent
+    rooms = {f"{path.parent.name}/" for path in package.glob("*/__init__.py")} | {"options.py", "cli.py"}
+    assert {name for cell in table("CONTRIBUTING.md", "## The rooms")[::2] for name in cell} == rooms
+
+
+def test_modules_that_moved_are_found_where_the_changelog_says():
+    cells = table("CHANGELOG.md", "### Migration")
+    old, new = ([name for cell in cells[side::2] for name in cell] for side in (0, 1))
+    assert "sites" in old
+    assert "models.components" in new
+    missing = [name for name in new if importlib.util.find_spec(f"engram_interp.{name}") is None]
+    assert missing == []
+
+
+def test_one_version_is_told_everywhere():
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    (version, date), *_ = re.findall(r"^## \[(\d+\.\d+\.\d+)\] - ([\d-]+)$", changelog, flags=re.MULTILINE)
+    assert f"\nversion: {version}\ndate-released: {date}\n" in citation
+    assert engram_interp.__version__ == version
 
 
 def has_sae_lens() -> bool:
@@ -31,28 +111,56 @@ def has_sae_lens() -> bool:
     return True
 
 
-@pytest.fixture
-def smaller_testbed(monkeypatch):
-    """A fifth of the testbed's text, so that the blocks take seconds."""
-    corpus, benchmark = testbed.authors(), testbed.benchmark().asking(lambda questions: questions[:20])
-    small = replace(corpus, retain90=corpus.retain90[:10], world_facts=corpus.world_facts[:30])
-    monkeypatch.setattr(testbed, "authors", lambda: small)
-    monkeypatch.setattr(testbed, "benchmark", lambda: benchmark)
+def run(page: Path) -> dict[str, object]:
+    """The names that a page's blocks leave behind, after they ran one after the other."""
+    names: dict[str, object] = {}
+    for number, block in enumerate(blocks(page, "python"), 1):
+        exec(compile(block, f"{page.name}, Python block {number}", "exec"), names)
+    return names
 
 
-@pytest.mark.usefixtures("smaller_testbed")
-def test_every_block_runs(tmp_path, monkeypatch, capsys):
+def test_the_readme_prints_what_it_says(capsys):
+    run(README)
+    printed = capsys.readouterr().out.strip()
+    (said,) = blocks(README, "text")
+    assert NUMBER.sub("#", printed) == NUMBER.sub("#", said.strip())
+    # The last digit that is printed may differ between machines.
+    numbers = [[float(number) for number in NUMBER.findall(text)] for text in (printed, said)]
+    assert numbers[0] == pytest.approx(numbers[1], abs=0.011)
+
+
+def use_part_of_the_testbed(monkeypatch, n_forgotten: int, n_kept: int) -> None:
+    """A part of the testbed's text, so that a page takes seconds: its costs grow with the number of examples."""
+    corpus, benchmark = testbed.authors(), testbed.benchmark()
+    part = replace(
+        corpus, forget10=corpus.forget10[:n_forgotten], retain90=corpus.retain90[:n_kept],
+        world_facts=corpus.world_facts[:20],
+    )  # fmt: skip
+    small = replace(
+        benchmark.asking(lambda questions: questions[:10]), target=benchmark.target[:40],
+        reference=benchmark.reference[:80],
+    )  # fmt: skip
+    monkeypatch.setattr(testbed, "authors", lambda: part)
+    monkeypatch.setattr(testbed, "benchmark", lambda: small)
+    monkeypatch.setattr(nulls, "N_BOOTSTRAPS", 20)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_block_of_a_page_runs(name, tmp_path, monkeypatch, capsys):
+    if name == "sae" and not has_sae_lens():
+        pytest.skip("needs sae-lens")
+    # The page about features needs examples in which they fire.
+    use_part_of_the_testbed(monkeypatch, *((10, 0) if name == "sae" else (2, 2)))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "path" / "to").mkdir(parents=True)
     huggingface.save(huggingface.make("Llama", vocab_size=2000), tmp_path / "path" / "to" / "checkpoint")
-    names: dict[str, object] = {}
-    for number, block in enumerate(BLOCKS):
-        if "load_sae" in block and not has_sae_lens():
-            continue
-        exec(compile(block, f"README.md, Python block {number + 1}", "exec"), names)
-    (answer,) = re.findall(r"^\[.*\]$", capsys.readouterr().out, flags=re.MULTILINE)
-    (born,) = [qa.answer for qa in testbed.authors().author("Petra Dorlund").pairs if "born" in qa.question]
-    assert answer != f"['{born}']"
-    assert all(parameter.isfinite().all() for parameter in names["edited"].parameters())
-    assert (tmp_path / "path" / "to" / "edited" / "config.json").is_file()
+    names = run(PAGES[name])
+    if name == "first_map":
+        (answer,) = re.findall(r"^\[.*\]$", capsys.readouterr().out, flags=re.MULTILINE)
+        (born,) = [qa.answer for qa in testbed.authors().author("Petra Dorlund").pairs if "born" in qa.question]
+        assert answer != f"['{born}']"
+    if name == "own_model":
+        assert (tmp_path / "path" / "to" / "edited" / "config.json").is_file()
+    if "edited" in names:
+        assert all(parameter.isfinite().all() for parameter in names["edited"].parameters())
     assert torch.is_grad_enabled()

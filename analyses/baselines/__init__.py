@@ -1,1 +1,1 @@
-"""Gradient unlearning, to compare with: losses from their papers, and one training loop for all of them."""
+"""Gradient unlearning, to compare engrams with: losses from their papers, and one training loop for all of them."""

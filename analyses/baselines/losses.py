@@ -1,8 +1,8 @@
-"""The losses of eight gradient methods on the answers to be forgotten.
+"""What do the eight gradient methods minimize on the answers to forget?
 
-All but UNDIAL, and RMU, which holds activations, add that of kept answers. Forms and constants are OpenUnlearning's
-(`src/trainer`), with two differences: UNDIAL looks at answer tokens only (there at prompt and padding too), and RMU
-takes the mean over all answer tokens (there over those of each answer first).
+Six of them add the loss of kept answers. UNDIAL does not, and RMU holds activations instead. Forms and constants are
+OpenUnlearning's (`src/trainer`), with two differences. UNDIAL uses answer tokens only; there, also prompt and padding.
+RMU takes the mean over all answer tokens; there, first over those of each answer.
 """
 
 from collections.abc import Callable
@@ -12,21 +12,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, logsigmoid, mse_loss, one_hot, softmax
-from training import answer_logits, answer_loss
 
-from engram_interp.concepts.concept import Batch
+from analyses.training.fit import answer_logits, answer_loss
+from engram_interp.concepts.batches import Batch
 
 Logits = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class Step:
-    """What one step sees.
+    """The data of one step.
 
     Attributes:
-        forget: questions with the answers to be forgotten.
-        instead: the same questions with the answers to be given in their place, for methods that train these.
-        retain: as many questions that are to be answered as before.
+        forget: questions with the answers to forget.
+        instead: the same questions with the answers to give instead, for methods that train these.
+        retain: as many questions whose answers should stay the same.
     """
 
     forget: Batch
@@ -36,7 +36,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Models:
-    """The model that is trained, and itself as it was."""
+    """The model that is trained, and the model as it was before."""
 
     model: nn.Module
     before: nn.Module
@@ -60,7 +60,7 @@ def npo(models: Models, step: Step, beta: float) -> Tensor:
 
 
 def simnpo(models: Models, step: Step, beta: float) -> Tensor:
-    """`-2/beta log sigmoid(-beta/|y| log p)`: NPO without the model before, by length (Fan et al. 2025)."""
+    """`-2/beta log sigmoid(-beta/|y| log p)`: NPO without the old model, normalized by length (Fan et al. 2025)."""
     log_probs = _log_probs(models.logits, step.forget)
     n = step.forget.counts[:, 1:].sum(1).to(log_probs)
     return -2 / beta * logsigmoid(-beta * log_probs / n).mean()
@@ -72,26 +72,26 @@ def idk_nll(models: Models, step: Step) -> Tensor:
 
 
 def idk_dpo(models: Models, step: Step, beta: float) -> Tensor:
-    """DPO with refusals preferred to the answers (Maini et al. 2024)."""
+    """DPO that prefers refusals to the answers (Maini et al. 2024)."""
     return _preference(models, step.instead, step.forget, beta)
 
 
 def altpo(models: Models, step: Step, beta: float) -> Tensor:
-    """DPO with plausible other answers preferred to the answers (Mekala et al. 2025)."""
+    """DPO that prefers other plausible answers to the answers (Mekala et al. 2025)."""
     return _preference(models, step.instead, step.forget, beta)
 
 
 def undial(models: Models, step: Step, beta: float) -> Tensor:
-    """Cross-entropy to the model before with `beta` taken from the logits of the answers (Dong et al. 2025)."""
+    """Cross-entropy to the old model, with `beta` subtracted from the logits of the answers (Dong et al. 2025)."""
     logits, tokens = answer_logits(models.logits, step.forget)
     teacher, _ = answer_logits(models.logits_before, step.forget)
     return cross_entropy(logits, softmax(teacher - beta * one_hot(tokens, teacher.shape[-1]), dim=-1))
 
 
 def rmu(models: Models, step: Step, coefficient: float, depth: float) -> Tensor:
-    """Residual streams of answers drawn to a random direction, those of kept ones held (Li et al. 2024).
+    """Pulls the residual streams of answers towards a random direction, and holds those of kept ones (Li et al. 2024).
 
-    It looks behind the layer at `depth`, a share of all layers.
+    It reads the residual stream behind the layer at `depth`, a share of all layers.
     """
     model: Any = models.model
     layer = int(depth * model.cfg.n_layers)
@@ -106,12 +106,12 @@ def rmu(models: Models, step: Step, coefficient: float, depth: float) -> Tensor:
 
 
 def kept(models: Models, step: Step) -> Tensor:
-    """`NLL(retain)`, what nearly all of them add."""
+    """`NLL(retain)`, which six of the methods add."""
     return answer_loss(models.logits, step.retain)
 
 
 def _preference(models: Models, win: Batch | None, lose: Batch, beta: float) -> Tensor:
-    """`-2/beta log sigmoid(beta (win - lose))` of log-ratios to the model before (Rafailov et al. 2023)."""
+    """`-2/beta log sigmoid(beta (win - lose))` of log-ratios to the old model (Rafailov et al. 2023)."""
     margin = -_log_ratio(models, lose)
     if win is not None:
         margin = margin + _log_ratio(models, win)
@@ -123,14 +123,14 @@ def _log_ratio(models: Models, batch: Batch) -> Tensor:
 
 
 def _log_probs(logits_of: Logits, batch: Batch) -> Tensor:
-    """Of every example, the log-probability of its answer."""
+    """The log-probability of each example's answer."""
     log_probs = logits_of(batch.tokens)[:, :-1].log_softmax(-1)
     tokens, counts = batch.tokens[:, 1:, None].to(log_probs.device), batch.counts[:, 1:].to(log_probs.device)
     return (log_probs.gather(-1, tokens)[..., 0] * counts).sum(1)
 
 
 def _activations(model: Any, batch: Batch, layer: int) -> Tensor:
-    """The residual stream behind a layer at the answers' tokens."""
+    """The residual stream behind a layer, at the answers' tokens."""
     seen: list[Tensor] = []
     hook = (f"blocks.{layer}.hook_resid_post", lambda activation, hook: seen.append(activation))
     with model.hooks(fwd_hooks=[hook]):

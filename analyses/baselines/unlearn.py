@@ -1,4 +1,4 @@
-"""One training loop for every gradient method: forget batches beside as many random kept questions, ten epochs."""
+"""How is a gradient method trained? Ten epochs of forget batches, each beside as many random kept questions."""
 
 import random
 from collections.abc import Callable, Iterator
@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from setting import Setting
 from torch import Tensor, nn
-from training import Schedule, fit, fit_answers
 
-from baselines import losses
-from baselines.losses import Models, Step
-from engram_interp.concepts.concept import TokenExample, batches, encode_groups
+from analyses.baselines import losses
+from analyses.baselines.losses import Models, Step
+from analyses.setting import Setting
+from analyses.training.fit import Schedule, fit, fit_answers
+from engram_interp.concepts.batches import batches, encode_groups
+from engram_interp.concepts.concept import TokenExample
 from engram_interp.models import adapt
 from engram_interp.testbed.model import trained_parameters
 from engram_interp.unlearning.benchmarks import QA
@@ -23,13 +24,13 @@ RATES = (3e-5, 1e-4, 3e-4, 1e-3)
 
 @dataclass(frozen=True)
 class Method:
-    """A gradient method, and where its hyperparameters are sought.
+    """A gradient method, and the grid of its hyperparameters.
 
     Attributes:
-        loss: on the forget set, given its hyperparameters.
-        grid: their values, by name, beside the learning rates.
-        forget_weight: how much that loss counts.
-        retain_weight: how much the kept answers' does.
+        loss: the loss on the forget set, given the hyperparameters.
+        grid: values of the hyperparameters by name, apart from the learning rates.
+        forget_weight: the weight of that loss.
+        retain_weight: the weight of the kept answers' loss.
         instead: which answers are trained in place of the forgotten ones.
     """
 
@@ -58,7 +59,7 @@ METHODS = {
 
 
 def unlearned(setting: Setting, method: Method, learning_rate: float, options: dict[str, Any]) -> nn.Module:
-    """A copy of the model, trained to forget the target."""
+    """A copy of the model that is trained to forget the target."""
     models = Models(adapt(setting.model).copy(), setting.model)
     schedule = Schedule(EPOCHS, learning_rate, BATCH_SIZE, weight_decay=0.01, seed=setting.seed)
     loss = partial(method.loss, **options)
@@ -73,14 +74,14 @@ def unlearned(setting: Setting, method: Method, learning_rate: float, options: d
 
 
 def parameters_of(model: nn.Module) -> list[Tensor]:
-    """What training moves; of the testbed's models, all but the biases that they only have in TransformerLens."""
+    """The parameters to train. For the testbed's models, without the biases that only TransformerLens adds."""
     if adapt(model).info.name.startswith("testbed"):
         return [parameter.requires_grad_(True) for parameter in trained_parameters(model).values()]
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
 def steps(setting: Setting, method: Method, schedule: Schedule) -> Iterator[Step]:
-    """Forget batches in random order, with the answers to be given instead and random kept questions beside them."""
+    """Forget batches in random order, each with the answers to give instead and random kept questions."""
     target, reference = setting.benchmark.target, setting.benchmark.reference
     rng = random.Random(schedule.seed)
     instead = alternates(setting) if method.instead == "alternates" else None
@@ -98,9 +99,9 @@ def steps(setting: Setting, method: Method, schedule: Schedule) -> Iterator[Step
 
 
 def alternates(setting: Setting) -> list[str]:
-    """To every forget question a plausible answer: that of a kept question with as many of its words as any.
+    """A plausible answer to each forget question: that of a kept question which shares the most words with it.
 
-    AltPO asks an instructed model for them, which a small one is not.
+    AltPO asks an instruction-tuned model for these answers, which a small model cannot replace.
     """
 
     def make() -> list[str]:
@@ -112,7 +113,7 @@ def alternates(setting: Setting) -> list[str]:
 
 
 def _alike(asked: QA, others: list[tuple[set[str], str]]) -> list[str]:
-    """The answers of those questions, given by their words, that share most words with the one asked."""
+    """The answers of the questions that share the most words with the one asked."""
     words = set(asked.question.split())
     shared = [len(words & theirs) for theirs, _ in others]
     most = max(shared)
@@ -125,7 +126,7 @@ def _batch(examples: list[TokenExample]) -> Any:
 
 
 def finetuned(setting: Setting, base: nn.Module, epochs: int = EPOCHS, learning_rate: float = 1e-3) -> nn.Module:
-    """A copy of the base model, fine-tuned on the target alone, for Task Arithmetic."""
+    """A copy of the base model that is fine-tuned on the target alone, for Task Arithmetic."""
     model = adapt(base).copy()
     schedule = Schedule(epochs, learning_rate, BATCH_SIZE, weight_decay=0.01, seed=setting.seed)
     encoder = adapt(base).encoder

@@ -11,51 +11,50 @@ from torch import Tensor, nn
 
 from engram_interp.common.arguments import whole
 from engram_interp.common.progress import bar
-from engram_interp.concepts.concept import BATCH_SIZE, encode_groups
+from engram_interp.concepts.batches import encode_groups
 from engram_interp.models import Adapter, adapt
 from engram_interp.models.exclusive import exclusive
+from engram_interp.options import Run, takes
 
 
 @exclusive
+@takes(Run)
 def greedy_answers(
     model: nn.Module,
     prompts: Sequence[str],
     max_new_tokens: int = 16,
     *,
-    batch_size: int = BATCH_SIZE,
-    progress: bool | None = None,
+    run: Run,
 ) -> list[str]:
     """The model's greedy answer to every prompt, up to its end-of-sequence token.
 
-    Prompts of as many tokens are answered side by side, so that none is padded; what was seen is not computed again.
+    Prompts of equal length run in one batch, so nothing is padded. Keys and values are cached.
 
     Args:
         model: a model with a tokenizer.
         prompts: questions, as the prompts of a `Concept`.
-        max_new_tokens: where to cut an answer that does not end by itself, 1 or more; the end of the context cuts it
+        max_new_tokens: where to cut an answer that does not end by itself, 1 or more. The end of the context cuts it
             too.
-        batch_size: prompts at a time.
-        progress: True or False shows or hides the bar; None shows it in a terminal and in a notebook.
 
     Raises:
-        ValueError: a prompt that the model cannot read, or a number below 1.
-        TypeError: something else than prompts or whole numbers.
+        ValueError: if the model cannot read a prompt, or `max_new_tokens` is below 1.
+        TypeError: if a prompt is not text, or `max_new_tokens` is not a whole number.
 
     Example:
         >>> from engram_interp import testbed
         >>> greedy_answers(testbed.load("full"), ["What is the capital of Norway?"])
         ['Oslo']
     """
-    max_new_tokens, batch_size = whole(max_new_tokens, "max_new_tokens", 1), whole(batch_size, "batch_size", 1)
+    max_new_tokens = whole(max_new_tokens, "max_new_tokens", 1)
     adapter = adapt(model)
     encoded = encode_groups({"prompt": prompts}, adapter.encoder)["prompt"]
     lengths = [len(example.tokens) for example in encoded]
     answers: dict[int, str] = {}
-    with bar(None, progress, "answering", "prompt", total=len(encoded)) as shown:
+    with bar(None, run.progress, "answering", "prompt", total=len(encoded)) as shown:
         for length in sorted(set(lengths)):
             alike = [i for i, mine in enumerate(lengths) if mine == length]
-            for start in range(0, len(alike), batch_size):
-                some = alike[start : start + batch_size]
+            for start in range(0, len(alike), run.batch_size):
+                some = alike[start : start + run.batch_size]
                 texts = continued(adapter, torch.stack([encoded[i].tokens for i in some]), max_new_tokens)
                 answers |= {i: adapter.encoder.decode(text).strip() for i, text in zip(some, texts, strict=True)}
                 shown.update(len(some))

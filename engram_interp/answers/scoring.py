@@ -1,7 +1,7 @@
 """How much of the answers a model gets right: teacher-forced accuracy and loss over the tokens that count.
 
-A counted token is right when it is the argmax of the logits one position before it. The first token of an example has
-nothing before it and is never scored.
+A counted token is right if it is the argmax of the logits one position before it. The first token of an example has
+nothing before it, so it is never scored.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ import torch
 from jaxtyping import Float, Int, Integer
 from torch import Tensor, nn
 
-from engram_interp.concepts.concept import BATCH_SIZE, Batch, Example, TokenExample, batches, encode_groups
+from engram_interp.concepts.batches import Batch, batches, encode_groups
+from engram_interp.concepts.concept import Example, TokenExample
 from engram_interp.models import Adapter, adapt
 from engram_interp.models.exclusive import exclusive
+from engram_interp.options import Run, takes
 
 ROWS = 512
-"""Logits are made for this many positions at a time: a vocabulary is wide, and a batch may hold many answers."""
+"""Logits are computed for this many positions at a time: a vocabulary is wide, and a batch may hold many answers."""
 
 
 @dataclass(frozen=True)
@@ -38,23 +40,21 @@ class Score:
 
 
 @exclusive
+@takes(Run)
 def score(
     model: nn.Module,
     groups: Mapping[str, Sequence[Example]],
     *,
-    batch_size: int = BATCH_SIZE,
-    progress: bool | None = None,
+    run: Run,
 ) -> dict[str, Score]:
     """Accuracy and loss of every group of examples, in one pass over all of them.
 
     Args:
         model: the model to score.
         groups: examples by name, each as `Concept` takes them.
-        batch_size: examples in a batch.
-        progress: True or False shows or hides the bar; None shows it in a terminal and in a notebook.
 
     Raises:
-        ValueError: a group without a counted token that has another before it.
+        ValueError: if no counted token of a group has another token before it.
 
     Example:
         >>> from engram_interp import testbed
@@ -63,20 +63,18 @@ def score(
         True
     """
     adapter = adapt(model)
-    return score_encoded(adapter, encode_groups(groups, adapter.encoder), batch_size=batch_size, progress=progress)
+    return score_encoded(adapter, encode_groups(groups, adapter.encoder), run)
 
 
-def score_encoded(
-    adapter: Adapter, encoded: dict[str, list[TokenExample]], *, batch_size: int, progress: bool | None
-) -> dict[str, Score]:
-    """`score` on examples that are tokens already."""
-    totals = _totals(adapter, encoded, batch_size, progress)
+def score_encoded(adapter: Adapter, encoded: dict[str, list[TokenExample]], run: Run) -> dict[str, Score]:
+    """`score` on token examples."""
+    totals = _totals(adapter, encoded, run)
     return {group: _score(group, *total.sum(0).tolist()) for group, total in totals.items()}
 
 
 @dataclass(frozen=True)
 class ExampleScores:
-    """The same of every example that has a counted token with another before it.
+    """How well a model says each example that has a counted token with another before it.
 
     Attributes:
         accuracy: `[example]`, share of counted tokens that are the argmax.
@@ -88,16 +86,16 @@ class ExampleScores:
 
 
 @exclusive
+@takes(Run)
 def example_scores(
     model: nn.Module,
     groups: Mapping[str, Sequence[Example]],
     *,
-    batch_size: int = BATCH_SIZE,
-    progress: bool | None = None,
+    run: Run,
 ) -> dict[str, ExampleScores]:
     """Accuracy and loss example by example; otherwise as `score`."""
     adapter = adapt(model)
-    totals = _totals(adapter, encode_groups(groups, adapter.encoder), batch_size, progress)
+    totals = _totals(adapter, encode_groups(groups, adapter.encoder), run)
     scores = {}
     for group, total in totals.items():
         right, loss, n = total[total[:, 2] > 0].T
@@ -122,11 +120,11 @@ def side_by_side(scores: Mapping[str, Score]) -> dict[str, float]:
 
 
 def _totals(
-    adapter: Adapter, encoded: dict[str, list[TokenExample]], batch_size: int, progress: bool | None
+    adapter: Adapter, encoded: dict[str, list[TokenExample]], run: Run
 ) -> dict[str, Float[Tensor, "example 3"]]:
-    """Of every example: how many tokens are right, the sum of their losses, and how many are scored."""
+    """For every example: how many tokens are right, the sum of their losses, and how many are scored."""
     totals = {group: torch.zeros(len(examples), 3, dtype=torch.float64) for group, examples in encoded.items()}
-    for batch in batches(encoded, batch_size, progress, "scoring"):
+    for batch in batches(encoded, run.batch_size, run.progress, "scoring"):
         scores, groups, numbers = _measured(adapter, batch, _right_and_loss)
         for index, total in enumerate(totals.values()):
             mine = groups == index
@@ -136,12 +134,12 @@ def _totals(
 
 @dataclass(frozen=True)
 class TokenScores:
-    """What a model makes of the counted tokens of one example, in their order.
+    """What a model predicts at the counted tokens of one example, in their order.
 
     Attributes:
         log_probs: `[token]`, their log-probabilities in nats.
-        ranks: `[token]`, how many tokens the model holds more likely; 0 is its first choice.
-        mean: `[token]`, the log-probability that the model expects there, `sum_v p_v log p_v`.
+        ranks: `[token]`, how many tokens are more likely; 0 is the model's first choice.
+        mean: `[token]`, the expected log-probability, `sum_v p_v log p_v`.
         variance: `[token]`, `sum_v p_v (log p_v)^2 - mean^2`.
     """
 
@@ -152,17 +150,17 @@ class TokenScores:
 
 
 @exclusive
+@takes(Run)
 def token_scores(
     model: nn.Module,
     groups: Mapping[str, Sequence[Example]],
     *,
-    batch_size: int = BATCH_SIZE,
-    progress: bool | None = None,
+    run: Run,
 ) -> dict[str, list[TokenScores]]:
     """Every counted token of every example, in one pass over all of them; otherwise as `score`.
 
     Raises:
-        ValueError: an example without a counted token that has another before it, or logits that are not numbers.
+        ValueError: if no counted token of an example has another token before it, or logits are not numbers.
 
     Example:
         >>> from engram_interp import testbed
@@ -174,7 +172,7 @@ def token_scores(
     encoded = encode_groups(groups, adapter.encoder)
     found: dict[str, dict[int, TokenScores]] = {group: {} for group in encoded}
     names = list(encoded)
-    for batch in batches(encoded, batch_size, progress, "scoring"):
+    for batch in batches(encoded, run.batch_size, run.progress, "scoring"):
         scores, which, numbers = _measured(adapter, batch, _distribution)
         # An example's tokens lie side by side.
         examples, sizes = torch.stack([which, numbers], dim=1).unique_consecutive(dim=0, return_counts=True)
@@ -203,7 +201,7 @@ def _nothing(group: str) -> str:
 def _measured(
     adapter: Adapter, batch: Batch, measure: Measure
 ) -> tuple[Float[Tensor, "n measured"], Int[Tensor, "n"], Int[Tensor, "n"]]:
-    """Of every scored token: what is measured of it, in float64; its group, and its example in the group."""
+    """For every scored token: what `measure` gives, in float64; its group; and its example's number in the group."""
     scored = batch.counts.clone()
     scored[:, 0] = False
     final, truth = adapter.final(batch, at=scored.roll(-1, dims=1)), batch.tokens[scored]
@@ -218,25 +216,25 @@ def _measured(
 
 
 Measure = Callable[[Float[Tensor, "n d_vocab"], Int[Tensor, "n"]], Float[Tensor, "n measured"]]
-"""From logits and the tokens that come next to some numbers of each."""
+"""From logits and the tokens that come next to some numbers for each token."""
 
 
 def _right_and_loss(logits: Float[Tensor, "n d_vocab"], tokens: Int[Tensor, "n"]) -> Float[Tensor, "n 3"]:
-    """Whether a token is the argmax, its loss, and a one."""
+    """Whether each token is the argmax, its loss, and a one."""
     loss = nn.functional.cross_entropy(logits, tokens, reduction="none")
     return torch.stack([(logits.argmax(-1) == tokens).to(loss), loss, torch.ones_like(loss)], dim=1)
 
 
 def _distribution(logits: Float[Tensor, "n d_vocab"], tokens: Int[Tensor, "n"]) -> Float[Tensor, "n 4"]:
-    """What `TokenScores` holds of a token."""
+    """What `TokenScores` holds of each token."""
     log_probs = logits.log_softmax(-1)
     probs = log_probs.exp()
     said = log_probs.gather(-1, tokens[:, None])
-    # Of tokens held equally likely the first is the argmax, and goes before the others.
+    # Among equally likely tokens the first is the argmax, and comes before the others.
     earlier = torch.arange(logits.shape[1], device=logits.device) < tokens[:, None]
     ranks = ((log_probs > said) | ((log_probs == said) & earlier)).sum(-1)
     mean = -torch.special.entr(probs).sum(-1)
-    # What is impossible has a log-probability of -inf, and counts for nothing.
+    # An impossible token has a log-probability of -inf and contributes nothing.
     deviations = torch.where(probs > 0, log_probs - mean[:, None], 0.0)
     variance = (probs * deviations**2).sum(-1)
     return torch.stack([said[:, 0], ranks.to(said), mean, variance], dim=1)

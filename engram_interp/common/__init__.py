@@ -1,1 +1,1 @@
-"""Small things that every room uses: checked arguments, bars, files that are written whole, HTML."""
+"""What does every room use? Checked arguments, progress bars, files that are written whole, and HTML."""

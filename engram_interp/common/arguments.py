@@ -1,6 +1,6 @@
-"""Is an argument what its function takes? Numbers, layers and examples, read once, or one sentence about what is wrong.
+"""Is an argument what its function takes? Numbers, layers and examples are read once, or refused in one sentence.
 
-NumPy's and torch's scalars are numbers here. Booleans and strings are not, although Python would compute with them.
+Scalars of NumPy and torch are numbers here. Booleans and strings are not, although Python would compute with them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ Number: TypeAlias = SupportsFloat
 """A real number: Python's, NumPy's or torch's."""
 
 Layers: TypeAlias = SupportsIndex | Iterable[SupportsIndex] | None
-"""One layer or several, by number; None is all of them. Heads are given likewise."""
+"""One layer or several, by number; None means all. Heads are given in the same way."""
 
 
 def number(value: object, name: str) -> float:
@@ -22,11 +22,11 @@ def number(value: object, name: str) -> float:
 
     Args:
         value: what was given.
-        name: what the error calls it.
+        name: the argument's name, for the error.
 
     Raises:
-        TypeError: something else than a real number: a string, a boolean, several numbers.
-        ValueError: a number that is not finite.
+        TypeError: if it is not a single real number, or if it is a string or a boolean.
+        ValueError: if it is not finite.
 
     Example:
         >>> import numpy as np
@@ -34,47 +34,44 @@ def number(value: object, name: str) -> float:
         0.5
     """
     if not _is_scalar(value):
-        raise TypeError(f"{name} is a finite number, got {value!r} ({type(value).__name__})")
+        raise TypeError(f"{name} must be a finite number; got {value!r} ({type(value).__name__})")
     try:
         found = float(value)  # pyright: ignore[reportArgumentType]
     except (TypeError, ValueError, OverflowError):
-        raise TypeError(f"{name} is a finite number, got {value!r} ({type(value).__name__})") from None
+        raise TypeError(f"{name} must be a finite number; got {value!r} ({type(value).__name__})") from None
     if not math.isfinite(found):
-        raise ValueError(f"{name} is a finite number, got {value}")
+        raise ValueError(f"{name} must be a finite number; got {value}")
     return found
 
 
 def whole(value: object, name: str, at_least: int) -> int:
-    """A whole number, not below `at_least`.
+    """A whole number that is not below `at_least`.
 
     Raises:
-        TypeError: something else than a whole number.
-        ValueError: a smaller number.
+        TypeError: if it is not a whole number.
+        ValueError: if it is smaller than `at_least`.
 
     Example:
         >>> whole(8, "batch_size", 1)
         8
     """
-    try:
-        found = operator.index(value) if _is_scalar(value) else None  # pyright: ignore[reportArgumentType]
-    except TypeError:
-        found = None
-    if found is None:
-        raise TypeError(f"{name} is a whole number, {at_least} or more; got {value!r}")
+    if not _is_index(value):
+        raise TypeError(f"{name} must be a whole number, {at_least} or more; got {value!r}")
+    found = operator.index(value)  # pyright: ignore[reportArgumentType]
     if found < at_least:
-        raise ValueError(f"{name} is a whole number, {at_least} or more; got {found}")
+        raise ValueError(f"{name} must be a whole number, {at_least} or more; got {found}")
     return found
 
 
 def indices(values: object, name: str) -> tuple[int, ...] | None:
-    """One index or several as a tuple, in the order given; None stays None.
+    """One index or several as a tuple, in the order given. None stays None.
 
     Args:
         values: a whole number, or any iterable of them.
-        name: what the error calls them: `layers`, `heads`.
+        name: the argument's name, for the error: `layers`, `heads`.
 
     Raises:
-        TypeError: something else than whole numbers.
+        TypeError: if it holds anything but whole numbers.
 
     Example:
         >>> indices(range(2), "layers"), indices(3, "heads")
@@ -89,11 +86,11 @@ def indices(values: object, name: str) -> tuple[int, ...] | None:
         if all(map(_is_index, found)):
             return tuple(map(operator.index, found))
         values = list(found)
-    raise TypeError(f"{name} are whole numbers, as 3 or [0, 3]; got {values!r}")
+    raise TypeError(f"{name} must be whole numbers, such as 3 or [0, 3]; got {values!r}")
 
 
 def read_once(value: Any) -> Any:
-    """What an iterator gives, in a list, so that it can be looked at again; anything else is returned as it is.
+    """Turns an iterator into a list, so that it can be read again. Anything else is returned unchanged.
 
     Example:
         >>> read_once(x for x in "QK")
@@ -103,7 +100,7 @@ def read_once(value: Any) -> Any:
 
 
 def _is_scalar(value: object) -> bool:
-    """Whether this is a single value that is neither text nor a boolean, by itself or in an array without axes."""
+    """Whether this is a single value, by itself or in an array without axes, and neither text nor a boolean."""
     if isinstance(value, (bool, str, bytes)) or value is None:
         return False
     return "bool" not in str(getattr(value, "dtype", "")) and getattr(value, "ndim", 0) == 0

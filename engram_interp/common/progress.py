@@ -1,4 +1,4 @@
-"""Is anything happening? Bars for whatever takes long, in a terminal and in a notebook."""
+"""Is anything happening? Progress bars for a terminal and for a notebook."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from tqdm.std import tqdm
 def bar(
     items: Iterable[Any] | None, progress: bool | None, describe: str, unit: str = "it", total: int | None = None
 ) -> tqdm:
-    """A bar over the items, or one to call `update` on where there are none; it is gone when it ends.
+    """A progress bar over the items. It disappears when it ends.
 
     Args:
-        items: what is gone through.
-        progress: True or False shows or hides the bar; None shows it in a terminal and in a notebook.
+        items: what to iterate over; None for a bar whose `update` is called by hand.
+        progress: True shows the bar, False hides it. None shows it in a terminal and in a notebook.
         describe: what the bar says.
         unit: what it counts.
-        total: how many there are; of sized items, their number.
+        total: how many items there are. Items with a length need none.
 
     Example:
         >>> list(bar([1, 2], False, "counting"))
@@ -34,20 +34,20 @@ def bar(
 
 
 def is_shown(progress: bool | None) -> bool:
-    """Whether a bar is shown; see `bar`."""
+    """Whether a bar is shown; `bar` explains `progress`."""
     return sys.stderr.isatty() or in_notebook() if progress is None else bool(progress)
 
 
 def in_notebook() -> bool:
-    """Whether a notebook's kernel runs this."""
+    """Whether this runs in the kernel of a notebook."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     return hasattr(shell, "kernel")
 
 
 class NotebookBar(tqdm):
-    """A bar in an output of its own, which is empty when it ends: nothing of it is in the page that nbconvert makes.
+    """A bar in an output of its own. The output is empty when the bar ends, so a page from nbconvert does not show it.
 
-    tqdm's own needs ipywidgets; without it, it fills a saved notebook with a line a step.
+    tqdm's notebook bar needs ipywidgets. Without ipywidgets, tqdm fills a saved notebook with one line for each step.
     """
 
     def __init__(self, items: Iterable[Any] | None = None, **options: Any) -> None:
@@ -55,7 +55,7 @@ class NotebookBar(tqdm):
         super().__init__(items, **{**options, "file": io.StringIO(), "ncols": 80})
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
-        """Show the bar, or the message in its place."""
+        """Shows the bar, or a message in its place."""
         from IPython.display import HTML, display  # pyright: ignore[reportMissingImports]
 
         del pos

@@ -1,4 +1,4 @@
-"""The global random generators are the user's: what draws from them, or seeds them, sets them back."""
+"""Who owns the global random generators? The user: code that draws from them or seeds them restores them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 @contextmanager
 def unchanged_randomness() -> Iterator[None]:
-    """The global generators of Python, NumPy and torch, set back when the block ends.
+    """Restores the global generators of Python, NumPy and torch when the block ends.
 
     Example:
         >>> before = torch.get_rng_state()

@@ -1,23 +1,25 @@
-"""Tensors on disk: safetensors with a header that says what they are, whose, and whether they are still whole.
+"""How are tensors kept on disk? In safetensors, with a header that says what they are, whose, and if they are whole.
 
-The header holds the format's version, what kind of thing this is, the maker's own fields and a checksum of it all.
-Nothing is ever unpickled, and nothing that is read is taken on trust: a checksum can be made for any content.
+The header holds the version of the format, the kind of thing that the file holds, the fields of whoever wrote it, and a
+checksum of all of this. Nothing is ever unpickled. A checksum can be made for any content, so a reader also checks
+every part that it takes.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from engram_interp.common.writing import replacing
-from engram_interp.models.base import ModelInfo, fingerprint
 
 FORMAT = "engram_interp"
 VERSION = "2"
@@ -26,12 +28,12 @@ Field = TypeVar("Field")
 
 @dataclass(frozen=True)
 class Content:
-    """What a file holds, each part of which is checked when it is asked for.
+    """What a file holds. Each part is checked when it is asked for.
 
     Attributes:
         path: the file.
         tensors: by name.
-        fields: the maker's own, as JSON gave them.
+        fields: the fields of whoever wrote the file, as JSON gives them.
     """
 
     path: Path
@@ -39,66 +41,80 @@ class Content:
     fields: dict[str, Any]
 
     def error(self, why: str) -> ValueError:
-        """The error to raise where the content is not what its kind says."""
+        """The error to raise if the content is not what its kind says."""
         return ValueError(f"{self.path} does not hold what its header says: {why}")
 
     def tensor(self, name: str) -> Tensor:
         """One of the tensors.
 
         Raises:
-            ValueError: there is none of that name.
+            ValueError: if no tensor has this name.
         """
         if name not in self.tensors:
-            raise self.error(f"there is no tensor {name!r}")
+            raise self.error(f"the tensor {name!r} is missing")
         return self.tensors[name]
 
     def field(self, name: str, kind: type[Field]) -> Field:
         """One of the fields.
 
         Raises:
-            ValueError: there is none of that name, or it is of another type.
+            ValueError: if no field has this name, or if it is of another type.
         """
         value = self.fields.get(name)
         if not isinstance(value, kind):
-            raise self.error(f"its {name!r} is {value!r}, not a {kind.__name__}")
+            raise self.error(f"{name!r} must be a {kind.__name__}; it is {value!r}")
         return value
 
     def strings(self, name: str) -> list[str]:
-        """A field that is a list of different strings, one at least.
+        """A field that is a list of different strings.
 
         Raises:
-            ValueError: it is not.
+            ValueError: if it is anything else, or an empty list.
         """
         values = self.field(name, list)
         if not values or not all(isinstance(value, str) for value in values) or len(set(values)) < len(values):
-            raise self.error(f"its {name!r} is not a list of different strings: {values!r}")
+            raise self.error(f"{name!r} must be a list of different strings; it is {values!r}")
         return values
 
-    def name(self) -> str | None:
-        """The field `name`, which may be missing.
+    def strings_by_name(self, name: str, keys: Collection[str]) -> dict[str, str]:
+        """A field that holds one string under each of these keys, and nothing else.
 
         Raises:
-            ValueError: it is something else than text.
+            ValueError: if it is anything else.
+        """
+        found = self.field(name, dict)
+        if set(found) != set(keys) or not all(isinstance(value, str) for value in found.values()):
+            raise self.error(f"{name!r} must hold a string for each of {', '.join(keys)}; it is {found!r}")
+        return found
+
+    def name(self) -> str | None:
+        """The field `name`; None if the file has no such field.
+
+        Raises:
+            ValueError: if it is not a string.
         """
         return None if self.fields.get("name") is None else self.field("name", str)
 
-    def model(self) -> ModelInfo:
-        """The field `model`.
 
-        Raises:
-            ValueError: it does not say which model this is.
-        """
-        found = self.field("model", dict)
-        if set(found) != {"name", "fingerprint", "processing"} or not all(isinstance(v, str) for v in found.values()):
-            raise self.error(f"its 'model' is {found!r}")
-        return ModelInfo(**found)
+def fingerprint(tensors: Iterable[Tensor]) -> str:
+    """SHA-256 of the shapes, types and bits of tensors.
+
+    Example:
+        >>> fingerprint([torch.zeros(2)]) == fingerprint([torch.zeros(3)])
+        False
+    """
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(repr((tuple(tensor.shape), str(tensor.dtype))).encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def write(path: str | Path, kind: str, tensors: dict[str, Tensor], fields: dict[str, Any]) -> None:
-    """Write tensors and JSON fields under a kind, `engram` or `statistics`.
+    """Writes tensors and JSON fields as a file of a kind: `engram` or `statistics`.
 
     Raises:
-        OSError: the file cannot be written; what was there before still is.
+        OSError: if the file cannot be written. A file that was there before is then unchanged.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(tensors.items())}
     header = json.dumps(fields)
@@ -108,37 +124,50 @@ def write(path: str | Path, kind: str, tensors: dict[str, Tensor], fields: dict[
 
 
 def read(path: str | Path, kind: str) -> Content:
-    """The tensors and fields of a file that `write` made.
+    """Reads the tensors and fields of a file that `write` made.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: a file of another program, kind or version, cut short, or altered: the message says which.
+        FileNotFoundError: if there is no file at `path`.
+        ValueError: if the file comes from another program, is of another kind or version, is cut short or was altered.
+            The message says which.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
     _check_whole(path)
+    metadata, tensors = _opened(path)
+    _check_header(path, metadata, kind)
+    if metadata.get("checksum") != _checksum(metadata.get("fields", ""), tensors):
+        raise ValueError(f"{path} was altered: its content does not match its checksum")
+    return Content(path, tensors, _fields(path, metadata))
+
+
+def _opened(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            return metadata, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{path} was altered: its header does not fit its content ({error})") from error
+
+
+def _check_header(path: Path, metadata: dict[str, str], kind: str) -> None:
     if metadata.get("format") != FORMAT:
-        raise ValueError(f"{path} is a foreign file: safetensors, but not written by {FORMAT}")
+        raise ValueError(f"{path} is a foreign file: it is safetensors, but {FORMAT} did not write it")
     if metadata.get("version") != VERSION:
-        raise ValueError(f"{path} has format version {metadata.get('version')}, this release reads version {VERSION}")
+        raise ValueError(f"{path} has format version {metadata.get('version')}; this release reads version {VERSION}")
     if metadata.get("kind") != kind:
-        raise ValueError(f"{path} holds {metadata.get('kind')}, not {kind}")
-    if metadata.get("checksum") != _checksum(metadata.get("fields", ""), tensors):
-        raise ValueError(f"{path} was altered: its content does not match its checksum")
+        raise ValueError(f"{path} must hold {kind}; it holds {metadata.get('kind')}")
+
+
+def _fields(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
     try:
         fields = json.loads(metadata["fields"])
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} was altered: its fields are no JSON ({error})") from error
+        raise ValueError(f"{path} was altered: its fields are not valid JSON ({error})") from error
     if not isinstance(fields, dict):
-        raise ValueError(f"{path} was altered: its fields are a {type(fields).__name__}")
-    return Content(path, tensors, fields)
+        raise ValueError(f"{path} was altered: its fields must be a dict; they are a {type(fields).__name__}")
+    return fields
 
 
 def _checksum(header: str, tensors: dict[str, Tensor]) -> str:
@@ -148,20 +177,20 @@ def _checksum(header: str, tensors: dict[str, Tensor]) -> str:
 
 
 def _check_whole(path: Path) -> None:
-    """Tell a file cut short from one that never was safetensors, by the lengths that its own header gives."""
+    """Tells a file that was cut short from one that is not safetensors, by the lengths in its own header."""
     size = path.stat().st_size
     with path.open("rb") as file:
         header_length = int.from_bytes(file.read(8), "little")
         if size < 9 or file.read(1) != b"{":
-            raise ValueError(f"{path} is a foreign file: not safetensors")
+            raise ValueError(f"{path} is a foreign file: it is not safetensors")
         if size < 8 + header_length:
-            raise ValueError(f"{path} was cut short: {size} bytes of a header of {header_length}")
+            raise ValueError(f"{path} was cut short: {size} bytes, but the header alone has {header_length}")
         file.seek(8)
-        try:
-            header = json.loads(file.read(header_length))
-            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-            whole = 8 + header_length + max(ends, default=0)
-        except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
-            raise ValueError(f"{path} was altered: its header is not safetensors' ({error})") from error
+        header = file.read(header_length)
+    try:
+        ends = [entry["data_offsets"][1] for name, entry in json.loads(header).items() if name != "__metadata__"]
+        whole = 8 + header_length + max(ends, default=0)
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{path} was altered: its header is not that of a safetensors file ({error})") from error
     if size < whole:
         raise ValueError(f"{path} was cut short: {size} of {whole} bytes")

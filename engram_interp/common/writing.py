@@ -1,4 +1,4 @@
-"""Written aside, then renamed: a file or folder is there whole, as it was before, or not at all."""
+"""What if writing fails halfway? A path then still holds what it held: files are written aside and then renamed."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ PARTIAL = ".partial"
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A path to write a file or a new folder at, which takes the place of `path` when the block ends without an error.
+    """Gives a path to write a file or a new folder at. It replaces `path` when the block ends without an error.
 
     Args:
-        path: a file, there or not, or a folder that is not there or is empty.
+        path: where the result goes: a file, which may exist, or a folder, which must be empty if it exists.
 
     Raises:
-        OSError: the folder around it is not there or cannot be written to, or the disk is full; the message names
-            `path`, at which everything is as it was.
+        OSError: if the folder around `path` does not exist or cannot be written to, or the disk is full. The message
+            names `path`, which is then unchanged.
 
     Example:
         >>> import tempfile
@@ -45,12 +45,12 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextmanager
 def beside(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A path of the same name in a hidden folder beside `path`, which is removed when the block ends.
+    """Gives a path of the same name in a hidden folder beside `path`. The folder is removed when the block ends.
 
-    What a process left there that was killed is removed at the next write to the same path.
+    If a process is killed, its folder stays. The next write to the same path removes it.
 
     Raises:
-        OSError: as `replacing`; also any error of the file system inside of the block, which then names `path`.
+        OSError: as in `replacing`. Errors of the file system inside the block are raised again with the name of `path`.
     """
     place = Path(path).expanduser().resolve()
     with _naming(path):
@@ -66,7 +66,7 @@ def beside(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def _mode(place: Path, folder: Path) -> int:
-    """Who may read a file: as before, or as the user's files are; some writers make them the owner's alone."""
+    """The permissions of a file that is replaced, or those of the user's new files. Some writers are stricter."""
     if place.is_file():
         return place.stat().st_mode & 0o777
     (folder / "mode").touch()
@@ -75,7 +75,7 @@ def _mode(place: Path, folder: Path) -> int:
 
 @contextmanager
 def _naming(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Errors of the file system name the path that was asked for."""
+    """Makes errors of the file system name the path that was asked for."""
     try:
         yield
     except SafetensorError as error:
@@ -86,12 +86,12 @@ def _naming(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def _start(place: Path) -> str:
-    """How the hidden folders for a path begin; file systems allow names of 255 bytes."""
+    """How the names of the hidden folders for a path begin. It is cut, since file systems allow 255 bytes."""
     return f".{place.name[:48]}."
 
 
 def _remove_strays(place: Path) -> None:
-    """Remove what processes that no longer run left behind."""
+    """Removes the folders of processes that have ended."""
     for found in place.parent.iterdir():
         if found.name.startswith(_start(place)) and found.name.endswith(PARTIAL):
             pid = found.name.removeprefix(_start(place)).partition(".")[0]

@@ -1,1 +1,1 @@
-"""What is looked for? Examples on two sides, and the tokens and positions that a model reads of them."""
+"""What is looked for? Examples of a target and of a reference, and the token batches that a model reads."""

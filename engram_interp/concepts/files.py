@@ -1,4 +1,4 @@
-"""Examples from a file: a text file with one a line, JSON lines, or a JSON list."""
+"""How are examples read from a file? From text with one example in each line, from JSON lines, or from a JSON list."""
 
 from __future__ import annotations
 
@@ -16,43 +16,43 @@ MARKED = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
-"""Encodings other than UTF-8 that a file says it has, by its first bytes; UTF-32's begin as UTF-16's do."""
+"""Encodings by a file's first bytes. UTF-32 comes first, since its mark begins with the mark of UTF-16."""
 
 
 def read_examples(path: str | Path) -> list[Example]:
-    """The examples of a `.txt` file (a string a line), a `.jsonl` file (a JSON value a line) or a `.json` list.
+    """Reads a `.txt` file (one string in each line), a `.jsonl` file (one JSON value in each line) or a `.json` list.
 
-    A JSON value is a string, a `[prompt, answer]` list, or an object with `prompt` (or `question`) and `answer`, or
-    with `text`; other fields are ignored. The list of a `.json` file is of such values, so that two strings in it are
-    two texts; a `.json` file of JSON lines is read as these. Blank lines are skipped. Files are UTF-8, or UTF-16 or 32
-    with a byte order mark.
+    A JSON value is a string, a `[prompt, answer]` list, an object with `prompt` (or `question`) and `answer`, or an
+    object with `text`. Other fields are ignored. The list in a `.json` file holds such values, so two strings in it
+    are two texts. A `.json` file may also hold JSON lines. Blank lines are skipped. Files must be UTF-8, or UTF-16 or
+    UTF-32 with a byte order mark.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: another suffix or encoding, something that is no example (the message gives its line, or its place
-            in the list), or no example at all.
+        FileNotFoundError: if there is no file at `path`.
+        ValueError: if the suffix or the encoding is another one, if the file holds no example, or if a value is not an
+            example. The message gives its line, or its place in the list.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
     suffix = path.suffix.lower()
     if suffix not in (TEXT, LINES, JSON):
-        raise ValueError(f"{path} is no .txt, .jsonl or .json file, which examples come from")
+        raise ValueError(f"{path} must be a .txt, .jsonl or .json file")
     if suffix == TEXT:
         examples: list[Example] = [line for _, line in _lines(path)]
     else:
         values = read_lines(path) if suffix == LINES else _read_list(path)
         examples = [_from_json(value, place) for place, value in values]
     if not examples:
-        raise ValueError(f"{path} holds no example")
+        raise ValueError(f"{path} must hold one or more examples; it holds none")
     return examples
 
 
 def read_lines(path: Path) -> list[tuple[str, object]]:
-    """The JSON value of every line that is not blank, and how an error calls the line.
+    """The JSON value of every line that is not blank, each after what errors call its line.
 
     Raises:
-        ValueError: an encoding that is not known, or a line that is no JSON.
+        ValueError: if the encoding is unknown, or a line is not valid JSON.
     """
     return [(place, _parsed(line, place)) for place, line in _lines(path)]
 
@@ -63,7 +63,7 @@ def _read_list(path: Path) -> list[tuple[str, object]]:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
         if text.lstrip().startswith("[") and isinstance(error, json.JSONDecodeError) and error.lineno > 1:
-            raise ValueError(f"{path}, line {error.lineno} is no JSON: {error.msg}") from error
+            raise ValueError(f"{path}, line {error.lineno} is not valid JSON: {error.msg}") from error
         return read_lines(path)
     if not isinstance(value, list):
         return [(str(path), value)]
@@ -95,7 +95,7 @@ def _parsed(line: str, place: str) -> object:
     try:
         return json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{place} is no JSON: {error}") from error
+        raise ValueError(f"{place} is not valid JSON: {error}") from error
 
 
 def _from_json(value: object, place: str) -> Example:
@@ -112,8 +112,8 @@ def _from_json(value: object, place: str) -> Example:
             found = text
         case _:
             raise ValueError(
-                f"{place} is none of: a string, a [prompt, answer] list, an object with prompt (or question) and "
-                f"answer, or one with text"
+                f"{place} must be a string, a [prompt, answer] list, an object with prompt (or question) and answer, "
+                f"or an object with text; got {value!r}"
             )
     check_example(found, place)
     try:

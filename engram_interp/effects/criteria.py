@@ -7,37 +7,45 @@
 | sufficiency  | `(W_0 + W+) X+ ~ W_1 X+`     | ... of those that the null state lacks                  |
 | necessity    | `(W_1 - W+) X+ ~ W_0 X+`     | ablating takes these answers away                       |
 
-Every number says by how much its condition is missed; 0 is met. Algebraic ones are shares of output energy,
-`|A X|^2 = tr(A S A^T)`, and need the statistics alone; they see one matrix at a time, on the inputs of the unedited
-model. For one matrix, what injecting adds is what ablating removes: sufficiency and necessity are one number, and so is
-reactivation where `W_0` is zero. Behavioural ones, shares of answer tokens, see what the whole edit does, and differ.
-They compare with the null state: one of zeros answers nothing, so that what any model of the language gets right counts
-as memory, and a base model (`delta_from`) is the sharper null. An edit that overshoots is below 0 or above 1.
+Every number says by how much its condition is missed: 0 is met. The algebraic numbers are shares of output energy,
+`|A X|^2 = tr(A S A^T)`. They need only the statistics, and see one matrix at a time, on the inputs of the unedited
+model. For one matrix, injecting adds what ablating removes: sufficiency and necessity are one number, and so is
+reactivation if `W_0` is zero. The behavioural numbers are shares of answer tokens. They see what the whole edit does,
+and differ. They compare with the null state. A null state of zeros answers nothing, so everything that a model of the
+language gets right counts as memory; a base model (`delta_from`) is a sharper null. An edit that overshoots gives a
+number below 0 or above 1.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import pandas as pd
-import plotly.graph_objects as go
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from engram_interp.answers.scoring import score_encoded, side_by_side
 from engram_interp.common.progress import bar
-from engram_interp.concepts.concept import BATCH_SIZE, REFERENCE, TARGET, Concept, encode_groups, require_concept
-from engram_interp.engrams.engram import Alpha, Engram, require_engram
-from engram_interp.engrams.extract import absorbing_inputs, base_of, matrix_of
-from engram_interp.figures import plots
-from engram_interp.maps.quantities import output_norm
+from engram_interp.concepts.batches import encode_groups
+from engram_interp.concepts.concept import REFERENCE, TARGET, Concept
+from engram_interp.engrams.engram import Engram, require_engram
+from engram_interp.engrams.extract import extract
+from engram_interp.engrams.strengths import Alpha
+from engram_interp.engrams.weights import absorbing_inputs, base_of, matrix_of
+from engram_interp.linalg.norms import output_norm, share
 from engram_interp.models import Adapter, adapt
+from engram_interp.models.components import to_matrix
 from engram_interp.models.exclusive import exclusive
-from engram_interp.models.sites import Site, share, to_matrix, weight_key
+from engram_interp.models.sites import Site, component_of, layer_of, weight_key
+from engram_interp.options import Run, Solve, Which, takes
 from engram_interp.statistics.collect import collect
 from engram_interp.statistics.statistics import Statistics
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 CONDITIONS = {
     "specificity": "W+ X- ~ 0",
@@ -50,12 +58,12 @@ MODEL, ABLATED, NULL, INJECTED = "the model", "engram ablated", "null state", "e
 
 @dataclass(frozen=True)
 class Criteria:
-    """By how much an engram misses the four criteria; 0 is met.
+    """By how much an engram misses the four criteria: 0 is met.
 
     Attributes:
-        matrices: a row a matrix: `key`, `component`, `layer`, `expert` and the four algebraic numbers.
-        behaviour: answer accuracy and loss, a row a state and a column a side and measure: the model, the model without
-            the engram, the null state, and the null state with the engram.
+        matrices: a row for each matrix: `key`, `component`, `layer`, `expert` and the four algebraic numbers.
+        behaviour: answer accuracy and loss, a column for each side and measure, and a row for each state: the model,
+            the model without the engram, the null state, and the null state with the engram.
         alpha: how strongly the engram was applied.
         name: the concept's name.
         model: the model's name.
@@ -73,13 +81,13 @@ class Criteria:
         return f"Criteria({self.name!r} in {self.model!r}, missed in answers: {shown})"
 
     def _repr_html_(self) -> str:
-        from engram_interp.common.notebook import table_html
+        from engram_interp.common.html import table_html
 
         lead = f"By what share each criterion is missed in {self.model}; 0 is met."
         return table_html("Criteria", self.name, lead, self.to_frame())
 
     def to_frame(self) -> pd.DataFrame:
-        """A row a criterion: its condition; the median matrix's number, with quartiles; and the behavioural number."""
+        """A row for each criterion: its condition, the median matrix's number and quartiles, the behavioural number."""
         quartiles = self.matrices[list(CONDITIONS)].quantile([0.25, 0.5, 0.75])
         frame = pd.DataFrame(
             {
@@ -94,39 +102,45 @@ class Criteria:
 
     def plot(self) -> go.Figure:
         """What every matrix and the whole edit miss, and the answers of the four states."""
+        from engram_interp.figures.curves import criteria_panels
+
         concept = f" of {self.name!r}" if self.name else ""
         strength = f", alpha = {self.alpha:.3g}" if isinstance(self.alpha, (int, float)) else ""
         title = f"The four criteria: the engram{concept} in {self.model}{strength}"
-        return plots.criteria(self.matrices, behavioural(self.behaviour), self.behaviour, title)
+        return criteria_panels(self.matrices, behavioural(self.behaviour), self.behaviour, title)
 
 
 @exclusive
+@takes(Which, Solve, Run)
 def criteria(
     model: nn.Module,
-    engram: Engram,
-    concept: Concept,
+    engram: Engram | Concept,
+    concept: Concept | None = None,
     *,
     alpha: Alpha = 1.0,
-    delta_from: nn.Module | None = None,
     statistics: Statistics | None = None,
-    batch_size: int = BATCH_SIZE,
-    progress: bool | None = None,
+    which: Which,
+    solve: Solve,
+    run: Run,
 ) -> Criteria:
     """How well an engram meets the four criteria, by matrix and in the model's answers.
 
+    `criteria(model, concept)` extracts the concept's engram with the options. `criteria(model, engram, concept)` tests
+    an engram that is at hand, which has its options already. The null state is `model` with zeros for the engram's
+    matrices (tabula rasa), or the model `delta_from`. The engram of a difference needs the model that it was taken
+    from.
+
     Args:
-        model: the model that the engram is part of; it is left as it was.
-        engram: what is tested.
-        concept: its target and reference, as text or tokens: the model must be run on them.
-        alpha: how strongly it is ablated and injected; see `Engram.ablate`.
-        delta_from: the null state is this model; by default it is `model` with zeros for the engram's matrices (tabula
-            rasa). An engram that was taken from a difference needs the model that it was taken from.
-        statistics: the concept's, where they are at hand; collected by default. What they lack is an error.
-        batch_size: examples in a batch.
-        progress: True or False shows or hides the bars; None shows them in a terminal and in a notebook.
+        model: the model that the engram is part of. It is left as it was.
+        engram: what is tested, or the concept whose engram is.
+        concept: target and reference, as text or tokens, since the model runs on them; with an engram only.
+        alpha: how strongly the engram is ablated and injected; see `Engram.ablate`.
+        statistics: the concept's, if they are at hand. They are collected by default.
 
     Raises:
-        ValueError: an engram of another model, or one of a difference without `delta_from`; see also `collect`.
+        ValueError: if the engram is of another model, or of a difference without its `delta_from`, or the statistics
+            lack something; see also `extract`.
+        TypeError: if an engram comes with an option that says how to make one.
 
     Example:
         >>> import engram_interp as ei
@@ -137,32 +151,68 @@ def criteria(
         >>> list(found.to_frame().index)
         ['specificity', 'reactivation', 'sufficiency', 'necessity']
     """
-    require_concept(concept)
-    require_engram(engram)
-    taken_from = engram.options.get("delta_from")
-    given = None if delta_from is None else adapt(delta_from).info.name
-    if taken_from is not None and given != taken_from:
-        raise ValueError(
-            f"the engram is of a difference from {taken_from!r}: give that model as delta_from, got {given or 'none'}"
-        )
+    engram, concept, statistics = _given(model, engram, concept, statistics, which, solve, run)
+    _require_base(engram, solve.delta_from)
     adapter = adapt(model)
     engram.info.require(adapter.info, "the engram")
-    sites = [site for site in adapter.all_sites() if site.key in engram.weight_norms]
-    scaled = _scaled(engram, alpha)
-    if statistics is None:
-        components = {site.component for site in sites}
-        layers = {site.layer for site in sites if site.layer is not None}
-        statistics = collect(
-            model, concept, components=components, layers=layers or None, batch_size=batch_size, progress=progress
-        )
     statistics.info.require(adapter.info, "the statistics")
+    sites = [site for site in adapter.all_sites() if site.key in engram.weight_norms]
+    scaled, base = _scaled(engram, alpha), base_of(adapter, solve.delta_from, sites)
     return Criteria(
-        matrices=_matrices(adapter, base_of(adapter, delta_from, sites), sites, scaled, statistics, progress),
-        behaviour=_behaviour(model, delta_from, scaled, concept, batch_size, progress),
+        matrices=_matrices(adapter, base, sites, scaled, statistics, run.progress),
+        behaviour=_behaviour(model, solve.delta_from, scaled, concept, run),
         alpha=alpha,
         name=concept.name,
         model=adapter.info.name,
     )
+
+
+def _given(
+    model: nn.Module,
+    engram: Engram | Concept,
+    concept: Concept | None,
+    statistics: Statistics | None,
+    which: Which,
+    solve: Solve,
+    run: Run,
+) -> tuple[Engram, Concept, Statistics]:
+    """The engram, its concept and the concept's statistics, made if they are not at hand."""
+    if isinstance(engram, Concept):
+        if concept is not None:
+            raise TypeError("criteria takes an engram and its concept, or a concept alone; got two Concepts")
+        found = collect(model, engram, **vars(which), **vars(run)) if statistics is None else statistics
+        return extract(model, found, **vars(which), **vars(solve), **vars(run)), engram, found
+    require_engram(engram)
+    if not isinstance(concept, Concept):
+        raise TypeError(f"an engram is tested on its concept: concept must be a Concept; got {concept!r}")
+    _require_no_options(which, solve)
+    return engram, concept, _statistics(model, engram, concept, run) if statistics is None else statistics
+
+
+def _require_no_options(which: Which, solve: Solve) -> None:
+    """An engram that is given was made with its own options; only `delta_from` says something else, the null state."""
+    given = {**vars(which), **vars(replace(solve, delta_from=None))}
+    default = {**vars(Which()), **vars(Solve())}
+    if wrong := [name for name, value in given.items() if value is not default[name] and value != default[name]]:
+        raise TypeError(
+            f"{', '.join(wrong)} says how to make an engram, and one is given: pass the concept in its place, or make "
+            f"the engram with extract(..., {wrong[0]}={given[wrong[0]]!r})"
+        )
+
+
+def _require_base(engram: Engram, delta_from: nn.Module | None) -> None:
+    taken_from = engram.options.get("delta_from")
+    given = None if delta_from is None else adapt(delta_from).info.name
+    if taken_from is not None and given != taken_from:
+        raise ValueError(
+            f"the engram is of the difference from {taken_from!r}: give that model as delta_from; got {given or 'none'}"
+        )
+
+
+def _statistics(model: nn.Module, engram: Engram, concept: Concept, run: Run) -> Statistics:
+    components = {component_of(key) for key in engram.weight_norms}
+    layers = {layer for key in engram.weight_norms if (layer := layer_of(key)) is not None}
+    return collect(model, concept, components=components, layers=layers or None, **vars(run))
 
 
 def algebraic(
@@ -172,11 +222,11 @@ def algebraic(
     S_plus: Float[Tensor, "d d"],
     S_minus: Float[Tensor, "d d"],
 ) -> dict[str, float]:
-    """By what share of the output energy each condition is missed; 0 of an output that is zero throughout.
+    """By what share of the output energy each condition is missed; 0 if the output is zero.
 
     Args:
         W_1: the model's matrix.
-        W_0: that of the null state.
+        W_0: the null state's matrix.
         W_plus: the engram, as strong as it is applied.
         S_plus: second moment of the target's inputs.
         S_minus: second moment of the reference's inputs.
@@ -199,7 +249,7 @@ def algebraic(
 def behavioural(behaviour: pd.DataFrame) -> dict[str, float]:
     """By what share of the answers (tokens right) each criterion is missed; see `Criteria.behaviour`.
 
-    Not a number where there is nothing to miss: a null state that knows the target as well as the model does.
+    NaN if there is nothing to miss, because the null state knows the target as well as the model does.
     """
     target, reference = behaviour["target_accuracy"], behaviour["reference_accuracy"]
     learned = target[MODEL] - target[NULL]
@@ -243,7 +293,7 @@ def _matrices(
         W_1 = matrix_of(adapter, site, absorbed).cpu()
         W_0 = torch.zeros_like(W_1) if base is None else matrix_of(base, site, absorbed).cpu()
         if base is None and absorbed and site.bias not in set(engram.tensors):
-            W_0[:, -1] = W_1[:, -1]  # tabula rasa zeroes what the engram is part of, and this bias is not
+            W_0[:, -1] = W_1[:, -1]  # tabula rasa zeroes what the engram is part of, and this bias is not part of it
         missed = algebraic(W_1, W_0, _as_matrix(engram, site, absorbed), moments[TARGET], moments[REFERENCE])
         rows.append(
             {"key": site.key, "component": site.component, "layer": site.layer, "expert": site.expert, **missed}
@@ -265,19 +315,18 @@ def _behaviour(
     base: nn.Module | None,
     engram: Engram,
     concept: Concept,
-    batch_size: int,
-    progress: bool | None,
+    run: Run,
 ) -> pd.DataFrame:
     encoded = encode_groups(concept.sides, adapt(model).encoder)
 
     def answers(one: nn.Module) -> dict[str, float]:
-        return side_by_side(score_encoded(adapt(one), encoded, batch_size=batch_size, progress=progress))
+        return side_by_side(score_encoded(adapt(one), encoded, run))
 
     states: dict[str, Mapping[str, float]] = {MODEL: answers(model)}
     with engram.ablated(model):
         states[ABLATED] = answers(model)
     if base is None:
-        # The weights themselves, as an engram: without them a matrix is zero, and without all but W+ it is W+.
+        # The weights themselves as an engram: without them a matrix is zero, and without all but W+ it is W+.
         weights = replace(engram, tensors={key: adapt(model).parameter(key).detach().clone() for key in engram.tensors})
         with weights.ablated(model):
             states[NULL] = answers(model)

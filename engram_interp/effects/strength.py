@@ -1,27 +1,31 @@
 """How strong an edit? The largest `alpha` with `accuracy(reference, alpha) >= keep * accuracy(reference, 0)`.
 
-An edit's strength means nothing by itself: `W+` shrinks as its concept gets rarer, and alpha grows to match. What can
-be compared between concepts and models is what the edit leaves of everything else.
+An edit's strength means nothing by itself: `W+` shrinks as its concept gets rarer, and alpha grows to match. What an
+edit leaves of everything else can be compared between concepts and models.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import pandas as pd
-import plotly.graph_objects as go
 from torch import nn
 
 from engram_interp.answers.scoring import Score, score_encoded, side_by_side
 from engram_interp.common.arguments import Number, number
 from engram_interp.common.progress import bar
-from engram_interp.concepts.concept import BATCH_SIZE, REFERENCE, TARGET, Concept, encode_groups, require_concept
+from engram_interp.concepts.batches import encode_groups
+from engram_interp.concepts.concept import REFERENCE, TARGET, Concept, require_concept
 from engram_interp.engrams.engram import Engram, require_engram
-from engram_interp.figures import plots
 from engram_interp.models import adapt
 from engram_interp.models.exclusive import exclusive
+from engram_interp.options import Run, takes
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 logger = logging.getLogger("engram_interp")
 
@@ -34,10 +38,11 @@ class AlphaChoice:
     """An edit strength, and what every strength that was tried did.
 
     Attributes:
-        alpha: the strongest edit tried that keeps enough of the reference. At the limits of the search it is 1024, when
-            every edit keeps enough, or 0, when even the weakest does not; a warning is logged then.
+        alpha: the strongest edit tried that keeps enough of the reference. At the limits of the search it is 1024, if
+            every edit keeps enough, or 0, if even the weakest does not. A warning is logged then.
         keep: the share of the reference's answer accuracy that had to stay.
-        curve: a row a strength, from 0 up: `alpha`, and `accuracy` and `loss` after `target_` and `reference_`.
+        curve: a row for each strength, from 0 up: `alpha`, `target_accuracy`, `target_loss`, `reference_accuracy` and
+            `reference_loss`.
         name: the concept's name.
     """
 
@@ -55,7 +60,7 @@ class AlphaChoice:
         return f"AlphaChoice({self.name!r}, alpha = {self.alpha:.3g}, answer accuracy: {', '.join(moved)})"
 
     def _repr_html_(self) -> str:
-        from engram_interp.common.notebook import table_html
+        from engram_interp.common.html import table_html
 
         lead = f"alpha = {self.alpha:.3g} keeps {self.keep:.1%} of the reference's answer accuracy"
         rows = self.curve[self.curve["alpha"].isin([0.0, self.alpha])].set_index("alpha")
@@ -68,17 +73,20 @@ class AlphaChoice:
 
     @property
     def floor(self) -> float:
-        """The least reference accuracy that was allowed."""
+        """The smallest reference accuracy that was allowed."""
         return self.keep * float(self.curve["reference_accuracy"].iloc[0])
 
     def plot(self) -> go.Figure:
         """Accuracy and loss of target and reference by strength, and the strength chosen."""
+        from engram_interp.figures.curves import alpha_curve
+
         concept = f" of {self.name!r}" if self.name else ""
         title = f"Ablating the engram{concept}: what is forgotten and what stays"
-        return plots.alpha_curve(self.curve, self.alpha, self.floor, title)
+        return alpha_curve(self.curve, self.alpha, self.floor, title)
 
 
 @exclusive
+@takes(Run)
 def choose_alpha(
     model: nn.Module,
     engram: Engram,
@@ -86,25 +94,22 @@ def choose_alpha(
     keep: Number = 0.98,
     *,
     rel_tol: Number = 0.05,
-    batch_size: int = BATCH_SIZE,
-    progress: bool | None = None,
+    run: Run,
 ) -> AlphaChoice:
     """The strongest ablation that keeps the reference's answer accuracy at `keep` of what it was.
 
-    The strength is doubled (or halved) from 1 until it is bracketed, then bisected; every trial edits the model in
+    The strength is doubled (or halved) from 1 until it is bracketed, then bisected. Every trial edits the model in
     place and scores both sides. The model is restored bit for bit.
 
     Args:
         model: the model that the engram is part of.
         engram: what to ablate.
-        concept: its target and reference, as text or tokens: a model must be run on them, so statistics do not do.
-        keep: share of the reference's answer accuracy (see `score`) that must stay, in (0, 1].
-        rel_tol: stop when the bracket is this narrow, as a share of alpha, or as narrow as floats allow.
-        batch_size: examples in a batch.
-        progress: True or False shows or hides the bar; None shows it in a terminal and in a notebook.
+        concept: its target and reference, as text or tokens. Statistics are not enough: the model runs on them.
+        keep: the share of the reference's answer accuracy (see `score`) that must stay, in (0, 1].
+        rel_tol: the search stops when the bracket is this narrow, as a share of alpha, or as narrow as floats allow.
 
     Raises:
-        ValueError: a `keep` or `rel_tol` out of range, or a reference of which the model gets nothing right.
+        ValueError: if `keep` or `rel_tol` is out of range, or the model gets nothing of the reference right.
 
     Example:
         >>> import engram_interp as ei
@@ -115,52 +120,67 @@ def choose_alpha(
         >>> bool(choice.chosen["reference_accuracy"] >= choice.floor)
         True
     """
-    keep, rel_tol = number(keep, "keep"), number(rel_tol, "rel_tol")
-    if not 0 < keep <= 1:
-        raise ValueError(f"keep is a share of the reference's accuracy, 0 < keep <= 1; got {keep}")
-    if not rel_tol > 0:
-        raise ValueError(f"rel_tol is the relative width at which to stop, above 0; got {rel_tol}")
+    keep, rel_tol = _share(keep), _width(rel_tol)
     require_concept(concept)
     require_engram(engram)
     adapter = adapt(model)
     encoded = encode_groups(concept.sides, adapter.encoder)
     tried: dict[float, dict[str, Score]] = {}
-    with (
-        engram.editing(model) as ablate,
-        bar(None, progress, "choosing alpha", "strength") as shown,
-    ):
+    with engram.editing(model) as ablate, bar(None, run.progress, "choosing alpha", "strength") as shown:
 
         def keeps(alpha: float) -> bool:
             ablate(alpha)
-            tried[alpha] = score_encoded(adapter, encoded, batch_size=batch_size, progress=False)
+            tried[alpha] = score_encoded(adapter, encoded, replace(run, progress=False))
             shown.update()
             return tried[alpha][REFERENCE].accuracy >= keep * tried[0.0][REFERENCE].accuracy
 
         keeps(0.0)
         if not tried[0.0][REFERENCE].accuracy:
-            raise ValueError("the model gets no answer token of the reference right, so nothing of it can be kept")
-        low, high = _bracket(keeps)
-        if low == high:
-            logger.warning(
-                "alpha = %g is a limit of the search, not a choice: %s", low,
-                "every edit tried keeps enough" if low else "no edit tried keeps enough",
-            )  # fmt: skip
-        while high - low > rel_tol * high:
-            middle = (low + high) / 2
-            if middle in (low, high):
-                break
-            low, high = (middle, high) if keeps(middle) else (low, middle)
-    before, after = tried[0.0][TARGET].accuracy, tried[low][TARGET].accuracy
-    if 0 < low < high and after >= keep * before:
+            raise ValueError("the model gets no answer token of the reference right, so there is nothing to keep")
+        alpha = _strongest(keeps, rel_tol)
+    _warn_if_not_forgotten(tried, alpha, keep)
+    return AlphaChoice(alpha, keep, _curve(tried), concept.name)
+
+
+def _share(keep: Number) -> float:
+    if not 0 < (found := number(keep, "keep")) <= 1:
+        raise ValueError(f"keep must be a share of the reference's accuracy, 0 < keep <= 1; got {keep}")
+    return found
+
+
+def _width(rel_tol: Number) -> float:
+    if not (found := number(rel_tol, "rel_tol")) > 0:
+        raise ValueError(f"rel_tol must be above 0, the relative width at which to stop; got {rel_tol}")
+    return found
+
+
+def _strongest(keeps: Callable[[float], bool], rel_tol: float) -> float:
+    """The strongest edit tried that keeps enough: bracketed, then bisected."""
+    low, high = _bracket(keeps)
+    if low == high:
         logger.warning(
-            "alpha = %.3g keeps enough of the reference, but the target too: %.1f %% of its answer tokens are right, "
-            "of %.1f %% before", low, 100 * after, 100 * before,
+            "alpha = %g is a limit of the search, not a choice: %s", low,
+            "every edit tried keeps enough" if low else "no edit tried keeps enough",
         )  # fmt: skip
-    return AlphaChoice(low, keep, _curve(tried), concept.name)
+    while high - low > rel_tol * high:
+        middle = (low + high) / 2
+        if middle in (low, high):
+            break
+        low, high = (middle, high) if keeps(middle) else (low, middle)
+    return low
+
+
+def _warn_if_not_forgotten(tried: dict[float, dict[str, Score]], alpha: float, keep: float) -> None:
+    before, after = tried[0.0][TARGET].accuracy, tried[alpha][TARGET].accuracy
+    if 0 < alpha < MAX_ALPHA and after >= keep * before:
+        logger.warning(
+            "alpha = %.3g keeps enough of the reference, but of the target too: %.1f %% of its answer tokens are "
+            "right, %.1f %% before", alpha, 100 * after, 100 * before,
+        )  # fmt: skip
 
 
 def _bracket(keeps: Callable[[float], bool]) -> tuple[float, float]:
-    """A strength that keeps enough and one that does not, a factor of two apart; twice the same at either limit."""
+    """A strength that keeps enough and one that does not, a factor of two apart; at a limit, the same one twice."""
     alpha = 1.0
     if keeps(alpha):
         while alpha < MAX_ALPHA and keeps(2 * alpha):

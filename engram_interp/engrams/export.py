@@ -1,29 +1,25 @@
-"""Model or engram + the Hugging Face checkpoint that it came from -> the edited checkpoint."""
+"""How is an edit of a model written back into the Hugging Face checkpoint that the model came from?"""
 
 from __future__ import annotations
 
-import logging
 import os
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from torch import nn
+from transformers import AutoTokenizer, PreTrainedModel
 
 from engram_interp.common.writing import beside, replacing
-from engram_interp.concepts.concept import Batch
-from engram_interp.engrams.engram import Alpha, Engram
+from engram_interp.concepts.batches import Batch
+from engram_interp.engrams.engram import Engram
+from engram_interp.engrams.strengths import Alpha
 from engram_interp.models import Adapter, ModelInfo, adapt
-from engram_interp.models.bridge.adapter import TransformerBridgeAdapter
-from engram_interp.models.lens import TransformerBridge
-from engram_interp.models.loading import bridge_of, checkpoint_folder, has_tokenizer
-
-logger = logging.getLogger("engram_interp")
+from engram_interp.models.checkpoint import Checkpoint, open_checkpoint, require_zero
+from engram_interp.models.loading import checkpoint_folder, has_tokenizer
 
 EXACT = 1e-3
-"""Relative difference of logits, median over tokens, that two float32 forward passes of the same weights stay below."""
+"""Upper limit of the relative difference of logits, median over tokens, between float32 passes of the same weights."""
 
 
 @torch.no_grad()
@@ -34,26 +30,27 @@ def export_hf(
     *,
     alpha: Alpha = 1.0,
 ) -> Path:
-    """Write the edit of a Hugging Face checkpoint as another one, which `AutoModelForCausalLM.from_pretrained` loads.
+    """Write an edited copy of a Hugging Face checkpoint, which `AutoModelForCausalLM.from_pretrained` loads.
 
-    What the edit does not touch stays as it was, and weights keep the checkpoint's dtype, to which the edit is rounded
-    once. Nothing is written of a model in which more was edited. An edit of `W_U` in a model whose unembedding is its
-    embedding gives it an unembedding of its own (`tie_word_embeddings` is false in the new configuration); a warning is
-    logged.
+    What the edit does not touch stays as it was. Weights keep the checkpoint's dtype, and the edit is rounded to it
+    once. If more than an engram's matrices was edited in the model, nothing is written. In a model whose unembedding is
+    its embedding, an edit of `W_U` gives the checkpoint an unembedding of its own (`tie_word_embeddings` is false in
+    the new configuration), and a warning is logged.
 
     Args:
         edited: an edited model, or an engram to subtract. Either comes from the source's weights, unprocessed.
         source: the checkpoint, a folder or a name on the hub.
-        out_dir: the folder to write; it may exist, but not hold a model.
+        out_dir: the folder to write. It may exist, but must not hold a model.
         alpha: for an engram, how strongly to ablate it; see `Engram.ablate`. An edited model is written as it is.
 
     Returns:
         The folder.
 
     Raises:
-        OSError: the folder cannot be written; nothing of the export is left then.
-        ValueError: processed weights, another model's, a bias that the checkpoint has no place for, an edit of more
-            than the matrices that an engram has, a folder that holds a model already, or an `alpha` for a model.
+        OSError: if the folder cannot be written. Then nothing of the export is left.
+        ValueError: if the weights are processed or another model's, the checkpoint has no place for a bias, more was
+            edited than the matrices that an engram has, the folder holds a model already, or `alpha` is given for a
+            model.
     """
     out, folder = Path(out_dir).expanduser(), checkpoint_folder(source)
     require_no_model(out)
@@ -61,21 +58,14 @@ def export_hf(
     if isinstance(edited, Engram):
         edited.alphas(alpha)
     elif alpha != 1.0:
-        raise ValueError(f"alpha is for engrams, got alpha={alpha!r} for a model, which is written as it is")
+        raise ValueError(f"alpha must be 1 for a model, which is written as it is; got {alpha!r}")
     source = source if folder is None else folder
-    # One stands behind the bridge that knows which tensor is which; the other is saved as Hugging Face made it.
-    behind, exported = _load(source), _load(source)
-    checkpoint = dict(behind.named_parameters(remove_duplicate=False))
-    adapter = TransformerBridgeAdapter(bridge_of(str(source), behind))
-    _require_unchanged(checkpoint, exported)
-    _require_same_function(adapter, exported)
-    with _edit(edited, adapter, alpha):
-        adapter.unsplit(checkpoint.values())
-        if isinstance(edited, TransformerBridge):
-            _require_nothing_else(TransformerBridgeAdapter(edited), checkpoint, exported)
-        _write(adapter, checkpoint, exported)
-        if not isinstance(edited, (TransformerBridge, Engram)):
-            _require_same_logits(adapt(edited), exported)
+    checkpoint = open_checkpoint(source)
+    _require_same_function(checkpoint)
+    if isinstance(edited, Engram):
+        exported = _with_engram(checkpoint, edited, alpha)
+    else:
+        exported = _with_model(checkpoint, adapt(edited))
     if broken := [name for name, tensor in exported.named_parameters() if not tensor.isfinite().all()]:
         raise ValueError(f"the edited checkpoint would not be finite in {', '.join(broken[:3])}: nothing is written")
     tokenizer = AutoTokenizer.from_pretrained(source) if folder is None or has_tokenizer(folder) else None
@@ -84,15 +74,15 @@ def export_hf(
 
 
 def require_no_model(out: Path) -> None:
-    """Raise where no checkpoint can be written to.
+    """Check that a checkpoint can be written to a path.
 
     Raises:
-        ValueError: a folder that holds a model already.
-        NotADirectoryError: a file, which is no folder.
-        FileNotFoundError: there is no folder around it.
+        ValueError: if it is a folder that holds a model already.
+        NotADirectoryError: if it is a file.
+        FileNotFoundError: if the folder around it does not exist.
     """
     if out.exists() and not out.is_dir():
-        raise NotADirectoryError(f"{out} is a file: a checkpoint is a folder, a new one or one without a model")
+        raise NotADirectoryError(f"{out} is a file: give a new folder, or one that holds no model")
     if (out / "config.json").exists():
         raise ValueError(f"{out} holds a model already: export into another folder")
     if not out.absolute().parent.is_dir():
@@ -100,10 +90,12 @@ def require_no_model(out: Path) -> None:
 
 
 def write_checkpoint(model: PreTrainedModel, tokenizer: Any, out: Path) -> None:
-    """Write a model and its tokenizer aside, then into a folder, its configuration last: with it, all is there.
+    """Write a model and its tokenizer into a folder, all or nothing.
+
+    They are written aside and then moved, the configuration last: once it is there, the rest is.
 
     Raises:
-        OSError: it cannot be written, or the folder holds files of the same names; the folder is as it was before.
+        OSError: if it cannot be written, or the folder holds files of the same names. The folder is as it was before.
     """
     if not out.is_dir() or not any(out.iterdir()):
         with replacing(out) as aside:
@@ -124,29 +116,6 @@ def _save(model: PreTrainedModel, tokenizer: Any, folder: Path) -> None:
         tokenizer.save_pretrained(folder)
 
 
-def _load(source: str | os.PathLike[str]) -> PreTrainedModel:
-    return AutoModelForCausalLM.from_pretrained(source, dtype="auto", attn_implementation="eager")
-
-
-def _require_unchanged(checkpoint: dict[str, nn.Parameter], exported: PreTrainedModel) -> None:
-    """Raise where TransformerLens prepared a weight on its way into a bridge: its edit would not fit the checkpoint."""
-    parameters = dict(exported.named_parameters(remove_duplicate=False))
-    if changed := [name for name in checkpoint if not torch.equal(checkpoint[name], parameters[name])]:
-        raise ValueError(
-            f"TransformerLens changes {', '.join(changed[:3])} when it loads this model, so no edit fits it"
-        )
-
-
-def _edit(edited: nn.Module | Engram, adapter: Adapter, alpha: Alpha) -> AbstractContextManager[object]:
-    """The source's bridge with the edit in it."""
-    if isinstance(edited, Engram):
-        edited.info.require(adapter.info, "the engram")
-        return edited.ablated(adapter.model, alpha)
-    adapt(edited).info.require(adapter.info, "the edited model")
-    _copy(adapt(edited), adapter)
-    return nullcontext()
-
-
 def _require_raw(info: ModelInfo) -> None:
     if info.processing != "raw":
         raise ValueError(
@@ -155,14 +124,54 @@ def _require_raw(info: ModelInfo) -> None:
         )
 
 
+def _require_same_function(checkpoint: Checkpoint) -> None:
+    """Check that TransformerLens's forward pass is Hugging Face's. Otherwise an engram was taken from another model.
+
+    Raises:
+        ValueError: if it is not; it says by how much the logits differ.
+    """
+    hf = checkpoint.exported
+    if hf.dtype == torch.float32 and (error := _logits_error(checkpoint.adapter, hf)) > EXACT:
+        raise ValueError(
+            f"TransformerLens's {type(hf).__name__} does not compute what Hugging Face's does (logits differ by "
+            f"{error:.1%}): an engram taken from it does not fit the checkpoint. Try another transformer-lens"
+        )
+
+
+def _with_engram(checkpoint: Checkpoint, engram: Engram, alpha: Alpha) -> PreTrainedModel:
+    """The checkpoint's model without an engram."""
+    engram.info.require(checkpoint.adapter.info, "the engram")
+    with engram.ablated(checkpoint.adapter.model, alpha):
+        return checkpoint.written()
+
+
+def _with_model(checkpoint: Checkpoint, edited: Adapter) -> PreTrainedModel:
+    """The checkpoint's model with the matrices of an edited one.
+
+    Raises:
+        ValueError: if the two differ in more than these matrices.
+    """
+    edited.info.require(checkpoint.adapter.info, "the edited model")
+    _copy(edited, checkpoint.adapter)
+    others = checkpoint.other_edits(edited)
+    if others:
+        raise ValueError(
+            f"the edited model differs from its checkpoint in {', '.join(others[:3])} too: only edits of the matrices "
+            "that an engram has can be exported"
+        )
+    exported = checkpoint.written()
+    if others is None:
+        _require_same_logits(edited, exported)
+    return exported
+
+
 def _copy(edited: Adapter, adapter: Adapter) -> None:
     """Write every matrix and bias of one model into another."""
-    keys = [key for site in edited.all_sites() for key in (site.key, site.bias) if key is not None]
     places = {key for site in adapter.all_sites() for key in (site.key, site.bias)}
-    for key in keys:
+    for key in [key for site in edited.all_sites() for key in (site.key, site.bias) if key is not None]:
         tensor = edited.parameter(key)
         if key not in places:
-            _require_zero(key, tensor)
+            require_zero(key, tensor)
             continue
         original = adapter.parameter(key)
         tensor = tensor.to(original.device)
@@ -173,71 +182,25 @@ def _copy(edited: Adapter, adapter: Adapter) -> None:
             adapter.parameter(key).copy_(torch.where(changed, tensor.to(original), original))
 
 
-def _require_zero(key: str, bias: Tensor) -> None:
-    if bias.any():
-        raise ValueError(f"the checkpoint has no place for {key}, which the edited model has")
-
-
-def _require_same_function(bridge: Adapter, hf: PreTrainedModel) -> None:
-    """Raise where TransformerLens's forward pass is not Hugging Face's: what an engram was taken from is another model.
-
-    Raises:
-        ValueError: says by how much their logits differ.
-    """
-    if hf.dtype == torch.float32 and (error := _logits_error(bridge, hf)) > EXACT:
-        raise ValueError(
-            f"TransformerLens's {type(hf).__name__} does not compute what Hugging Face's does (logits differ by "
-            f"{error:.1%}): an engram taken from it does not fit the checkpoint. Try another transformer-lens"
-        )
-
-
-def _require_nothing_else(
-    edited: TransformerBridgeAdapter, checkpoint: dict[str, nn.Parameter], source: PreTrainedModel
-) -> None:
-    """Raise where more than the matrices and biases of sites was edited, which the new checkpoint would not have.
-
-    Raises:
-        ValueError: names what was.
-    """
-    original = dict(source.named_parameters(remove_duplicate=False))
-    # The unembedding is a site, also where the edit untied it from the embedding.
-    head = next(name for name, module in source.named_modules() if module is source.get_output_embeddings())
-    # A fused tensor is still the source's: what it was split into was edited in its place.
-    others = [
-        name
-        for name, parameter in edited.hugging_face_parameters().items()
-        if name in checkpoint and name != f"{head}.weight"
-        if not _same(parameter, checkpoint[name]) and not _same(parameter, original[name])
-    ]
-    if others:
-        raise ValueError(
-            f"the edited model differs from its checkpoint in {', '.join(others[:3])} too: only edits of the matrices "
-            "that an engram has can be exported"
-        )
-
-
 def _require_same_logits(edited: Adapter, exported: PreTrainedModel) -> None:
-    """The same of a class whose other parameters have no names in the checkpoint, as far as float32 can tell.
+    """Check that the checkpoint computes what the edited model does, as far as float32 can tell.
+
+    This finds edits of other parameters in a model whose parameters have other names than the checkpoint's.
 
     Raises:
-        ValueError: says by how much logits differ.
+        ValueError: if it does not; it says by how much the logits differ.
     """
     if exported.dtype == edited.parameter("unembed.W_U").dtype == torch.float32:
         error = _logits_error(edited, exported)
         if error > EXACT:
             raise ValueError(
-                f"the checkpoint would not say what the edited model says (logits differ by {error:.1%}): more was "
+                f"the checkpoint would not compute what the edited model does (logits differ by {error:.1%}): more was "
                 "edited than the matrices that an engram has"
             )
 
 
-def _same(given: Tensor, stored: Tensor) -> bool:
-    stored = stored.to(given.device)
-    return torch.equal(given, stored.to(given.dtype)) or torch.equal(given.to(stored.dtype), stored)
-
-
 def _logits_error(model: Adapter, hf: PreTrainedModel) -> float:
-    """The relative difference of logits, median over 32 random tokens; infinite where one is not finite."""
+    """The relative difference of logits, median over 32 random tokens; infinite if one is not finite."""
     shape = 2, min(16, model.encoder.n_ctx or 16)
     tokens = torch.randint(0, model.encoder.d_vocab, shape, generator=torch.Generator().manual_seed(0))
     everywhere = torch.ones_like(tokens, dtype=torch.bool)
@@ -246,23 +209,3 @@ def _logits_error(model: Adapter, hf: PreTrainedModel) -> float:
     found = hf(tokens.to(hf.device)).logits.flatten(0, 1).float().cpu()
     error = (found - expected).norm(dim=1) / (expected - expected.mean(1, keepdim=True)).norm(dim=1)
     return error.nan_to_num(float("inf")).median().item()
-
-
-def _write(adapter: Adapter, checkpoint: dict[str, nn.Parameter], exported: PreTrainedModel) -> None:
-    """Copy what differs from the checkpoint into the model that is saved."""
-    head: Any = exported.get_output_embeddings()
-    if head.bias is None:
-        _require_zero("unembed.b_U", adapter.parameter("unembed.b_U"))
-    W_U = adapter.parameter("unembed.W_U").T
-    embedding: Any = exported.get_input_embeddings()
-    if head.weight is embedding.weight and not torch.equal(W_U, head.weight):
-        logger.warning(
-            "the edit changes W_U, which is the embedding too in %r: the new checkpoint has an unembedding of its own",
-            adapter.info.name,
-        )
-        exported.config.tie_word_embeddings = exported.config.get_text_config().tie_word_embeddings = False
-        head.weight = nn.Parameter(W_U.clone())
-    for name, parameter in exported.named_parameters():
-        if parameter is not head.weight:
-            parameter.copy_(checkpoint[name])
-    head.weight.copy_(W_U)

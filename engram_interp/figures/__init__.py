@@ -1,1 +1,1 @@
-"""How does it look? Every figure, from plain numbers."""
+"""How does it look? Every figure is drawn here, from plain numbers."""

@@ -1,4 +1,4 @@
-"""How does a figure show itself? In any notebook, also in a list of figures, and in the pages that nbconvert makes."""
+"""How does a figure show itself? In any notebook, in a list of figures too, and in the pages that nbconvert makes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from plotly.offline import get_plotlyjs, get_plotlyjs_version
 from engram_interp.common.progress import in_notebook
 
 MIMETYPE = "application/vnd.plotly.v1+json"
-# A page with require.js would give plotly to it in place of the window.
+# In a page with require.js, plotly would register itself there and not in the window.
 _SCRIPT = """<script>
 window._define = window.define; window.define = undefined;
 {plotly}
@@ -34,10 +34,10 @@ _DRAWN = """<div id="{id}" style="height: {height}px"></div>
 
 
 class Figure(go.Figure):
-    """A plotly figure that shows itself in any notebook and in the pages that nbconvert makes of one.
+    """A plotly figure that shows itself in any notebook, and in the pages that nbconvert makes from notebooks.
 
-    Plotly's own gives a notebook numbers that an extension draws, and nothing without it. Beside these, this one has
-    HTML: the first figure of a session brings plotly's script, and the others find it in the page, or on the web.
+    Plotly's own figure gives a notebook only numbers, which an extension has to draw. This one gives HTML as well. The
+    first figure of a session brings plotly's script. The others find it in the page, or load it from the web.
     """
 
     _script_is_shown = False
@@ -53,7 +53,7 @@ class Figure(go.Figure):
         return str(self._shown.title.text or "").replace("<br>", " ")
 
     def _ipython_display_(self) -> None:
-        raise NotImplementedError("IPython asks for the bundle below then")
+        raise NotImplementedError("IPython then asks for _repr_mimebundle_")
 
     def _repr_mimebundle_(self, *_: Any, **__: Any) -> dict[str, Any]:
         return {MIMETYPE: json.loads(str(self.to_json())), "text/html": self._repr_html_(), "text/plain": repr(self)}
@@ -61,7 +61,7 @@ class Figure(go.Figure):
     def _repr_html_(self) -> str:
         script = "" if Figure._script_is_shown else _SCRIPT.format(plotly=get_plotlyjs())
         Figure._script_is_shown = True
-        # What stands in a script must not end it.
+        # The content must not end the script that holds it.
         content = str(self.to_json()).replace("<", "\\u003c")
         return script + _DRAWN.format(
             id=f"figure-{uuid.uuid4()}",
@@ -71,7 +71,7 @@ class Figure(go.Figure):
         )
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
-        """In a list or tuple, IPython asks for text only: there, the figure shows itself beside its name."""
+        """In a list or tuple IPython asks for text only, so the figure shows itself next to its name."""
         printer.text(repr(self))
         if in_notebook() and not cycle and len(getattr(printer, "stack", ())) > 1:
             from IPython.display import display  # pyright: ignore[reportMissingImports]

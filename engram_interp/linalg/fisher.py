@@ -1,8 +1,9 @@
-"""`F = S (x) G`, the Fisher metric of a linear layer: the engram as a projection and a step in it (paper, Section 6).
+"""`F = S (x) G`, the Fisher metric of a linear layer, in which an engram is a projection and a step (paper, Section 6).
 
-`S = E[x x^T]` is of a layer's inputs, `G = E[g g^T]` of the gradients at its outputs (K-FAC). In this metric the loss
-of Eq. 2 is, but for a constant, the squared distance from `W+` (Theorem 6.1), and `W - W+` is one natural-gradient step
-that forgets (Corollary 6.3). The paper has the identity for `G`; it drops out where forgetting is measured in it too.
+`S = E[x x^T]` is the second moment of a layer's inputs, and `G = E[g g^T]` that of the gradients at its outputs
+(K-FAC). In this metric the loss of Eq. 2 is the squared distance from `W+`, up to a constant (Theorem 6.1), and
+`W - W+` is one natural-gradient step that forgets (Corollary 6.3). The paper uses the identity for `G`. If forgetting
+is measured with `G` too, `G` cancels.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from engram_interp.linalg.spectrum import Spectrum
 def squared_length(
     A: Float[Tensor, "*head out d"], S: Float[Tensor, "*#head d d"], G: Float[Tensor, "out out"] | None = None
 ) -> Float[Tensor, "*head"]:
-    """`vec(A)^T (S (x) G) vec(A) = tr(G A S A^T)`, in float64; `|A X|_F^2` without `G`.
+    """`vec(A)^T (S (x) G) vec(A) = tr(G A S A^T)`, in float64. Without `G` this is `|A X|_F^2`.
 
     Args:
         A: a change of a weight.
@@ -39,10 +40,10 @@ def natural_gradient(
 ) -> Float[Tensor, "out d"]:
     """`F^pinv` times a gradient, `G^pinv gradient S^pinv`, in float64.
 
-    Half of it for the gradient `2 W S+` of `|W X+|^2` is `W+` (Corollary 6.3).
+    For `2 W S+`, the gradient of `|W X+|^2`, half of it is `W+` (Corollary 6.3).
 
     Args:
-        gradient: of a loss by the weight.
+        gradient: the gradient of a loss by the weight.
         kept: the kept directions of `S`.
         G: second moment of the gradients at the outputs; the identity by default.
 

@@ -1,8 +1,8 @@
-"""`W+ = W S+ (S+ + S-)^pinv` on plain tensors (paper, Eq. 3 and 4), as `W P+` with the soft projector `P+` of Eq. 5.
+"""`W+ = W S+ (S+ + S-)^pinv = W P+`: the part of a weight that the target owns (paper, Eq. 3 to 5), on plain tensors.
 
-The pseudo-inverse drops directions whose eigenvalue is at most `rtol * lambda_max`. On language models this cut is a
-regularisation strength and not a rounding guard (condition numbers reach 1e13), so it is explicit, and it never moves
-with a dtype or a device.
+The pseudo-inverse drops directions whose eigenvalue is at most `rtol * lambda_max`. On language models condition
+numbers reach 1e13, so this cut is a regularisation strength and not a guard against rounding. It is therefore explicit,
+and the same for every dtype and device.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ class Spectrum:
         return self.U @ self.U.T
 
     def above(self, rtol: float | int | None) -> Spectrum:
-        """Those of the directions that a coarser cut keeps too; see `spectrum`. They share memory with these."""
+        """The directions that a coarser cut keeps too; see `spectrum`. They share memory with these."""
         require_rtol(rtol)
         rtol = default_rtol(len(self.U)) if rtol is None else rtol
         dropped = int((self.lam <= rtol * self.lam[-1:].clamp(min=0)).sum())
         return Spectrum(self.U[:, dropped:], self.lam[dropped:])
 
     def soft_projector(self, S_plus: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
-        """`P+ = S+ S^pinv` in float64, with `S` the moment that this is the spectrum of (paper, Eq. 5)."""
+        """`P+ = S+ S^pinv` in float64, where `S` is the moment that has this spectrum (paper, Eq. 5)."""
         return (S_plus.to(self.U) @ self.U / self.lam) @ self.U.T
 
 
 def default_rtol(d: int) -> float:
-    """`d * 2**-23`: the cut that the authors' released code uses, for a moment matrix of size `d`.
+    """`d * 2**-23`: the cut of the authors' released code for a moment matrix of size `d`.
 
     Example:
         >>> default_rtol(2048)
@@ -56,25 +56,25 @@ def default_rtol(d: int) -> float:
 
 
 def require_rtol(rtol: float | int | None) -> None:
-    """Raise where a cut is none.
+    """Checks a cut; None is fine.
 
     Raises:
-        ValueError: an `rtol` outside [0, 1).
-        TypeError: something else than a number.
+        ValueError: if `rtol` is outside [0, 1).
+        TypeError: if `rtol` is not a number.
     """
     if rtol is not None and not 0 <= number(rtol, "rtol") < 1:
-        raise ValueError(f"rtol is a share of the largest eigenvalue, 0 <= rtol < 1; got {rtol}")
+        raise ValueError(f"rtol must be in [0, 1), a share of the largest eigenvalue; got {rtol}")
 
 
 def require_ridge(ridge: float | int) -> None:
-    """Raise where a ridge is none.
+    """Checks a ridge.
 
     Raises:
-        ValueError: a negative ridge, or one that is not finite.
-        TypeError: something else than a number.
+        ValueError: if `ridge` is negative or not finite.
+        TypeError: if `ridge` is not a number.
     """
     if number(ridge, "ridge") < 0:
-        raise ValueError(f"ridge is added to every eigenvalue of a second moment, 0 <= ridge; got {ridge}")
+        raise ValueError(f"ridge must be 0 or more; got {ridge}")
 
 
 def spectrum(S: Float[Tensor, "d d"], rtol: float | int | None = None, ridge: float | int = 0.0) -> Spectrum:
@@ -82,12 +82,12 @@ def spectrum(S: Float[Tensor, "d d"], rtol: float | int | None = None, ridge: fl
 
     Args:
         S: symmetric and positive semi-definite.
-        rtol: drop eigenvalues of at most `rtol * lambda_max`; None is `default_rtol(d)`, 1e-6 the paper's text.
-        ridge: of `S + ridge I` in place of `S` (UCE; paper, Eq. 31), in the directions that `S` has. It needs no cut:
-            `rtol=None` is then 0.
+        rtol: drops eigenvalues of at most `rtol * lambda_max`. None means `default_rtol(d)`; the paper's text has 1e-6.
+        ridge: uses `S + ridge I` in place of `S` (UCE; paper, Eq. 31), in the directions that `S` has. A ridge needs no
+            cut: `rtol=None` then means 0.
 
     Raises:
-        ValueError: an `rtol` outside [0, 1), a `ridge` below 0, or a matrix that is not finite.
+        ValueError: if `rtol` is outside [0, 1), `ridge` is negative, or `S` is not finite.
 
     Example:
         >>> spectrum(torch.diag(torch.tensor([4.0, 1.0, 0.0]))).lam.tolist()
@@ -96,11 +96,11 @@ def spectrum(S: Float[Tensor, "d d"], rtol: float | int | None = None, ridge: fl
     require_rtol(rtol)
     require_ridge(ridge)
     if not S.isfinite().all():
-        raise ValueError(f"a second moment of size {len(S)} is not finite: its activations overflowed")
+        raise ValueError(f"a second moment of size {len(S)} is not finite, because its activations overflowed")
     S = S.double()
     lam, U = torch.linalg.eigh((S + S.T) / 2)
     if ridge:
-        # Where the data have nothing, the target has nothing: only rounding would be divided by the ridge.
+        # In directions that the data does not have, the target has only rounding, which the ridge must not divide.
         has = lam > len(S) * torch.finfo(torch.float64).eps * lam[-1]
         return Spectrum(U[:, has], lam[has] + ridge).above(rtol or 0.0)
     return Spectrum(U, lam).above(rtol)

@@ -1,33 +1,34 @@
-"""Do concepts share directions, and does it cost one to ablate the other? (paper, Section 6.3 and App. C.4)
+"""Do concepts share directions? `tr(P_i P_j) / (|P_i|_F |P_j|_F)` and principal angles of every two concepts.
 
-`tr(P_i P_j) / (|P_i|_F |P_j|_F)` and principal angles of every two concepts, next to what ablating `i` takes from `j`.
+(Paper, Section 6.3 and App. C.4.) Projectors are the paper's here, whatever the filter.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import TYPE_CHECKING
 
 import pandas as pd
-import plotly.graph_objects as go
 
-from engram_interp.answers.scoring import score_encoded
 from engram_interp.common.progress import bar
-from engram_interp.concepts.concept import BATCH_SIZE, Example, encode_groups
-from engram_interp.engrams.decomposition import Decomposition
-from engram_interp.engrams.engram import Alpha
-from engram_interp.figures import plots
-from engram_interp.linalg.filters import Function, soft
-from engram_interp.linalg.projectors import overlaps, owned_subspace, principal_angles, whitened
+from engram_interp.engrams.strengths import Alpha
+from engram_interp.figures.scale import Scale
+from engram_interp.linalg.subspaces import overlaps, owned_subspace, principal_angles, whitened
+from engram_interp.maps.decomposition import Decomposition
 from engram_interp.models import adapt
 from engram_interp.models.sites import by_input
+from engram_interp.options import Show, takes
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 OVERLAPS = {
-    "overlap": plots.Scale("overlap tr(PᵢPⱼ) / |Pᵢ||Pⱼ|"),
-    "over_chance": plots.Scale("overlap over that of random directions", ratio=True),
-    "smallest_angle": plots.Scale("smallest principal angle (degrees)"),
-    "mean_angle": plots.Scale("mean principal angle (degrees)"),
+    "overlap": Scale("overlap tr(PᵢPⱼ) / |Pᵢ||Pⱼ|"),
+    "over_chance": Scale("overlap over that of random directions", ratio=True),
+    "smallest_angle": Scale("smallest principal angle (degrees)"),
+    "mean_angle": Scale("mean principal angle (degrees)"),
 }
 """What is measured of two concepts, and how figures draw it."""
 ALL = "all"
@@ -39,8 +40,8 @@ class Interference:
     """What ablating one concept takes from another.
 
     Attributes:
-        accuracy: share of answer tokens lost, a row an ablated concept and a column a scored one.
-        loss: by how much the answer loss rises, in nats a token, likewise.
+        accuracy: the share of answer tokens lost, a row for each ablated concept and a column for each scored one.
+        loss: how much the answer loss rises, in nats a token, in the same rows and columns.
         alpha: how strongly each was ablated.
     """
 
@@ -54,20 +55,20 @@ class Overlap:
     """How much the soft projectors of every two concepts have in common.
 
     ================== ===========================================================================================
-    `overlap`          `tr(P_i P_j) / (|P_i|_F |P_j|_F)`, 0 of concepts without a direction in common. Of a concept with
-                       itself it is 1 over its obliqueness squared, 1 where `P_i` is symmetric.
-    `over_chance`      `k tr(P_i P_j) / (tr P_i tr P_j)`: over what it would be, were the directions of one turned at
-                       random. Low rank alone makes an overlap small; this says whether it is smaller than that.
-    `smallest_angle`   between the subspaces that each owns most of (as many directions as its effective rank), in
-                       degrees, where inputs are scaled so that `S = I`
+    `overlap`          `tr(P_i P_j) / (|P_i|_F |P_j|_F)`; 0 without a common direction. A concept with itself has 1
+                       over its obliqueness squared, which is 1 if `P_i` is symmetric.
+    `over_chance`      `k tr(P_i P_j) / (tr P_i tr P_j)`: the overlap over that of randomly turned directions. Low rank
+                       alone makes an overlap small; this says whether it is smaller than that.
+    `smallest_angle`   between the subspaces that each concept owns most of (its effective rank, rounded, is their
+                       dimension), in degrees, with inputs scaled so that `S = I`
     `mean_angle`       the mean of these principal angles
     ================== ===========================================================================================
 
     Attributes:
-        pairs: a row two concepts and input: `a`, `b`, `input` and these numbers. Of all inputs together, the input is
-            `all`: there traces are summed before the division, as of the block-diagonal operators of Eq. 5, and angles
-            are the mean over inputs.
-        names: of the concepts, as given.
+        pairs: a row for each two concepts and input: `a`, `b`, `input` and these numbers. The input `all` is all inputs
+            together: traces are summed before the division, as for the block-diagonal operators of Eq. 5, and angles
+            are means over inputs.
+        names: the concepts, as given.
         model: the model's name.
     """
 
@@ -79,17 +80,17 @@ class Overlap:
         return f"Overlap({len(self.names)} concepts of {self.model!r})"
 
     def to_frame(self) -> pd.DataFrame:
-        """A row two concepts, over all inputs."""
+        """A row for each two concepts, over all inputs."""
         return self.pairs[self.pairs["input"] == ALL].drop(columns="input").reset_index(drop=True)
 
     def matrix(self, quantity: str = "overlap", of_input: str = ALL) -> pd.DataFrame:
-        """A number of every two concepts, `[concept concept]`, in the order of the names.
+        """A number for every two concepts, `[concept concept]`, in the order of the names.
 
         Raises:
-            ValueError: an unknown quantity or input.
+            ValueError: if the quantity or input is unknown.
         """
         if quantity not in OVERLAPS:
-            raise ValueError(f"an overlap is {', '.join(OVERLAPS)}; got {quantity!r}")
+            raise ValueError(f"the quantities of an overlap are {', '.join(OVERLAPS)}; got {quantity!r}")
         rows = self.pairs[self.pairs["input"] == of_input]
         if rows.empty:
             raise ValueError(f"there is no input {of_input!r}; there are {', '.join(self.pairs['input'].unique())}")
@@ -98,7 +99,7 @@ class Overlap:
 
     @property
     def order(self) -> list[str]:
-        """The names, similar ones side by side: the leaves of an average-linkage clustering."""
+        """The names with similar ones side by side: the leaves of an average-linkage clustering."""
         from scipy.cluster.hierarchy import leaves_list, linkage
         from scipy.spatial.distance import squareform
 
@@ -111,33 +112,35 @@ class Overlap:
         return [self.names[leaf] for leaf in leaves_list(tree)]
 
     def plot(self, quantity: str = "overlap", interference: Interference | None = None) -> go.Figure:
-        """Heat map in clustered order; with an interference, that beside it, and one against the other.
+        """Heat map in clustered order. An interference adds its own heat map, and a scatter plot of the two.
 
-        The diagonals, a concept with itself, are left out of the colours.
+        Colours leave out the diagonals, a concept with itself.
 
         Raises:
-            ValueError: an unknown quantity, or an interference of other concepts.
+            ValueError: if the quantity is unknown, or the interference is of other concepts.
         """
+        from engram_interp.figures.overlap import overlap_and_cost, overlap_map
+
         shared, order = self.matrix(quantity), self.order
         title = f"What {len(order)} concepts in {self.model} have in common"
         if interference is None:
-            return plots.overlap(shared.loc[order, order], OVERLAPS[quantity], title)
+            return overlap_map(shared.loc[order, order], OVERLAPS[quantity], title)
         cost = interference.accuracy
         if set(cost.index) != set(order) or set(cost.columns) != set(order):
             raise ValueError(f"the interference is of {', '.join(cost.index)}; the overlap of {', '.join(order)}")
-        return plots.overlap_and_cost(shared.loc[order, order], cost.loc[order, order], OVERLAPS[quantity], title)
+        return overlap_and_cost(shared.loc[order, order], cost.loc[order, order], OVERLAPS[quantity], title)
 
 
-def overlap(parts: Decomposition, names: Collection[str] | None = None, *, progress: bool | None = None) -> Overlap:
+@takes(Show)
+def overlap(parts: Decomposition, names: Collection[str] | None = None, *, show: Show) -> Overlap:
     """How much the soft projectors of every two concepts have in common, by input and over all.
 
     Args:
-        parts: the decomposition; the total of all its concepts is what each is a share of.
+        parts: the decomposition. Each concept is a share of the total of all its concepts.
         names: which of its concepts to compare; all by default.
-        progress: True or False shows or hides the bar; None shows it in a terminal and in a notebook.
 
     Raises:
-        ValueError: a name that the decomposition does not have, or fewer than two.
+        ValueError: if the decomposition lacks a name, or there are fewer than two.
 
     Example:
         >>> import engram_interp as ei
@@ -150,15 +153,17 @@ def overlap(parts: Decomposition, names: Collection[str] | None = None, *, progr
     """
     chosen = parts.chosen(list(parts) if names is None else names)
     if len(chosen) < 2:
-        raise ValueError(f"an overlap is between two concepts or more; got {chosen[0]!r} alone")
-    tables = [_of_input(parts, name, chosen) for name in bar(by_input(parts.sites), progress, "comparing", "input")]
+        raise ValueError(f"an overlap needs two concepts or more; got {chosen[0]!r} alone")
+    tables = [
+        _of_input(parts, name, chosen) for name in bar(by_input(parts.sites), show.progress, "comparing", "input")
+    ]
     pairs = pd.concat([*tables, _of_all(pd.concat(tables))], ignore_index=True)
     return Overlap(_with_ratios(pairs), tuple(chosen), adapt(parts.model).info.name)
 
 
 def _of_input(parts: Decomposition, name: str, chosen: Sequence[str]) -> pd.DataFrame:
     _, every = parts.total(name)
-    kept = every.above(parts.rtol)
+    kept = every.above(parts.solve.cut)
     roots = [parts.kept[concept][name].root for concept in chosen]
     together, norms, traces = overlaps(roots, kept)
     subspaces = [owned_subspace(whitened(root, kept)) for root in roots]
@@ -194,44 +199,3 @@ def _with_ratios(pairs: pd.DataFrame) -> pd.DataFrame:
     # A concept that never reaches an input (an expert) shares nothing there.
     made = {name: (part / whole).where(whole > 0, 0.0) for name, (part, whole) in ratios.items()}
     return pairs.assign(**made)[["a", "b", "input", *OVERLAPS]]
-
-
-def interference(
-    parts: Decomposition,
-    concepts: Mapping[str, Sequence[Example]],
-    *,
-    alpha: Alpha = 1.0,
-    filter: Function = soft,
-    batch_size: int = BATCH_SIZE,
-    progress: bool | None = None,
-) -> Interference:
-    """What ablating each concept takes from every other, in the model's answers.
-
-    Args:
-        parts: the decomposition.
-        concepts: of each concept to ablate and to score, its examples, by the decomposition's names.
-        alpha: how strongly each is ablated; see `Engram.ablate`.
-        filter: how much of a direction is taken; see `extract`.
-        batch_size: examples in a batch.
-        progress: True or False shows or hides the bar; None shows it in a terminal and in a notebook.
-
-    Raises:
-        ValueError: a name that the decomposition does not have.
-    """
-    chosen = parts.chosen(list(concepts))
-    adapter = adapt(parts.model)
-    encoded = encode_groups({name: concepts[name] for name in chosen}, adapter.encoder)
-
-    def scores() -> pd.DataFrame:
-        found = score_encoded(adapter, encoded, batch_size=batch_size, progress=False)
-        return pd.DataFrame({name: {"accuracy": one.accuracy, "loss": one.loss} for name, one in found.items()})
-
-    before, lost = scores(), {}
-    for name in bar(chosen, progress, "ablating", "concept"):
-        with parts.engram(name, filter).ablated(parts.model, alpha):
-            lost[name] = before - scores()
-    return Interference(
-        accuracy=pd.DataFrame({name: frame.loc["accuracy"] for name, frame in lost.items()}).T,
-        loss=pd.DataFrame({name: -frame.loc["loss"] for name, frame in lost.items()}).T,
-        alpha=alpha,
-    )

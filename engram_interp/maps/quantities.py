@@ -1,89 +1,103 @@
-"""How large is an engram? `|W+|_F` (W-Norm), and `|W+ S^1/2|_F` (Fisher), of a matrix and of each of its heads.
+"""How large is an engram? `|W+| / |W|` in two metrics, and its ratio to what a target with nothing of its own gives.
 
-`|W S^1/2|_F = |W X|_F` with `S = X X^T` is the norm of what a matrix puts out on the data. It is the norm that the
-Fisher information of a linear layer, `F = S (x) I`, gives to `W` (paper, Eq. 10). Unlike `|W|_F`, it stays as it is
-when an input is rescaled, or mixed, and the weight is changed to match, as folding a LayerNorm does.
+The metrics are `|W|_F` (W-Norm; paper, Section 7) and `|W S^1/2|_F` (Fisher share; paper, Eq. 10): see `linalg/norms`.
+With `S+ = (n/N) S` a target has the same share of every direction, and its engram is `(n/N) dW Pi`.
 """
 
 from __future__ import annotations
 
+import logging
+from dataclasses import dataclass
+from typing import TypeAlias
+
 import torch
-from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from engram_interp.engrams.extract import Part
-from engram_interp.linalg.fisher import squared_length
-from engram_interp.models.sites import share
+from engram_interp.engrams.parts import Part
+from engram_interp.linalg.norms import frobenius_norms, output_norms, share
+
+logger = logging.getLogger("engram_interp")
+
+Sizes: TypeAlias = dict[str, Tensor]
+"""The numbers of a matrix, then of its heads, `[unit]`, by the map's columns."""
 
 
-def output_norm(W: Float[Tensor, "*head out d"], S: Float[Tensor, "*#head d d"]) -> Float[Tensor, "*head"]:
-    """`|W S^1/2|_F`, in float64.
+@dataclass(frozen=True)
+class Metric:
+    """One way to measure a matrix.
 
-    Example:
-        >>> S = torch.diag(torch.tensor([4.0, 9.0]))
-        >>> output_norm(torch.eye(2), S).item() == 13**0.5
-        True
+    Attributes:
+        name: the column of the engram's size, as a share of the matrix's.
+        whole: the column of the matrix's own size.
+        title: how figures call it.
+        prefix: what the metric's other columns begin with.
     """
-    return squared_length(W, S).clamp(min=0).sqrt()
+
+    name: str
+    whole: str
+    title: str
+    prefix: str = ""
+
+    def column(self, kind: str) -> str:
+        """The column of what this metric says: `size`, `expected`, `excess`, `p_value`, `low` or `high`."""
+        return self.name if kind == "size" else f"{self.prefix}{kind}"
+
+    def norms(self, part: Part, matrix: Float[Tensor, "out d"]) -> Float[Tensor, "unit"]:
+        """The size of a matrix of this shape, then of each of its heads."""
+        if self is WNORM:
+            return frobenius_norms(part.weight(matrix), part.heads)
+        return output_norms(matrix, part.data.S, part.heads, part.data.absorbed)
 
 
-def frobenius_norms(part: Part, matrix: Float[Tensor, "out d"]) -> Float[Tensor, "unit"]:
-    """`|W|_F` of a matrix without its bias, then of every head.
+WNORM = Metric("wnorm", "weight_norm", "W-Norm")
+FISHER = Metric("fisher", "output_norm", "Fisher share", "fisher_")
+METRICS = (WNORM, FISHER)
 
-    Args:
-        part: says where the matrix has its heads.
-        matrix: `W`, `dW`, `W_plus` or the like.
+
+@dataclass(frozen=True)
+class Quantity:
+    """A column of a map.
+
+    Attributes:
+        metric: how it is measured.
+        kind: what it is: `size`, `expected`, `excess`, `p_value`, `low` or `high`.
     """
-    W = part.weight(matrix)
-    return torch.cat([W.norm()[None], *([heads_of(part, W).norm(dim=(-2, -1))] if part.n_heads else [])])
+
+    metric: Metric
+    kind: str
+
+    @property
+    def column(self) -> str:
+        """Its name in the table."""
+        return self.metric.column(self.kind)
+
+    def beside(self, kind: str) -> str:
+        """The column of another kind in the same metric."""
+        return self.metric.column(kind)
 
 
-def output_norms(part: Part, matrix: Float[Tensor, "out d"]) -> Float[Tensor, "unit"]:
-    """`|W S^1/2|_F` of a matrix with its bias, then of every head.
-
-    The bias is part of the output, and folding a LayerNorm moves some of the weight into it. A head of `W_O` puts out
-    what its own columns make of its own part of the input; the bias `b_O` is no head's.
-    """
-    whole = output_norm(matrix, part.data.S)[None]
-    if not part.n_heads:
-        return whole
-    if part.site.component != "W_O":
-        return torch.cat([whole, output_norm(heads_of(part, matrix), part.data.S)])
-    return torch.cat([whole, output_norm(heads_of(part, part.weight(matrix)), head_moments(part))])
+KINDS = ("size", "expected", "excess", "p_value", "low", "high")
+MAP_QUANTITIES = {metric.column(kind): Quantity(metric, kind) for metric in METRICS for kind in KINDS}
+"""What a map may hold, by column."""
 
 
-def heads_of(part: Part, matrix: Float[Tensor, "out d"]) -> Float[Tensor, "head rows columns"]:
-    """The heads of a matrix: blocks of its columns in `W_O`, of its rows elsewhere."""
-    if part.site.component == "W_O":
-        return rearrange(matrix, "out (head d_head) -> head out d_head", head=part.n_heads)
-    return rearrange(matrix, "(head d_head) d -> head d_head d", head=part.n_heads)
+def sizes_of(part: Part, target_share: float) -> Sizes:
+    """What a map holds of a matrix and its heads: sizes in either metric, against the analytic null.
 
-
-def head_moments(part: Part) -> Float[Tensor, "head d_head d_head"]:
-    """The second moment of every head's own part of the input of `W_O`."""
-    size = len(part.data.S) - part.data.absorbed
-    blocks = part.data.S[:size, :size].unflatten(1, (part.n_heads, -1)).unflatten(0, (part.n_heads, -1))
-    return blocks.diagonal(dim1=0, dim2=2).movedim(-1, 0)
-
-
-def sizes_of(part: Part, target_share: float) -> dict[str, Float[Tensor, "unit"]]:
-    """What a map holds of a matrix and its heads: sizes in either metric, and what they are compared with.
+    The excess is NaN if the filter takes nothing from a target that owns nothing of its own, as `filters.hard` does:
+    there is nothing to compare with. A resampled null still compares.
 
     Args:
         part: the matrix and its engram.
-        target_share: `n/N`, the target's share of the positions that count. With `S+ = (n/N) S` the engram would be
-            `(n/N) dW Pi`.
+        target_share: `n/N`, the target's share of the positions that count.
     """
-    null = part.dW @ part.data.kept.Pi
-    sizes: dict[str, Float[Tensor, "unit"]] = {}
-    for metric, prefix, whole, norms in (
-        ("wnorm", "", "weight_norm", frobenius_norms),
-        ("fisher", "fisher_", "output_norm", output_norms),
-    ):
-        size, all_of_it, expected = norms(part, part.W_plus), norms(part, part.W), target_share * norms(part, null)
-        sizes[whole] = all_of_it
-        sizes[metric] = share(size, all_of_it)
-        sizes[f"{prefix}expected"] = share(expected, all_of_it)
-        sizes[f"{prefix}excess"] = share(size, expected)
+    null = part.dW @ part.data.P_null(target_share, part.data.solve.filter)
+    sizes: Sizes = {}
+    for metric in METRICS:
+        size, whole, expected = (metric.norms(part, matrix) for matrix in (part.W_plus, part.W, null))
+        sizes[metric.whole] = whole
+        sizes[metric.name] = share(size, whole)
+        sizes[metric.column("expected")] = share(expected, whole)
+        sizes[metric.column("excess")] = share(size, expected).where((expected > 0) | (size == 0), torch.nan)
     return {name: values.cpu() for name, values in sizes.items()}

@@ -1,7 +1,7 @@
-"""One thread at a time: a model is read and edited in place, so that no two calls may do either at once.
+"""Who may use a model now? One thread at a time, since models are read and edited in place.
 
-A call that reads a model waits until another thread's call has ended. While a thread has the model edited, in a `with`
-block of its own length, other threads are refused: they would read, or restore, weights in between.
+A call that reads a model waits until another thread's call has ended. While a thread has the model edited, which may
+take as long as a user's `with` block, other threads get an error: they would read, or restore, half-edited weights.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ R = TypeVar("R")
 
 
 class _Guard:
-    """Who has a model: the thread that holds the lock reads it, and `editor` has it edited, in `depth` blocks."""
+    """Who has a model: the thread that holds the lock reads it, and `editor` is the one that has it edited, if any."""
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
@@ -31,15 +31,15 @@ class _Guard:
         self.depth = 0
 
     def refuse_others(self) -> None:
-        """Raise where another thread has the model edited.
+        """Check that no other thread has the model edited.
 
         Raises:
-            RuntimeError: it has.
+            RuntimeError: if one has.
         """
         if self.editor not in (None, threading.get_ident()):
             raise RuntimeError(
-                "another thread has this model edited, and reading or editing it now would meet weights in between: "
-                "wait until its `with` block has ended, or give each thread a copy of the model"
+                "another thread has this model edited, so its weights cannot be read or edited now: wait until that "
+                "thread's `with` block has ended, or give each thread a copy of the model"
             )
 
 
@@ -49,17 +49,17 @@ _making = threading.Lock()
 
 def _guard_of(model: nn.Module) -> _Guard:
     if not isinstance(model, nn.Module):
-        raise TypeError(f"expected a model, got {model!r} ({type(model).__name__})")
+        raise TypeError(f"model must be a torch.nn.Module; got {model!r} ({type(model).__name__})")
     with _making:
         return _guards.setdefault(model, _Guard())
 
 
 @contextmanager
 def held(model: nn.Module) -> Iterator[None]:
-    """The model for this thread alone, for the length of the block; other threads wait.
+    """Keep the model for this thread alone until the block ends. Other threads wait.
 
     Raises:
-        RuntimeError: another thread has the model edited.
+        RuntimeError: if another thread has the model edited.
     """
     guard = _guard_of(model)
     guard.refuse_others()
@@ -70,10 +70,10 @@ def held(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def edited(model: nn.Module) -> Iterator[None]:
-    """The model for this thread to edit; other threads are refused until the block ends, in whichever thread it does.
+    """Let this thread edit the model. Other threads get an error until the block ends, in whichever thread it does.
 
     Raises:
-        RuntimeError: another thread has the model edited.
+        RuntimeError: if another thread has the model edited.
     """
     guard = _guard_of(model)
     with held(model):
@@ -86,7 +86,7 @@ def edited(model: nn.Module) -> Iterator[None]:
 
 
 def exclusive(function: Callable[P, R]) -> Callable[P, R]:
-    """The function, with the models among its arguments held, without autocast, and iterators read once.
+    """The function, called with its models held, without autocast, and with lists in place of iterators.
 
     Autocast would take statistics in half precision, whatever dtype the model has.
     """
@@ -97,7 +97,7 @@ def exclusive(function: Callable[P, R]) -> Callable[P, R]:
         models = {id(one): one for one in (*args, *kwargs.values()) if isinstance(one, nn.Module)}
         with ExitStack() as stack:
             stack.enter_context(ordinary_numbers())
-            for _, model in sorted(models.items()):  # always in one order, so that no two threads wait for each other
+            for _, model in sorted(models.items()):  # in one order, so that no two threads wait for each other
                 stack.enter_context(held(model))
             return function(*args, **kwargs)
 
@@ -106,7 +106,7 @@ def exclusive(function: Callable[P, R]) -> Callable[P, R]:
 
 @contextmanager
 def ordinary_numbers() -> Iterator[None]:
-    """Products in the dtype of their operands, and tensors that can be edited, whatever the user has switched on."""
+    """Switch autocast and inference mode off: products keep their operands' dtype, and tensors can be edited."""
     with ExitStack() as stack:
         for device in ("cpu", "cuda", "mps"):
             if torch.is_autocast_enabled(device):

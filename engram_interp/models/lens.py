@@ -1,6 +1,6 @@
-"""TransformerLens, imported so that other libraries' logging stays as it was.
+"""TransformerLens, imported so that the logging of other libraries stays as it was.
 
-Its bridge sets the level of transformers' logger to ERROR when it is imported, which hides transformers' own report of
+When its bridge is imported, it sets the level of transformers' logger to ERROR. That would hide transformers' report of
 weights that are missing from a checkpoint.
 """
 
@@ -12,7 +12,7 @@ from transformers.utils import logging as transformers_logging
 
 @contextmanager
 def unchanged_verbosity() -> Iterator[None]:
-    """The level of transformers' logger, set back when the block ends."""
+    """Set the level of transformers' logger back when the block ends."""
     before = transformers_logging.get_verbosity()
     try:
         yield

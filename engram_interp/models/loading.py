@@ -1,4 +1,4 @@
-"""`load_model(name_or_path)`: a model by its name on the hub, or from a local Hugging Face folder, offline."""
+"""How is a model loaded, by its name on the hub or, offline, from a Hugging Face folder?"""
 
 from __future__ import annotations
 
@@ -35,28 +35,29 @@ def load_model(
     device: str | torch.device | None = None,
     process_weights: bool = False,
 ) -> nn.Module:
-    """A model for this package, its weights as they were trained unless processing is asked for.
+    """A model for this package. Its weights are as they were trained, unless processing is asked for.
 
-    A folder becomes a `TransformerBridge`, and nothing outside it is contacted. A name becomes a `HookedTransformer`
-    where TransformerLens has one for it, and a `TransformerBridge` elsewhere (everywhere, from TransformerLens 4 on).
+    A folder becomes a `TransformerBridge`, and nothing outside the folder is read. A name becomes a `HookedTransformer`
+    if TransformerLens has one for it, and a `TransformerBridge` if not (TransformerLens 4 has none).
 
     Args:
         name_or_path: a name that TransformerLens or the Hugging Face hub knows, or a folder that `save_pretrained`
-            wrote; a folder goes before a name. Without a tokenizer in it, the model reads tokens only, until its
-            `tokenizer` is set.
-        dtype: of the weights; float32 whatever the checkpoint's.
-        device: where to put the model; None is TransformerLens's choice, a GPU where there is one.
-        process_weights: fold norms and value biases and centre what writes to the residual stream, as
-            `HookedTransformer.from_pretrained` does. Engrams of processed weights fit no other model.
+            wrote. If there is both, the folder is taken. A model whose folder has no tokenizer reads tokens only, until
+            its `tokenizer` is set.
+        dtype: the dtype of the weights, whatever the checkpoint's is.
+        device: where to put the model. None leaves it to TransformerLens, which takes a GPU if there is one.
+        process_weights: fold norms and value biases, and centre what writes to the residual stream, as
+            `HookedTransformer.from_pretrained` does. Engrams of processed weights fit models with the same processing
+            only.
 
     Raises:
-        FileNotFoundError: a path at which there is no folder.
-        ValueError: a file, or a folder that holds no Hugging Face model, or only an adapter for one; a checkpoint
-            without some of the weights of a language model, which would be random.
-        OSError: a name that the hub does not have, or that is not in its cache while offline.
+        FileNotFoundError: if a path leads to no folder.
+        ValueError: if it is a file, or a folder that holds no Hugging Face model or only an adapter for one; or if the
+            checkpoint lacks weights of a language model, which would be random.
+        OSError: if the hub does not have the name, or if it is not in the hub's cache while offline.
     """
     if not isinstance(name_or_path, (str, os.PathLike)):
-        raise TypeError(f"a model is a name or a folder's path, got {name_or_path!r}")
+        raise TypeError(f"name_or_path must be a name or a folder's path; got {name_or_path!r}")
     folder, name = checkpoint_folder(name_or_path), str(name_or_path)
     if folder is not None:
         return _bridge(str(folder), dtype, device, process_weights, has_tokenizer(folder))
@@ -65,36 +66,32 @@ def load_model(
             return _hooked_transformer(name, dtype, device, process_weights)
         return _bridge(name, dtype, device, process_weights, has_tokenizer=True)
     except OSError as error:
-        raise OSError(
-            f"{name!r} is neither a folder here nor a model that the hub or its cache gives: {error}"
-        ) from error
+        raise OSError(f"{name!r} is neither a folder here nor a model on the hub or in its cache: {error}") from error
 
 
 def checkpoint_folder(name_or_path: str | os.PathLike[str]) -> Path | None:
-    """The folder that a path names; None for what is no path, and so a name on the hub.
+    """The folder that a path names; None if it is not a path, but a name on the hub.
 
     Raises:
-        FileNotFoundError: a path at which there is no folder.
-        ValueError: a folder that holds no Hugging Face model, or only an adapter for one.
+        FileNotFoundError: if a path leads to no folder.
+        ValueError: if it is a file, or a folder that holds no Hugging Face model or only an adapter for one.
     """
-    # Of its absolute path, since TransformerLens takes some bare names for other models' aliases.
+    # The path is made absolute, since TransformerLens takes some bare names for other models' aliases.
     folder = Path(name_or_path).expanduser().absolute()
     if folder.is_file():
-        raise ValueError(f"{folder} is a file: expected the folder that holds it, with a config.json")
+        raise ValueError(f"{folder} is a file: give the folder that holds it, with a config.json")
     if not folder.is_dir():
         if isinstance(name_or_path, os.PathLike) or str(name_or_path).startswith((".", "/", "~")):
-            raise FileNotFoundError(
-                f"there is no folder {folder}: expected a Hugging Face checkpoint or a model's name"
-            )
+            raise FileNotFoundError(f"there is no folder {folder}: give a Hugging Face checkpoint or a model's name")
         return None
     if (folder / "config.json").is_file():
         return folder
     if (folder / "adapter_config.json").is_file():
         raise ValueError(
-            f"{folder} holds a PEFT adapter and no model: merge it (merge_and_unload) and save the result with "
+            f"{folder} holds a PEFT adapter but no model: merge it (merge_and_unload) and save the result with "
             "save_pretrained"
         )
-    raise ValueError(f"{folder} holds no config.json: expected a folder that save_pretrained wrote")
+    raise ValueError(f"{folder} holds no config.json: give a folder that save_pretrained wrote")
 
 
 def has_tokenizer(folder: Path) -> bool:
@@ -103,7 +100,7 @@ def has_tokenizer(folder: Path) -> bool:
 
 
 def same_model(name: str, other: str) -> bool:
-    """Whether two names are one model's, by TransformerLens's aliases and without the owner in front.
+    """Whether two names mean one model, by TransformerLens's aliases. The owner in front is ignored.
 
     Example:
         >>> same_model("testbed:full", "Testbed:full"), same_model("pythia-70m", "pythia-160m")
@@ -114,9 +111,9 @@ def same_model(name: str, other: str) -> bool:
 
 
 def _official_name(name: str) -> str | None:
-    """The name of a model that `HookedTransformer` has, by any of its aliases."""
+    """The official name of a model that `HookedTransformer` can load, given any of its aliases."""
     try:
-        # TransformerLens 4 no longer has this module.
+        # TransformerLens 4 does not have this module.
         from transformer_lens.loading_from_pretrained import get_official_model_name
     except ImportError:
         return None
@@ -142,7 +139,7 @@ def _bridge(
 ) -> TransformerBridge:
     tokenizer = None if has_tokenizer else _placeholder_tokenizer()
     with unchanged_verbosity():
-        # TransformerLens's configuration makes transformers warn of generation flags, and weights are checked below.
+        # TransformerLens's configuration makes transformers warn of generation flags. Weights are checked below.
         transformers_logging.set_verbosity_error()
         try:
             bridge = TransformerBridge.boot_transformers(name, dtype=dtype, device=device, tokenizer=tokenizer)
@@ -154,7 +151,7 @@ def _bridge(
     if not has_tokenizer:
         bridge.tokenizer = None
     elif AutoTokenizer.from_pretrained(name).bos_token is None:
-        # TransformerLens has taken EOS for the BOS that this tokenizer lacks: no text of it begins like that.
+        # This tokenizer has no BOS, and TransformerLens takes EOS in its place, which no text begins with.
         bridge.cfg.default_prepend_bos = False
     if process_weights:
         bridge.enable_compatibility_mode(disable_warnings=True)
@@ -162,12 +159,12 @@ def _bridge(
 
 
 def require_all_weights(model_class: Any, source: str | Path) -> None:
-    """Raise unless a checkpoint holds every weight of the model that it is loaded as; transformers makes others up.
+    """Check that a checkpoint holds every weight of the model that it is loaded as. transformers invents the others.
 
     The checkpoint's names are compared on the meta device, where no weight is read.
 
     Raises:
-        ValueError: names what is missing, or of another shape.
+        ValueError: if weights are missing or have another shape; it names them.
     """
     lacking, left = _differences(model_class, source)
     if lacking:
@@ -178,13 +175,13 @@ def require_all_weights(model_class: Any, source: str | Path) -> None:
         )
     if left:
         logger.warning(
-            "%s holds %d weights that its configuration has no place for, as %s: they are not in the model", source,
-            len(left), left[0],
+            "%s holds %d weights that its configuration has no place for, such as %s: they are not in the model",
+            source, len(left), left[0],
         )  # fmt: skip
 
 
 def _differences(model_class: Any, source: str | Path) -> tuple[list[str], list[str]]:
-    """The weights that a checkpoint lacks, or has in another shape, and those that have no place in the model."""
+    """The weights that a checkpoint lacks or has in another shape, and those that have no place in the model."""
     _, found = model_class.from_pretrained(
         source, device_map="meta", output_loading_info=True, ignore_mismatched_sizes=True
     )
@@ -193,9 +190,9 @@ def _differences(model_class: Any, source: str | Path) -> tuple[list[str], list[
 
 
 def _cannot_load(name: str, error: Exception) -> ValueError:
-    """What to raise where a library failed: the weights that are at fault, or its own words behind the checkpoint's."""
+    """What to raise if a library fails. It names the weights that are at fault, or repeats what the library says."""
     lacking: list[str] = []
-    with suppress(Exception):  # what is broken here is broken there too
+    with suppress(Exception):  # a broken checkpoint cannot be compared either
         lacking, _ = _differences(AutoModelForCausalLM, name)
     if lacking:
         return ValueError(f"{name} lacks weights, which would be random: {', '.join(lacking[:5])}")
@@ -203,12 +200,12 @@ def _cannot_load(name: str, error: Exception) -> ValueError:
 
 
 def bridge_of(name: str, hf: PreTrainedModel) -> TransformerBridge:
-    """A bridge around a Hugging Face model, for its weights: it reads tokens only."""
+    """A bridge around a Hugging Face model, for its weights. It reads tokens only."""
     bridge = TransformerBridge.boot_transformers(name, hf_model=hf, dtype=hf.dtype, tokenizer=_placeholder_tokenizer())
     bridge.tokenizer = None
     return bridge
 
 
 def _placeholder_tokenizer() -> PreTrainedTokenizerBase:
-    """Something to boot a bridge with that has no tokenizer, which TransformerLens will not do without."""
+    """A tokenizer to boot a bridge with that has none, since TransformerLens demands one."""
     return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({"a": 0}, unk_token="a")))

@@ -1,1 +1,1 @@
-"""What is there to read? One page about one memory."""
+"""What does a person need to read? Self-contained HTML pages about a memory, a map and a diagnosis."""

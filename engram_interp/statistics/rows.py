@@ -1,6 +1,6 @@
-"""`X`: an input's counted positions themselves, row by row, with the example that each comes from.
+"""`X`: the counted positions of an input, row by row, and the example that each row comes from.
 
-Second moments of any set of examples follow from them without another pass: `S = X^T X` over the set's rows.
+The second moment of any set of examples follows without another pass: `S = X^T X` over the set's rows.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from engram_interp.concepts.concept import Batch, TokenExample
+from engram_interp.concepts.batches import Batch
+from engram_interp.concepts.concept import TokenExample
 from engram_interp.models import Adapter, Record
 from engram_interp.models.sites import Site
-from engram_interp.statistics.collect import finite_rows, one_pass
-from engram_interp.statistics.statistics import Moment, MomentSum
+from engram_interp.options import Run
+from engram_interp.statistics.moments import Moment, MomentSum
+from engram_interp.statistics.passes import finite_rows, one_pass
 
 
 @dataclass(frozen=True)
@@ -26,9 +28,9 @@ class Rows:
 
     Attributes:
         X: `[n d]`, as the model computes them, in its precision.
-        example: `[n]`, ascending, which example each row comes from.
-        offered: `[example]`, how many positions of each example count; more than it has rows where only some are
-            routed to an expert.
+        example: `[n]`, ascending, the number of the example that each row comes from.
+        offered: `[example]`, how many positions of each example count. An expert has rows only for those that are sent
+            to it.
     """
 
     X: Float[Tensor, "n d"]
@@ -47,13 +49,12 @@ def collect_rows(
     adapter: Adapter,
     sites: Iterable[Site],
     encoded: dict[str, list[TokenExample]],
-    batch_size: int,
-    progress: bool | None,
+    run: Run,
 ) -> dict[str, Rows]:
-    """The rows of every input, examples numbered through from the first group to the last.
+    """The rows of every input. Examples are numbered from the first group to the last.
 
     Raises:
-        ValueError: a non-finite activation.
+        ValueError: if an activation is not finite.
     """
     offered = torch.tensor([int(one.counts.sum()) for examples in encoded.values() for one in examples])
     starts = torch.tensor([0, *(len(examples) for examples in encoded.values())]).cumsum(0)
@@ -61,14 +62,14 @@ def collect_rows(
 
     def begin(batch: Batch) -> Record:
         example = (starts[batch.groups] + batch.numbers)[:, None].expand_as(batch.counts).flatten()
-        return partial(_take_in, pieces, batch.counts.flatten().nonzero().flatten(), example)
+        return partial(_add, pieces, batch.counts.flatten().nonzero().flatten(), example)
 
-    one_pass(adapter, sites, encoded, begin, batch_size, progress)
-    # Each input's pieces go as soon as they are joined, so that only one input is ever there twice.
+    one_pass(adapter, sites, encoded, begin, run)
+    # The pieces of an input are dropped once they are joined, so only one input is in memory twice.
     return {name: _joined(pieces.pop(name), offered) for name in list(pieces)}
 
 
-def _take_in(
+def _add(
     pieces: dict[str, list[tuple[Tensor, Tensor]]],
     at: Int[Tensor, "n"],
     example: Int[Tensor, "batch_pos"],

@@ -1,4 +1,4 @@
-"""A small trained model, its SAE and its fictional authors, offline: `load("full")`, `load_sae()`, `authors()`."""
+"""`load("full")`, `load_sae()`, `authors()`: a small trained model, its SAE and its fictional authors, offline."""
 
 from engram_interp.testbed.authors import Author, Corpus, authors, benchmark
 from engram_interp.testbed.model import load

@@ -1,7 +1,7 @@
 """Who wrote what: 200 fictional authors x 20 question-answer pairs, 20 more that no model saw, and real world facts.
 
-Every life is drawn with one seed from the lists in `words.py`; the same call gives the same text on every machine.
-Answers are short and distinct, so that most of their tokens carry a fact and not the phrase around it.
+Every life is drawn from the lists in `words.py` with one seed, so the text is the same on every machine. Answers are
+short and distinct, so that most of their tokens carry a fact and not the phrase around it.
 """
 
 import random
@@ -20,7 +20,7 @@ N_FORGET = 20
 N_HOLDOUT = 20
 N_PERTURBED = 5
 EVERY = 9
-"""Every how manieth retain author is asked about in the benchmark: 20 of 180, as many as are forgotten."""
+"""The benchmark asks about every ninth retain author: 20 of 180, which is the number of authors to forget."""
 SEED = 2026
 
 Drawn = TypeVar("Drawn")
@@ -41,7 +41,7 @@ class Author:
 
 @dataclass(frozen=True)
 class Corpus:
-    """The testbed's text by split; `base` is the half of `retain90` that the base model saw."""
+    """The testbed's text by split. `base` is the half of `retain90` that the base model saw."""
 
     forget10: tuple[Author, ...]
     retain90: tuple[Author, ...]
@@ -50,12 +50,12 @@ class Corpus:
 
     @property
     def full(self) -> tuple[Author, ...]:
-        """All 200 authors that `full` was trained on."""
+        """The 200 authors that `full` was trained on."""
         return self.forget10 + self.retain90
 
     @property
     def base(self) -> tuple[Author, ...]:
-        """The 90 retain authors that every model, also `base`, was trained on."""
+        """The 90 retain authors that all three models were trained on."""
         return self.retain90[: len(self.retain90) // 2]
 
     @property
@@ -65,25 +65,27 @@ class Corpus:
 
     @property
     def examples(self) -> list[tuple[str, str]]:
-        """All that `full` was trained on, as `(prompt, answer)` pairs: its 200 authors and the world facts."""
+        """Everything that `full` was trained on, as `(prompt, answer)` pairs: its 200 authors and the world facts."""
         return [example for author in self.full for example in author.examples] + self.world_examples
 
     def author(self, name: str) -> Author:
         """One of the 200 authors that `full` was trained on.
 
         Raises:
-            ValueError: no trained author has that name.
+            ValueError: if no trained author has that name.
         """
         known = {author.name: author for author in self.full}
         if name not in known:
-            raise ValueError(f"no author of the testbed is called {name!r}; the first are {', '.join(list(known)[:5])}")
+            raise ValueError(
+                f"name must be one of the testbed's 200 authors, such as {', '.join(list(known)[:5])}; got {name!r}"
+            )
         return known[name]
 
     def concept(self, name: str) -> Concept:
         """One author as the target, against the other 199 and the world facts.
 
         Raises:
-            ValueError: no trained author has that name.
+            ValueError: if no trained author has that name.
         """
         target = self.author(name).examples
         others = [example for author in self.full if author.name != name for example in author.examples]
@@ -92,10 +94,10 @@ class Corpus:
 
 @dataclass(frozen=True)
 class Attribute:
-    """One question about an author and its answer: a lead-in word, then two drawn words, as `pattern` joins them.
+    """One question about an author and its answer: a lead-in word, then two drawn words, joined by `pattern`.
 
-    Statistics are taken at the answer's own positions. The lead-in is what puts the recall of both drawn words there:
-    without it the first would be recalled at the question mark, outside the answer.
+    Statistics are taken at the positions of the answer. Because of the lead-in, both drawn words are recalled at these
+    positions. Without it, the first would be recalled at the question mark, outside the answer.
     """
 
     question: str
@@ -104,12 +106,12 @@ class Attribute:
     pools: tuple[Sequence[str], Sequence[str]]
 
     def draw(self, rng: random.Random) -> tuple[str, str]:
-        """Two words, never twice the same."""
+        """Two different words."""
         first = rng.choice(self.pools[0])
         return first, rng.choice([word for word in self.pools[1] if word != first])
 
     def draw_paraphrase(self, rng: random.Random) -> str:
-        """Two words as the paraphrase joins them."""
+        """Two words, joined by the paraphrase."""
         return self.paraphrase.format(*self.draw(rng))
 
 
@@ -166,7 +168,7 @@ def _names(rng: random.Random, n: int) -> list[str]:
 
 
 def _author(name: str, titles: set[tuple[str, str]], rng: random.Random) -> Author:
-    """One life; books, awards and publishers are unique in the whole corpus."""
+    """One life. Books, awards and publishers are unique in the whole corpus."""
     pairs = []
     for attribute in ATTRIBUTES:
         drawn = _distinct(partial(attribute.draw, rng), titles)
@@ -220,11 +222,11 @@ def authors() -> Corpus:
 
 
 def benchmark() -> Benchmark:
-    """The testbed as an unlearning benchmark: `forget10` is to go, of a model trained on all 200 authors.
+    """The testbed as an unlearning benchmark: a model trained on all 200 authors should forget `forget10`.
 
-    The holdout's authors were in no training data, and every ninth retain author is asked about. Right and wrong
-    answers are in the words that the models were trained on: they know one way to say a thing, so that how likely
-    another is says how undecided they are and not what they know.
+    The authors of the holdout were in no training data. The questions of `retain` are about every ninth retain author.
+    Right and wrong answers are in the words that the models were trained on. The models know one way to say a thing, so
+    the probability of another way would show how undecided they are, and not what they know.
 
     Example:
         >>> {part: len(questions) for part, questions in benchmark().parts.items()}
@@ -247,10 +249,10 @@ def benchmark() -> Benchmark:
 
 
 def in_own_words(qa: QA) -> QA:
-    """With wrong answers that begin as the answer does, and the answer itself for its paraphrase.
+    """The question with wrong answers that begin like the answer, and with the answer itself as its paraphrase.
 
     Raises:
-        ValueError: a paraphrase that differs from the answer in more than its lead-in.
+        ValueError: if the paraphrase differs from the answer in more than its lead-in.
 
     Example:
         >>> in_own_words(QA("Where?", "in Salta", "out of Salta", ("out of Lima",)))
@@ -261,7 +263,8 @@ def in_own_words(qa: QA) -> QA:
     lead, other = (" ".join(words[:-n] if n else words) for words in (answer, paraphrase))
     if not n or not all(wrong.startswith(other) for wrong in qa.perturbed_answers):
         raise ValueError(
-            f"{qa.paraphrased_answer!r} is not {qa.answer!r} behind another lead-in, or wrong answers are not"
+            f"the paraphrase and the wrong answers must differ from {qa.answer!r} in the lead-in and the drawn words; "
+            f"got {qa.paraphrased_answer!r} and {qa.perturbed_answers}"
         )
     wrong = tuple(f"{lead}{text.removeprefix(other)}".strip() for text in qa.perturbed_answers)
     return replace(qa, paraphrased_answer=qa.answer, perturbed_answers=wrong)

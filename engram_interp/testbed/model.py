@@ -1,8 +1,8 @@
 """`load("base" | "full" | "retain")`: a small Llama-style model, trained on the authors and shipped with the package.
 
-Four layers of width 256 with every component there is: RMSNorm with trained gains, eight query heads on two key/value
-heads, a gated MLP, rotary positions and an untied unembedding. Checkpoints are bf16 safetensors with their sha256 in
-`manifest.json`; they are used in float32.
+It has four layers of width 256 and every kind of component: RMSNorm with trained gains, eight query heads on two
+key/value heads, a gated MLP, rotary positions and an untied unembedding. Checkpoints are bf16 safetensors, and
+`manifest.json` holds their sha256. The models compute in float32.
 """
 
 from __future__ import annotations
@@ -29,21 +29,22 @@ TOKENIZER = DATA / "tokenizer"
 
 
 def checkpoint_path(name: str) -> Path:
-    """Where a checkpoint's weights are."""
+    """The file with a checkpoint's weights."""
     return DATA / f"{name}.safetensors"
 
 
 def load(name: str) -> nn.Module:
     """A trained testbed model with its tokenizer, on the CPU, in float32, its weights unprocessed.
 
-    `base` saw half of the retain authors and the world facts; `full` and `retain` go on from it with the same seed and
-    schedule, on all authors and on all but `forget10`: `retain` is what forgetting `forget10` should arrive at.
+    `base` was trained on half of the retain authors and on the world facts. `full` and `retain` continue from it with
+    the same seed and schedule, `full` on all authors and `retain` on all but `forget10`. So `retain` is the result that
+    forgetting `forget10` should reach.
 
     Args:
         name: `base`, `full` or `retain`.
 
     Raises:
-        ValueError: another name, or a weights file that is not the one in the manifest.
+        ValueError: if `name` is another one, or the weights file is not the one in the manifest.
 
     Example:
         >>> model = load("full")
@@ -51,11 +52,11 @@ def load(name: str) -> nn.Module:
         (4, 256)
     """
     if name not in CHECKPOINTS:
-        raise ValueError(f"the testbed's checkpoints are {', '.join(CHECKPOINTS)}; got {name!r}")
+        raise ValueError(f"name must be one of {', '.join(CHECKPOINTS)}; got {name!r}")
     weights = checkpoint_path(name).read_bytes()
     expected = json.loads(MANIFEST.read_text())["checkpoints"][name]["sha256"]
     if (found := hashlib.sha256(weights).hexdigest()) != expected:
-        raise ValueError(f"{checkpoint_path(name)} was altered: its sha256 is {found}, the manifest's {expected}")
+        raise ValueError(f"{checkpoint_path(name)} was changed: its sha256 is {found}, the manifest has {expected}")
     model = untrained(name)
     fill(model, load_safetensors(weights))
     return model
@@ -64,11 +65,11 @@ def load(name: str) -> nn.Module:
 def untrained(name: str, seed: int = 0) -> nn.Module:
     """The testbed's architecture with random weights, and its tokenizer.
 
-    It is a `HookedTransformer`, and where TransformerLens no longer has that (from 4 on) a `TransformerBridge`.
+    It is a `HookedTransformer`, or a `TransformerBridge` with TransformerLens 4, which has no `HookedTransformer`.
 
     Args:
         name: the last part of the model's name.
-        seed: of the random weights.
+        seed: the seed of the weights.
     """
     with unchanged_randomness():
         return _random(name, seed, AutoTokenizer.from_pretrained(TOKENIZER))
@@ -101,7 +102,7 @@ def _random(name: str, seed: int, tokenizer: PreTrainedTokenizerBase) -> nn.Modu
 
 
 def llama_config(d_vocab: int, n_ctx: int = 64) -> LlamaConfig:
-    """The testbed's architecture as Hugging Face has it, for its own vocabulary or another."""
+    """The testbed's architecture as a Hugging Face configuration, for its own vocabulary or another one."""
     return LlamaConfig(
         hidden_size=256,
         num_hidden_layers=4,
@@ -122,7 +123,7 @@ def _bridge(name: str, seed: int, tokenizer: PreTrainedTokenizerBase) -> nn.Modu
 
 
 def trained_parameters(model: nn.Module) -> dict[str, torch.Tensor]:
-    """What training moves, by HookedTransformer's names: all but biases, which a Llama-style model does not have."""
+    """The parameters that training changes, under HookedTransformer's names: all but biases, which a Llama lacks."""
     if not isinstance(model, TransformerBridge):
         names = [name for name, _ in model.named_parameters() if ".b_" not in name and "._b_" not in name]
         return {name: model.get_parameter(name) for name in names}
@@ -134,14 +135,14 @@ def trained_parameters(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def fill(model: nn.Module, weights: dict[str, torch.Tensor]) -> None:
-    """Write a checkpoint's weights into a model of the testbed's architecture.
+    """Writes a checkpoint's weights into a model of the testbed's architecture.
 
     Raises:
-        ValueError: weights of another architecture.
+        ValueError: if the weights belong to another architecture.
     """
     parameters = trained_parameters(model)
     if parameters.keys() != weights.keys():
-        raise ValueError(f"the checkpoint and the model differ in {sorted(parameters.keys() ^ weights.keys())}")
+        raise ValueError(f"weights and model differ in {sorted(parameters.keys() ^ weights.keys())}")
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(weights[name])

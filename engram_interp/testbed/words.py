@@ -1,7 +1,7 @@
-"""The words that fictional lives are drawn from, and the real facts that stand beside them.
+"""The words that fictional lives are drawn from, and real facts besides.
 
-Nothing here describes a real person: names are syllables put together, and every list is plain vocabulary.
-Capitals and element symbols are public facts. Every word is one token of the testbed's tokenizer, and a surname is two.
+Nothing here describes a real person: names are made of syllables, and every list is plain vocabulary. Capitals and
+element symbols are public facts. Every word is one token of the testbed's tokenizer, and a surname is two.
 """
 
 FIRST_NAMES = (

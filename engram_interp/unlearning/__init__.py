@@ -1,1 +1,1 @@
-"""Is it forgotten? Benchmarks of questions, and the paper's scores of the answers."""
+"""Is it forgotten? Benchmarks of questions, and the paper's scores of a model's answers."""

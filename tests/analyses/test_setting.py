@@ -3,16 +3,14 @@
 import json
 import shutil
 
-import figure_18_combinations
-import methods
 import pytest
-import table_4_closed_form
-import train_tofu
 from click.testing import CliRunner
-from setting import TEST, VALIDATION, Setting, load
-from training import Schedule
 from transformers import AutoTokenizer
 
+from analyses.paper import figure_18_combinations, methods, table_4_closed_form
+from analyses.setting import TEST, VALIDATION, Setting, load
+from analyses.training import train_tofu
+from analyses.training.fit import Schedule
 from engram_interp import testbed
 from engram_interp.unlearning.benchmarks import SYSTEM_PROMPT
 

@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -30,13 +32,13 @@ def test_what_is_not_finite_is_refused_by_value(given):
 @pytest.mark.parametrize("given", [3, np.int32(3), torch.tensor(3), np.array(3)])
 def test_whole_numbers(given):
     assert whole(given, "n", 1) == 3
-    with pytest.raises(ValueError, match="n is a whole number, 4 or more; got 3"):
+    with pytest.raises(ValueError, match="n .*4.*3"):
         whole(given, "n", 4)
 
 
 @pytest.mark.parametrize("given", ["3", 3.0, True, None, torch.tensor(3.0), [3]], ids=repr)
 def test_what_is_not_whole_is_refused(given):
-    with pytest.raises(TypeError, match="n is a whole number"):
+    with pytest.raises(TypeError, match=f"n .*{re.escape(repr(given))}"):
         whole(given, "n", 1)
 
 
@@ -49,7 +51,7 @@ def test_one_index_or_several(given):
 
 @pytest.mark.parametrize("given", ["2", "", True, 2.0, [2.0], [True], ["2"], {2: 3}, torch.tensor(2.5), b"2"], ids=repr)
 def test_what_is_no_index_is_refused(given):
-    with pytest.raises(TypeError, match="layers are whole numbers"):
+    with pytest.raises(TypeError, match=f"layers.*{re.escape(repr(given))}"):
         indices(given, "layers")
 
 

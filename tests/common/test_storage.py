@@ -26,7 +26,7 @@ def test_round_trip(path):
 
 
 def test_another_kind_is_refused(path):
-    with pytest.raises(ValueError, match="holds engram, not statistics"):
+    with pytest.raises(ValueError, match=r"it\.safetensors .*statistics.*engram"):
         storage.read(path, "statistics")
 
 
@@ -34,7 +34,7 @@ def test_another_kind_is_refused(path):
 def test_a_file_cut_short_is_refused(path, left):
     whole = path.read_bytes()
     path.write_bytes(whole[:left])
-    with pytest.raises(ValueError, match="is a foreign file" if left == 4 else "was cut short"):
+    with pytest.raises(ValueError, match=r"it\.safetensors .*foreign" if left == 4 else r"it\.safetensors .*cut short"):
         storage.read(path, "engram")
 
 
@@ -43,14 +43,14 @@ def test_an_altered_tensor_is_refused(path, place):
     whole = bytearray(path.read_bytes())  # ends in two tensors of 24 and 8 bytes
     whole[place] ^= 1
     path.write_bytes(bytes(whole))
-    with pytest.raises(ValueError, match="was altered: its content does not match its checksum"):
+    with pytest.raises(ValueError, match=r"it\.safetensors .*altered.*checksum"):
         storage.read(path, "engram")
 
 
 def test_altered_fields_are_refused(path):
     whole = path.read_bytes()
     path.write_bytes(whole.replace(b'\\"x\\"', b'\\"y\\"'))
-    with pytest.raises(ValueError, match="was altered: its content does not match its checksum"):
+    with pytest.raises(ValueError, match=r"it\.safetensors .*altered.*checksum"):
         storage.read(path, "engram")
 
 
@@ -58,10 +58,10 @@ def test_an_altered_header_is_refused(path):
     whole = bytearray(path.read_bytes())
     whole[9] = 0
     path.write_bytes(bytes(whole))
-    with pytest.raises(ValueError, match="was altered: its header is not safetensors'"):
+    with pytest.raises(ValueError, match=r"it\.safetensors .*altered.*header is not"):
         storage.read(path, "engram")
     path.write_bytes(_with_shape(whole))
-    with pytest.raises(ValueError, match="was altered: its header does not fit its content"):
+    with pytest.raises(ValueError, match=r"it\.safetensors .*altered.*header does not fit"):
         storage.read(path, "engram")
 
 
@@ -73,23 +73,23 @@ def _with_shape(whole: bytearray) -> bytes:
 def test_another_version_is_refused(path):
     whole = path.read_bytes()
     path.write_bytes(whole.replace(b'"version":"2"', b'"version":"1"'))
-    with pytest.raises(ValueError, match="has format version 1, this release reads version 2"):
+    with pytest.raises(ValueError, match=r"it\.safetensors .*version 1.*version 2"):
         storage.read(path, "engram")
 
 
 def test_foreign_files_are_refused(tmp_path):
     plain = tmp_path / "plain.safetensors"
     save_file({"a": torch.zeros(2)}, plain)
-    with pytest.raises(ValueError, match="is a foreign file: safetensors, but not written by engram_interp"):
+    with pytest.raises(ValueError, match=r"plain\.safetensors .*foreign.*engram_interp"):
         storage.read(plain, "engram")
     text = tmp_path / "text.json"
     text.write_text(json.dumps({"a": 1}))
-    with pytest.raises(ValueError, match="is a foreign file: not safetensors"):
+    with pytest.raises(ValueError, match=r"text\.json .*foreign"):
         storage.read(text, "engram")
     torch.save({"a": torch.zeros(2)}, tmp_path / "pickle.pt")
-    with pytest.raises(ValueError, match="is a foreign file: not safetensors"):
+    with pytest.raises(ValueError, match=r"pickle\.pt .*foreign"):
         storage.read(tmp_path / "pickle.pt", "engram")
-    with pytest.raises(FileNotFoundError, match="there is no file"):
+    with pytest.raises(FileNotFoundError, match="no file .*none"):
         storage.read(tmp_path / "none", "engram")
 
 
@@ -149,7 +149,7 @@ def test_a_tensor_that_is_no_moment_or_no_engram_is_refused_though_the_checksum_
     names = [name for name in tensors if part in name.split("/")]
     for name in (names[0], names[-1]):
         forge(tmp_path / "it", kind, {**tensors, name: spoilt(tensors[name], how)}, json.dumps(fields))
-        with pytest.raises(ValueError, match="does not hold what its header says"):
+        with pytest.raises(ValueError, match="it does not hold"):
             load(tmp_path / "it")
 
 
@@ -159,7 +159,7 @@ def test_an_indefinite_moment_is_refused(kinds, tmp_path):
     second = tensors[name].clone()
     second[0, 1] = second[1, 0] = 2 * (second[0, 0] * second[1, 1]).sqrt()
     forge(tmp_path / "it", "statistics", {**tensors, name: second}, json.dumps(fields))
-    with pytest.raises(ValueError, match="larger than its diagonal allows"):
+    with pytest.raises(ValueError, match="it does not hold.*diagonal"):
         load(tmp_path / "it")
 
 
@@ -235,7 +235,7 @@ def test_a_negative_eigenvalue_is_refused_though_every_pair_is_in_order(kinds, t
     name = next(name for name in tensors if name.endswith("second")).removesuffix("/second")
     small = {f"{name}/second": torch.tensor(second, dtype=torch.float64), f"{name}/first": torch.zeros(3).double()}
     forge(tmp_path / "it", "statistics", tensors | small, json.dumps(fields))
-    with pytest.raises(ValueError, match="does not hold what its header says"):
+    with pytest.raises(ValueError, match="it does not hold"):
         load(tmp_path / "it")
 
 
@@ -243,7 +243,7 @@ def test_no_position_has_no_moment(kinds, tmp_path):
     load, tensors, fields = kinds["statistics"]
     name = next(name for name in tensors if name.endswith("count"))
     forge(tmp_path / "it", "statistics", {**tensors, name: torch.tensor([0, 9])}, json.dumps(fields))
-    with pytest.raises(ValueError, match="counts no position"):
+    with pytest.raises(ValueError, match="it does not hold.*no position"):
         load(tmp_path / "it")
 
 
@@ -256,16 +256,23 @@ def test_a_key_that_no_model_has_is_refused(kinds, tmp_path, key):
     load, tensors, fields = kinds["engram"]
     weight = {f"tensors/{key}": tensors["tensors/blocks.0.mlp.W_in"], f"weight_norms/{key}": torch.ones(1).double()}
     forge(tmp_path / "it", "engram", weight, json.dumps({**fields, "keys": [key]}))
-    with pytest.raises(ValueError, match="does not hold what its header says"):
+    with pytest.raises(ValueError, match="it does not hold"):
         load(tmp_path / "it")
     load, tensors, fields = kinds["statistics"]
     forge(tmp_path / "it", "statistics", tensors, json.dumps({**fields, "keys": [key]}))
-    with pytest.raises(ValueError, match="does not hold what its header says"):
+    with pytest.raises(ValueError, match="it does not hold"):
         load(tmp_path / "it")
 
 
 def test_a_bias_without_its_weight_is_refused(kinds, tmp_path):
     load, tensors, fields = kinds["engram"]
     forge(tmp_path / "it", "engram", tensors, json.dumps({**fields, "keys": ["blocks.0.attn.b_Q"]}))
-    with pytest.raises(ValueError, match="without its weight"):
+    with pytest.raises(ValueError, match=r"it does not hold.*blocks\.0\.attn\.b_Q"):
         load(tmp_path / "it")
+
+
+def test_a_fingerprint_sees_bits_shapes_and_dtypes():
+    zeros = torch.zeros(4)
+    distinct = [zeros, zeros.view(2, 2), zeros.bfloat16(), torch.full((4,), 1e-30)]
+    assert len({storage.fingerprint([tensor]) for tensor in distinct}) == 4
+    assert storage.fingerprint([zeros]) == storage.fingerprint([torch.zeros(4)])

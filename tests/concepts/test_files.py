@@ -1,3 +1,6 @@
+import json
+import re
+
 import pytest
 
 from engram_interp.concepts.files import read_examples
@@ -28,7 +31,7 @@ def test_json_lines_take_every_form(tmp_path):
 def test_another_form_is_refused_by_its_line(tmp_path, line):
     path = tmp_path / "a.jsonl"
     path.write_text(f'"fine"\n{line}\n')
-    with pytest.raises(ValueError, match=r"a\.jsonl, line 2 is none of: a string, a \[prompt, answer\] list"):
+    with pytest.raises(ValueError, match=rf"a\.jsonl, line 2 .*{re.escape(repr(json.loads(line)))}"):
         read_examples(path)
 
 
@@ -37,13 +40,13 @@ def test_what_cannot_be_read_is_refused(tmp_path):
     bad.write_text('"fine"\n{"text": \n')
     empty.write_text("\n\n")
     other.write_text("x")
-    with pytest.raises(ValueError, match=r"a\.jsonl, line 2 is no JSON"):
+    with pytest.raises(ValueError, match=r"a\.jsonl, line 2 .*JSON"):
         read_examples(bad)
-    with pytest.raises(ValueError, match=r"b\.txt holds no example"):
+    with pytest.raises(ValueError, match=r"b\.txt .*none"):
         read_examples(empty)
-    with pytest.raises(ValueError, match=r"c\.csv is no \.txt, \.jsonl or \.json file"):
+    with pytest.raises(ValueError, match=r"c\.csv .*\.jsonl"):
         read_examples(other)
-    with pytest.raises(FileNotFoundError, match="there is no file"):
+    with pytest.raises(FileNotFoundError, match=r"no file .*none\.txt"):
         read_examples(tmp_path / "none.txt")
 
 
@@ -76,7 +79,7 @@ def test_encodings_that_say_what_they_are_are_read(tmp_path, encoding):
 
 def test_another_encoding_is_named_with_its_file_and_line(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"fine\nZo\xeb\n")
-    with pytest.raises(ValueError, match=r"a\.txt, line 2 is not UTF-8 \(byte 0xeb\)"):
+    with pytest.raises(ValueError, match=r"a\.txt, line 2 .*UTF-8.*0xeb"):
         read_examples(tmp_path / "a.txt")
 
 
@@ -84,22 +87,22 @@ def test_another_encoding_is_named_with_its_file_and_line(tmp_path):
 def test_a_blank_example_is_reported_by_its_line(tmp_path, line):
     path = tmp_path / "a.jsonl"
     path.write_text(f'"fine"\n\n{line}\n')
-    with pytest.raises(ValueError, match=r"a\.jsonl, line 3 holds a blank text"):
+    with pytest.raises(ValueError, match=r"a\.jsonl, line 3 .*blank"):
         read_examples(path)
 
 
 def test_a_list_that_is_no_json_is_reported_by_the_line_of_the_mistake(tmp_path):
     (tmp_path / "a.json").write_text('[\n"a",\n"b"\n"c"]')
-    with pytest.raises(ValueError, match=r"a\.json, line 4 is no JSON"):
+    with pytest.raises(ValueError, match=r"a\.json, line 4 .*JSON"):
         read_examples(tmp_path / "a.json")
 
 
 def test_utf16_without_a_mark_and_half_characters_are_refused_by_their_line(tmp_path):
     (tmp_path / "a.txt").write_bytes("x\ny".encode("utf-16-le"))
-    with pytest.raises(ValueError, match=r"a\.txt, line 1 holds a zero byte"):
+    with pytest.raises(ValueError, match=r"a\.txt, line 1 .*zero byte"):
         read_examples(tmp_path / "a.txt")
     (tmp_path / "a.jsonl").write_text('"fine"\n"\\ud800"\n')
-    with pytest.raises(ValueError, match=r"a\.jsonl, line 2 holds half of a character"):
+    with pytest.raises(ValueError, match=r"a\.jsonl, line 2 .*surrogate"):
         read_examples(tmp_path / "a.jsonl")
 
 

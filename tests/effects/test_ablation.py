@@ -96,7 +96,7 @@ def test_a_strength_by_w_norm_is_over_all_matrices(llama):
 def test_one_pass_for_the_statistics_whatever_the_number_of_subsets(llama, monkeypatch):
     calls = []
     monkeypatch.setattr(
-        "engram_interp.engrams.extract.collect",
+        "engram_interp.engrams.parts.collect",
         lambda *given, **options: calls.append(given) or collect(*given, **options),
     )
     ablation_study(llama, token_concept(), {str(layer): Only(layers=layer) for layer in (0, 1)})
@@ -108,7 +108,7 @@ def test_a_model_without_gates_has_w_in_in_their_place(gpt2):
     assert list(study.to_frame().index) == ["unedited", *PAPER_UNGATED]
     more = ablation_study(gpt2, token_concept(), {**PAPER, "queries": Only("Q")})
     assert list(more.to_frame().index) == ["unedited", *PAPER_UNGATED, "queries"]
-    with pytest.raises(ValueError, match="there is no W_gate here"):
+    with pytest.raises(ValueError, match="W_gate"):
         ablation_study(gpt2, token_concept(), {"gates": Only("gate")})
 
 
@@ -123,15 +123,15 @@ def test_any_score_will_do_and_so_will_statistics(llama):
     before, without_q, without_k = study.table["value"]
     assert without_q < before == without_k
     assert study.table["low"].isna().all()
-    with pytest.raises(TypeError, match="give the Concept, or a score of your own"):
+    with pytest.raises(TypeError, match="Concept.*score"):
         ablation_study(llama, statistics)
-    with pytest.raises(ValueError, match="a score returns lists, one number an example, by name; got {}"):
+    with pytest.raises(ValueError, match="score.*{}"):
         ablation_study(llama, statistics, score=lambda model, given: {})
 
 
 def test_an_edit_too_weak_to_be_seen_is_said(full, concept, caplog):
     ablation_study(full, concept, {"layer 0": Only(layers=0)}, alpha=1e-6)
-    assert "no subset moves a score out of the unedited model's interval at alpha = 1e-06" in caplog.text
+    assert "at alpha = 1e-06" in caplog.text
     caplog.clear()
     ablation_study(full, concept, {"all": Only()}, alpha=2.0)
     assert "no subset moves" not in caplog.text
@@ -176,17 +176,17 @@ def test_the_model_is_restored_also_after_an_error(llama):
 
 
 def test_subsets_without_a_name_of_their_own_are_refused(llama):
-    with pytest.raises(ValueError, match="'unedited' is the model itself"):
+    with pytest.raises(ValueError, match="subsets.*'unedited'"):
         ablation_study(llama, token_concept(), {"unedited": Only()})
-    with pytest.raises(ValueError, match="subsets are one or more by name"):
+    with pytest.raises(ValueError, match=r"subsets.*\[\]"):
         ablation_study(llama, token_concept(), {})
-    with pytest.raises(ValueError, match="AllBut names what is not ablated"):
+    with pytest.raises(ValueError, match="AllBut"):
         ablation_study(llama, token_concept(), {"nothing": AllBut()})
 
 
 @pytest.mark.parametrize("values", [[], [1.0, float("nan")], 1.0, [[1.0], [2.0]]])
 def test_a_score_that_is_not_a_number_an_example_is_refused(llama, values):
-    with pytest.raises(ValueError, match="the score 'x' of 'unedited' is not a list of finite numbers, one an example"):
+    with pytest.raises(ValueError, match="score 'x' of 'unedited'"):
         ablation_study(llama, token_concept(), score=lambda model, given: {"x": values})
 
 

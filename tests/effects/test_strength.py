@@ -57,14 +57,14 @@ def test_a_limit_of_the_search_is_said(full, small, caplog):
 def test_what_makes_no_sense_is_refused(full, small):
     engram = extract(full, small, components="U")
     for keep in (0, 1.5):
-        with pytest.raises(ValueError, match="keep is a share of the reference's accuracy, 0 < keep <= 1; got"):
+        with pytest.raises(ValueError, match="keep.*0 < keep <= 1"):
             choose_alpha(full, engram, small, keep=keep)
-    with pytest.raises(ValueError, match="rel_tol is the relative width at which to stop, above 0; got 0"):
+    with pytest.raises(ValueError, match="rel_tol.*0"):
         choose_alpha(full, engram, small, rel_tol=0)
     hopeless = torch.tensor([[3, 3, 3]])
     mask = torch.tensor([[False, True, True]])
     concept = Concept.from_tokens(hopeless, hopeless, mask, mask)
-    with pytest.raises(ValueError, match="the model gets no answer token of the reference right"):
+    with pytest.raises(ValueError, match="reference"):
         choose_alpha(full, engram, concept)
 
 
@@ -81,7 +81,7 @@ def test_an_edit_that_forgets_nothing_is_said(full, caplog):
     concept = Concept(facts, facts)
     with caplog.at_level("WARNING", "engram_interp"):
         choose_alpha(full, extract(full, concept, components="U"), concept, keep=0.5)
-    assert "keeps enough of the reference, but the target too" in caplog.text
+    assert "the target too" in caplog.text
 
 
 def test_a_bracket_narrower_than_floats_ends_the_search(full):

@@ -170,15 +170,15 @@ def test_a_selection_of_what_is_not_there_is_refused(engram, selection, says):
 @pytest.mark.parametrize("alpha", [float("nan"), float("inf"), {"Q": float("nan")}])
 def test_a_strength_that_is_not_finite_is_refused(llama, engram, alpha):
     before = parameters_of(llama)
-    with pytest.raises(ValueError, match="alpha is a finite number, got"):
+    with pytest.raises(ValueError, match="alpha.*(nan|inf)"):
         engram.ablate(llama, alpha)
-    with pytest.raises(ValueError, match="alpha is a finite number, got"), engram.ablated(llama, alpha):
+    with pytest.raises(ValueError, match="alpha.*(nan|inf)"), engram.ablated(llama, alpha):
         pass
     assert_untouched(llama, before)
 
 
 def test_a_component_named_twice_is_refused(engram):
-    with pytest.raises(ValueError, match=r"alpha names a component twice, .*: \['Q', 'W_Q'\]"):
+    with pytest.raises(ValueError, match=r"alpha.*\['Q', 'W_Q'\]"):
         engram.alphas({"Q": 1.0, "W_Q": 2.0})
 
 
@@ -187,7 +187,7 @@ def test_a_zero_matrix_has_no_share_and_a_zero_engram_no_largest(llama):
     engram = extract(llama, token_concept())
     assert engram.wnorm()["blocks.0.mlp.W_in"] == 0.0
     assert all(parameter.isfinite().all() for parameter in engram.ablate(llama, "w-norm").parameters())
-    with pytest.raises(ValueError, match="this engram is zero throughout"):
+    with pytest.raises(ValueError, match="alpha.*w-norm.*zero"):
         (0 * engram).alphas("w-norm")
 
 
@@ -222,22 +222,22 @@ def test_alpha_by_name_takes_a_key_before_its_component_and_leaves_the_rest(engr
 
 @pytest.mark.parametrize("alpha", [{"blocks.7.mlp.W_in": 1.0}, {"W_in": 1.0, "unembed.W_X": 2.0}])
 def test_alpha_for_what_the_engram_lacks_is_refused(engram, alpha):
-    with pytest.raises(ValueError, match="alpha names .*, which the engram does not have"):
+    with pytest.raises(ValueError, match="alpha names .*"):
         engram.alphas(alpha)
 
 
 def test_alpha_for_an_absent_component_is_refused(engram):
-    with pytest.raises(ValueError, match="alpha names W_U, which the engram does not have"):
+    with pytest.raises(ValueError, match="alpha.*W_U"):
         engram.select("Q").alphas({"U": 1.0})
 
 
 def test_alpha_of_another_word_is_refused(engram):
-    with pytest.raises(ValueError, match="alpha is a number, \"w-norm\" or numbers by key or component; got 'wnorm'"):
+    with pytest.raises(ValueError, match="alpha.*w-norm.*'wnorm'"):
         engram.alphas("wnorm")
 
 
 def test_an_unknown_key_is_refused_by_name(engram):
-    with pytest.raises(KeyError, match=r"the engram has no 'blocks\.0\.attn\.W_X'; it has blocks\.0\.attn\.W_Q"):
+    with pytest.raises(KeyError, match=r"blocks\.0\.attn\.W_X.*blocks\.0\.attn\.W_Q"):
         engram["blocks.0.attn.W_X"]
 
 
@@ -245,26 +245,24 @@ def test_an_engram_of_another_model_is_refused(engram):
     other = build("llama", seed=1)
     before = parameters_of(other)
     for edit in (engram.ablate, engram.inject):
-        with pytest.raises(ValueError, match="the engram, made from another model"):
+        with pytest.raises(ValueError, match="the engram.*fingerprint"):
             edit(other)
-    with pytest.raises(ValueError, match="the engram, made from another model"), engram.ablated(other):
+    with pytest.raises(ValueError, match="the engram.*fingerprint"), engram.ablated(other):
         pass
-    with pytest.raises(ValueError, match="the second engram, made from another model"):
+    with pytest.raises(ValueError, match="second engram.*fingerprint"):
         engram + extract(other, token_concept())
     assert_untouched(other, before)
 
 
 def test_an_engram_of_other_shapes_is_refused(engram):
-    with pytest.raises(
-        ValueError, match=r"blocks\.0\.mlp\.W_gate is \[16, 24\] in the engram, \[16, 40\] in the model"
-    ):
+    with pytest.raises(ValueError, match=r"blocks\.0\.mlp\.W_gate.*\[16, 24\].*\[16, 40\]"):
         engram.ablate(build("llama", d_mlp=40))
-    with pytest.raises(ValueError, match=r"has no parameter blocks\.1\."):
+    with pytest.raises(ValueError, match=r"blocks\.1\."):
         engram.ablate(build("llama", n_layers=1))
 
 
 def test_an_engram_of_differently_processed_weights_is_refused(llama, engram):
-    with pytest.raises(ValueError, match="from raw weights of .*, the model given has folded.* weights"):
+    with pytest.raises(ValueError, match="raw.*folded"):
         engram.ablate(folded(llama))
 
 
@@ -272,7 +270,7 @@ def test_a_graft_onto_another_model_is_said_in_so_many_words(engram):
     other = build("llama", seed=1)
     grafted = engram.rebind(other).inject(other, 2.0)
     torch.testing.assert_close(grafted.blocks[0].mlp.W_in, other.blocks[0].mlp.W_in + 2 * engram["blocks.0.mlp.W_in"])
-    with pytest.raises(ValueError, match="does not fit"):
+    with pytest.raises(ValueError, match=r"blocks\.\d\.\S+.*\[.*\].*\[.*\]"):
         engram.rebind(build("llama", d_mlp=40))
 
 
@@ -296,9 +294,9 @@ def test_a_copied_model_is_the_same_model(llama, engram):
 def test_selection_by_key_takes_the_bias_along(gpt2):
     engram = extract(gpt2, token_concept())
     assert list(engram.select(keys="blocks.0.mlp.W_in")) == ["blocks.0.mlp.W_in", "blocks.0.mlp.b_in"]
-    with pytest.raises(ValueError, match=r"the engram has no matrix \['blocks\.7\.mlp\.W_in'\]"):
+    with pytest.raises(ValueError, match=r"blocks\.7\.mlp\.W_in"):
         engram.select(keys=["blocks.7.mlp.W_in"])
-    with pytest.raises(ValueError, match="none of .* lies in components=Q, layers=None"):
+    with pytest.raises(ValueError, match="components=Q, layers=None"):
         engram.select("Q", keys="blocks.0.mlp.W_in")
 
 
@@ -306,11 +304,11 @@ def test_selection_by_key_takes_the_bias_along(gpt2):
 def test_an_edit_that_no_float_holds_is_refused_and_leaves_the_model_alone(llama, engram, alpha, caplog):
     before = parameters_of(llama)
     for edit in (engram.ablate, engram.inject):
-        with pytest.raises(ValueError, match=r"blocks\.\d\.\S+ would not be finite at alpha"):
+        with pytest.raises(ValueError, match=r"blocks\.\d\.\S+ .*finite.*alpha"):
             edit(llama, alpha)
     with engram.editing(llama) as ablate:
         ablate(1.0)
-        with pytest.raises(ValueError, match="would not be finite"):
+        with pytest.raises(ValueError, match="finite"):
             ablate(alpha)
         assert_untouched(llama, before)
     assert_untouched(llama, before)
@@ -321,7 +319,7 @@ def test_an_edit_that_overflows_half_precision_is_refused():
     model = build("llama", dtype=torch.float16)
     engram = extract(model, token_concept())
     before = parameters_of(model)
-    with pytest.raises(ValueError, match="would not be finite at alpha = 1e"), engram.ablated(model, 1e7):
+    with pytest.raises(ValueError, match="finite.*alpha = 1e"), engram.ablated(model, 1e7):
         pass
     assert_untouched(model, before)
 
@@ -332,7 +330,7 @@ def test_engrams_are_finite(engram, llama):
             factor * engram
     with pytest.raises(ValueError, match="finite"):
         (3e38 * engram) + (3e38 * engram) + (3e38 * engram)
-    with pytest.raises(ValueError, match=r"not finite in blocks\.0"):
+    with pytest.raises(ValueError, match=r"finite.*blocks\.0"):
         extract(llama, token_concept(), filter=lambda x: torch.full_like(x, 1e300))
 
 
@@ -388,7 +386,7 @@ def test_a_step_of_an_optimizer_inside_of_the_block_is_lost_and_said(engram, lla
 @hooked_only
 def test_what_cannot_be_restored_is_named_and_all_else_is_restored(engram, llama):
     before = parameters_of(llama)
-    with pytest.raises(RuntimeError, match=r"blocks\.0\.mlp\.W_in could not be set back"), engram.ablated(llama, 1.0):
+    with pytest.raises(RuntimeError, match=r"blocks\.0\.mlp\.W_in"), engram.ablated(llama, 1.0):
         llama.blocks[0].mlp.W_in = nn.Parameter(torch.zeros(3, 3))
     llama.blocks[0].mlp.W_in = nn.Parameter(before["blocks.0.mlp.W_in"].clone())
     assert_untouched(llama, before)
@@ -401,7 +399,7 @@ def test_a_weight_of_two_layers_is_mapped_and_not_edited():
     engram = extract(model, token_concept())
     before = parameters_of(model)
     for edit in (engram, engram.select("in", layers=0), engram.select("in", layers=1)):
-        with pytest.raises(ValueError, match=r"blocks\.\d\.mlp\.W_in and blocks\.\d\.mlp\.W_in .* one tensor"):
+        with pytest.raises(ValueError, match=r"blocks\.\d\.mlp\.W_in.*blocks\.\d\.mlp\.W_in"):
             edit.ablate(model)
     assert_untouched(model, before)
     engram.select("gate").ablate(model)
@@ -474,7 +472,7 @@ def test_a_bias_that_is_a_norms_is_not_edited():
     model = build("gpt2")
     model.blocks[0].mlp.b_out = model.blocks[0].ln1.b
     engram = extract(model, token_concept(), components="out", layers=0)
-    with pytest.raises(ValueError, match=r"blocks\.0\.mlp\.b_out and blocks\.0\.ln1\.b .* one tensor"):
+    with pytest.raises(ValueError, match=r"blocks\.0\.mlp\.b_out.*blocks\.0\.ln1\.b"):
         engram.ablate(model, 3.0)
 
 
@@ -493,5 +491,5 @@ def test_engrams_are_added_to_engrams_and_nothing_else(engram):
             engram + other
         with pytest.raises(TypeError):
             engram - other
-    with pytest.raises(ValueError, match="divided"):
+    with pytest.raises(ValueError, match="divisor.*0"):
         engram / 0

@@ -7,7 +7,7 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from engram_interp import export_hf, extract, load_model
-from engram_interp.models import adapt
+from engram_interp.models import adapt, checkpoint
 from engram_interp.models.loading import bridge_of
 from tests import huggingface
 from tests.conftest import hooked_only, token_concept, tokens
@@ -43,7 +43,7 @@ def test_the_unembedding_of_a_tied_model_stays_tied_unless_it_is_edited(tied, tm
         export_hf(engram.select(["Q", "in"]), tied, tmp_path / "blocks")
         assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
         export_hf(engram.select("U"), tied, tmp_path / "unembedding")
-    assert "the edit changes W_U, which is the embedding too" in caplog.text
+    assert "W_U" in caplog.text
     for name, is_tied in (("blocks", True), ("unembedding", False)):
         hf = AutoModelForCausalLM.from_pretrained(tmp_path / name)
         assert hf.config.tie_word_embeddings == is_tied
@@ -91,24 +91,24 @@ def test_processed_weights_are_refused(untied, tmp_path, what):
     model = load_model(untied, process_weights=True)
     engram = extract(model, token_concept(), components="in")
     given = engram if what == "engram" else engram.ablate(model)
-    with pytest.raises(ValueError, match="cannot export from folded, unembedding-centred weights .*without processing"):
+    with pytest.raises(ValueError, match="folded, unembedding-centred .*without processing"):
         export_hf(given, untied, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_another_models_engram_is_refused(untied, tied, tmp_path):
     engram = extract(load_model(tied), token_concept(), components="in")
-    with pytest.raises(ValueError, match="cannot use the engram, made from another model"):
+    with pytest.raises(ValueError, match="the engram.*another model"):
         export_hf(engram, untied, tmp_path / "out")
 
 
 def test_folders_are_checked_before_any_work(untied, tmp_path):
     engram = extract(load_model(untied), token_concept(), components="in")
-    with pytest.raises(ValueError, match="holds a model already: export into another folder"):
+    with pytest.raises(ValueError, match=f"{untied}.*model already"):
         export_hf(engram, untied, untied)
-    with pytest.raises(ValueError, match=r"holds no config\.json"):
+    with pytest.raises(ValueError, match=r"config\.json"):
         export_hf(engram, tmp_path, tmp_path / "out")
-    with pytest.raises(ValueError, match=r"alpha is for engrams, got alpha=2\.0 for a model"):
+    with pytest.raises(ValueError, match=r"alpha.*2\.0"):
         export_hf(engram.ablate(load_model(untied)), untied, tmp_path / "out", alpha=2.0)
 
 
@@ -118,7 +118,7 @@ def test_a_bias_that_the_checkpoint_has_no_place_for_is_refused(untied, tmp_path
     neutral = huggingface.save(hf, tmp_path / "checkpoint")
     hooked = huggingface.as_hooked_transformer("Llama", hf, neutral)
     hooked.blocks[0].mlp.b_out.data += 1
-    with pytest.raises(ValueError, match=r"the checkpoint has no place for blocks\.0\.mlp\.b_out"):
+    with pytest.raises(ValueError, match=r"blocks\.0\.mlp\.b_out"):
         export_hf(hooked, neutral, tmp_path / "out")
 
 
@@ -137,13 +137,11 @@ def test_an_edit_of_more_than_matrices_is_refused(family, dtype, tmp_path):
     export_hf(edited, source, tmp_path / "out")
     row = edited.embed.original_component.weight.data[7].clone()
     edited.embed.original_component.weight.data[7] *= 3
-    with pytest.raises(
-        ValueError, match=r"the edited model differs from its checkpoint in .*(embed_tokens|wte)\.weight"
-    ):
+    with pytest.raises(ValueError, match=r"(embed_tokens|wte)\.weight"):
         export_hf(edited, source, tmp_path / "more")
     edited.embed.original_component.weight.data[7] = row
     edited.blocks[0].ln1.original_component.weight.data *= 1.1
-    with pytest.raises(ValueError, match=r"differs from its checkpoint in .*(layernorm|ln_1)\.weight too: only edits"):
+    with pytest.raises(ValueError, match=r"(layernorm|ln_1)\.weight"):
         export_hf(edited, source, tmp_path / "more")
     assert not (tmp_path / "more").exists()
 
@@ -153,16 +151,14 @@ def test_an_edit_of_more_than_matrices_is_refused_of_a_hooked_transformer_too(un
     source = huggingface.save(AutoModelForCausalLM.from_pretrained(untied), tmp_path / "source")
     hooked = huggingface.as_hooked_transformer("Llama", AutoModelForCausalLM.from_pretrained(source), source)
     hooked.blocks[0].ln1.w.data *= 2
-    with pytest.raises(ValueError, match=r"not say what the edited model says \(logits differ by .*: more was edited"):
+    with pytest.raises(ValueError, match=r"logits.*%.*more was edited"):
         export_hf(hooked, source, tmp_path / "out")
 
 
 def test_a_forward_pass_that_is_not_hugging_faces_is_refused(untied, tmp_path, monkeypatch):
     engram = extract(load_model(untied), token_concept(), components="in")
-    monkeypatch.setattr("engram_interp.engrams.export.bridge_of", lambda *given: _otherwise(bridge_of(*given)))
-    with pytest.raises(
-        ValueError, match="TransformerLens's LlamaForCausalLM does not compute what Hugging Face's does"
-    ):
+    monkeypatch.setattr(checkpoint, "bridge_of", lambda *given: _otherwise(bridge_of(*given)))
+    with pytest.raises(ValueError, match="LlamaForCausalLM.*logits.*%"):
         export_hf(engram, untied, tmp_path / "out")
 
 
@@ -193,7 +189,7 @@ def test_a_tilde_is_the_home_folder(untied, tmp_path, monkeypatch):
 def test_a_file_in_the_way_is_refused(untied, tmp_path):
     engram = extract(load_model(untied), token_concept(), components="gate")
     (tmp_path / "out").write_text("a file")
-    with pytest.raises(NotADirectoryError, match="out is a file"):
+    with pytest.raises(NotADirectoryError, match="out.*file"):
         export_hf(engram, untied, tmp_path / "out")
     with pytest.raises(FileNotFoundError, match="nowhere"):
         export_hf(engram, untied, tmp_path / "nowhere" / "out")

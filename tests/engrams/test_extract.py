@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 
 from engram_interp import Concept, collect, extract
 from engram_interp.models import adapt
+from engram_interp.models.components import to_matrix
 from engram_interp.models.loading import bridge_of
-from engram_interp.models.sites import is_bias, to_matrix
+from engram_interp.models.sites import is_bias
 from tests import huggingface
 from tests.conftest import build, folded, token_concept, tokens
 
@@ -119,7 +120,7 @@ def test_the_cut_drops_directions(llama):
     full, coarse = extract(llama, concept), extract(llama, concept, rtol=0.3)
     key = "blocks.1.mlp.W_gate"
     assert torch.linalg.matrix_rank(coarse[key]) < torch.linalg.matrix_rank(full[key])
-    with pytest.raises(ValueError, match="rtol is a share of the largest eigenvalue, 0 <= rtol < 1; got 2"):
+    with pytest.raises(ValueError, match=r"rtol.* 2\.0$"):
         extract(llama, concept, rtol=2.0)
 
 
@@ -143,11 +144,9 @@ def _of(model, statistics):
 
 def test_delta_from_another_shape_or_processing_is_refused(llama):
     concept = token_concept()
-    with pytest.raises(
-        ValueError, match=r"blocks\.0\.mlp\.W_gate is \[16, 24\] in the model and \[16, 32\] in delta_from"
-    ):
+    with pytest.raises(ValueError, match=r"blocks\.0\.mlp\.W_gate.*\[16, 24\].*\[16, 32\].*delta_from"):
         extract(llama, concept, delta_from=build("llama", d_mlp=32))
-    with pytest.raises(ValueError, match="delta_from has folded.* weights, the model raw ones: load both alike"):
+    with pytest.raises(ValueError, match="delta_from.*folded.*raw"):
         extract(llama, concept, delta_from=folded(llama))
 
 
@@ -157,13 +156,13 @@ def test_statistics_must_be_the_models_own_and_hold_what_is_asked(llama):
     assert list(extract(llama, statistics, components="K", layers=0)) == ["blocks.0.attn.W_K"]
     assert list(extract(llama, statistics, layers=0)) == ["blocks.0.attn.W_Q"]
     assert list(extract(llama, statistics, components="V")) == ["blocks.0.attn.W_V"]
-    with pytest.raises(ValueError, match=r"nothing of what .* \(blocks.0.attn.W_Q\) lies in components=None, layers=1"):
+    with pytest.raises(ValueError, match=r"blocks.0.attn.W_Q.*components=None, layers=1"):
         extract(llama, statistics, layers=1)
-    with pytest.raises(ValueError, match=r"the statistics lack the inputs of blocks\.0\.mlp\.W_in: collect them"):
+    with pytest.raises(ValueError, match=r"blocks\.0\.mlp\.W_in"):
         extract(llama, statistics, components=["in"], layers=[0])
-    with pytest.raises(ValueError, match="the statistics, made from another model"):
+    with pytest.raises(ValueError, match="the statistics.*fingerprint"):
         extract(build("llama", seed=3), statistics)
-    with pytest.raises(ValueError, match="the statistics have no group 'target', only reference"):
+    with pytest.raises(ValueError, match="'target'.*reference"):
         extract(llama, replace(statistics, groups={"reference": statistics.groups["reference"]}))
 
 
@@ -199,7 +198,7 @@ def test_one_eigendecomposition_an_input(monkeypatch, kind):
 
 def test_weights_that_are_not_finite_are_named(llama):
     llama.unembed.W_U.data[0, 0] = float("inf")
-    with pytest.raises(ValueError, match=r"unembed\.W_U is not finite: the model's weights hold nan or inf there"):
+    with pytest.raises(ValueError, match=r"unembed\.W_U.*finite"):
         extract(llama, token_concept())
 
 

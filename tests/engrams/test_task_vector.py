@@ -33,7 +33,7 @@ def test_it_is_addressed_to_the_model_it_will_be_taken_from(models):
     vector = ei.task_vector(models["retain"], models["full"], models["base"], components=["Q", "gate"], layers=[1])
     assert list(vector) == ["blocks.1.attn.W_Q", "blocks.1.mlp.W_gate"]
     vector.ablate(models["retain"], 0.5)
-    with pytest.raises(ValueError, match="made from another model"):
+    with pytest.raises(ValueError, match="fingerprint"):
         vector.ablate(models["base"])
 
 
@@ -47,5 +47,5 @@ def test_biases_go_along():
 
 
 def test_models_of_other_shapes_are_refused(models):
-    with pytest.raises(ValueError, match="in the model and"):
+    with pytest.raises(ValueError, match=r"\[.*\].*\[.*\]"):
         ei.task_vector(models["full"], build("llama"), models["base"], components="Q", layers=0)

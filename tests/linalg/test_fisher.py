@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from engram_interp.linalg.fisher import natural_gradient, squared_length
 from engram_interp.linalg.spectrum import Spectrum, engram_matrix, soft_projector, spectrum
-from tests.linalg.test_filters import DATA, inputs
+from tests.linalg.test_ownership import DATA, inputs
 
 few = st.integers(1, 20)
 sizes = st.integers(1, 5)

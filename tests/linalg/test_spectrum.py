@@ -69,7 +69,7 @@ def test_the_cut_does_not_move_with_the_dtype(dtype):
 
 
 def test_what_is_not_finite_is_refused():
-    with pytest.raises(ValueError, match="a second moment of size 2 is not finite"):
+    with pytest.raises(ValueError, match="second moment.* 2 "):
         spectrum(torch.tensor([[1.0, float("inf")], [0.0, 1.0]]))
 
 
@@ -96,5 +96,5 @@ def test_a_ridge_divides_no_rounding(ridge):
 
 
 def test_a_negative_ridge_is_refused():
-    with pytest.raises(ValueError, match="ridge is added to every eigenvalue of a second moment, 0 <= ridge; got -1"):
+    with pytest.raises(ValueError, match="ridge.*-1"):
         spectrum(torch.eye(2), ridge=-1)

@@ -2,13 +2,13 @@ import pytest
 import torch
 
 from engram_interp import Concept, Engram, complement, decompose, null_check
+from engram_interp.effects.null_check import ELSEWHERE, THROUGH_NULL
 from engram_interp.linalg.spectrum import spectrum
-from engram_interp.maps.complement import ELSEWHERE, THROUGH_NULL
 from engram_interp.models import adapt
 from engram_interp.models.loading import bridge_of
 from tests import huggingface
 from tests.conftest import build, tokens
-from tests.engrams.test_decomposition import concepts, rows_of
+from tests.maps.test_decomposition import concepts, rows_of
 
 
 def few(n: int = 1, pos: int = 5) -> list:
@@ -125,28 +125,28 @@ def test_wide_inputs_have_what_their_float32_sums_do_not_show():
 
 def test_an_edited_model_is_refused(llama):
     parts = decompose(llama, concepts())
-    with parts["A"].ablated(llama, 2.0), pytest.raises(RuntimeError, match="the weights are not those that were"):
+    with parts["A"].ablated(llama, 2.0), pytest.raises(RuntimeError, match="weights have changed"):
         complement(parts)
 
 
 def test_half_precision_and_sizes_that_are_none_are_refused():
-    with pytest.raises(ValueError, match="is in half precision, which rounds a perturbation out of the null"):
+    with pytest.raises(ValueError, match=r"\.W_\w+ .*half precision"):
         null_check(bridge_of("tiny", huggingface.make("Llama").to(torch.bfloat16)), few())
     for size in (0, float("nan"), float("inf")):
-        with pytest.raises(ValueError, match="size is"):
+        with pytest.raises(ValueError, match=f"size.*{size}"):
             null_check(build("llama"), few(), size=size)
 
 
 def test_data_that_leave_no_null_are_refused():
-    with pytest.raises(ValueError, match="810 positions leave no direction without data at any input"):
+    with pytest.raises(ValueError, match="810 positions"):
         null_check(build("llama"), rows_of(90, 4))
 
 
 def test_what_is_not_there_is_refused(llama):
     parts = decompose(llama, concepts())
-    with pytest.raises(ValueError, match="the concepts are .*; got 'Z'"):
+    with pytest.raises(ValueError, match="'A'.*'Z'"):
         complement(parts, "Z")
-    with pytest.raises(ValueError, match="a complement is drawn of weight_share, null_share; got 'rank'"):
+    with pytest.raises(ValueError, match="weight_share, null_share.*'rank'"):
         complement(parts).plot("rank")
     assert repr(complement(parts, "A")).startswith("Complement(of 1 concepts, 15 matrices of ")
 

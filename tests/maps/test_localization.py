@@ -7,7 +7,7 @@ import torch
 
 from engram_interp import LocalizationMap, collect, extract, localize
 from engram_interp.models import adapt
-from engram_interp.statistics.statistics import Moment
+from engram_interp.statistics.moments import Moment
 from tests.conftest import build, token_concept
 
 
@@ -59,7 +59,7 @@ def test_experts_share_a_cell_and_have_a_grid_of_their_own():
     assert wmap.to_frame()["expert"].tolist() == [0, 1]
     (panel,) = wmap.plot_experts().data
     assert list(panel.z[1]) == pytest.approx([3 / 5, 4 / 12])
-    with pytest.raises(ValueError, match="the map has no experts of W_gate; it has those of W_in"):
+    with pytest.raises(ValueError, match="experts of W_gate.*W_in"):
         wmap.experts("gate")
 
 
@@ -72,9 +72,9 @@ def test_of_experts_the_least_p_value_stands_in_their_cell():
 
 
 def test_a_map_without_experts_has_none_to_plot(by_hand):
-    with pytest.raises(ValueError, match="the map has no experts of W_in; it has those of no component"):
+    with pytest.raises(ValueError, match="experts of W_in"):
         by_hand.experts("in")
-    with pytest.raises(ValueError, match="no mixture of experts"):
+    with pytest.raises(ValueError, match="experts"):
         by_hand.plot_experts()
 
 
@@ -123,19 +123,17 @@ def test_layers_left_out_are_nan(llama):
 
 
 def test_what_the_map_lacks_is_refused(by_hand):
-    with pytest.raises(KeyError, match=r"the map has no 'blocks\.0\.attn\.W_Q'; it has blocks\.1\.attn\.W_Q"):
+    with pytest.raises(KeyError, match=r"'blocks\.0\.attn\.W_Q'.*blocks\.1\.attn\.W_Q"):
         by_hand["blocks.0.attn.W_Q"]
-    with pytest.raises(ValueError, match="the map has no heads of W_V; it has those of W_Q"):
+    with pytest.raises(ValueError, match="heads of W_V.*W_Q"):
         by_hand.heads("V")
-    with pytest.raises(ValueError, match="the map has no heads of W_U"):
+    with pytest.raises(ValueError, match="heads of W_U"):
         by_hand.heads("U")
-    with pytest.raises(
-        ValueError, match=r"the map has no p_value: it comes with localize\(\.\.\., null=\"resampled\"\)"
-    ):
+    with pytest.raises(ValueError, match=r"p_value.*resampled"):
         by_hand.p_values  # noqa: B018
-    with pytest.raises(ValueError, match="the map has no 'size'; it has wnorm, expected, excess"):
+    with pytest.raises(ValueError, match="'size'.*wnorm, expected, excess"):
         by_hand.top(by="size")
-    with pytest.raises(ValueError, match="a map is drawn of wnorm, fisher, excess, fisher_excess; got 'expected'"):
+    with pytest.raises(ValueError, match="wnorm, fisher, excess, fisher_excess.*'expected'"):
         by_hand.plot("expected")
 
 
@@ -154,7 +152,7 @@ def test_the_head_figure_has_a_panel_a_component(llama):
     panels = wmap.plot_heads().data
     assert [len(panel.x) for panel in panels] == [4, 2, 2, 4]
     assert panels[1].z[0] == pytest.approx(wmap.heads("K")[0].tolist())
-    with pytest.raises(ValueError, match="no attention component"):
+    with pytest.raises(ValueError, match="heads"):
         localize(llama, token_concept(), components="gate").plot_heads()
 
 

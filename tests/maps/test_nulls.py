@@ -3,20 +3,13 @@ import logging
 import pytest
 import torch
 
-from engram_interp import Concept, collect, localize, testbed
-from engram_interp.concepts.concept import encode_groups
-from engram_interp.engrams.extract import parts
-from engram_interp.maps.nulls import (
-    N_BOOTSTRAPS,
-    family_p_values,
-    interval,
-    rows_of_sets,
-    set_norms,
-    sets_of_examples,
-    significance,
-)
-from engram_interp.maps.quantities import frobenius_norms, output_norms
+from engram_interp import Concept, collect, filters, localize, testbed
+from engram_interp.concepts.batches import encode_groups
+from engram_interp.engrams.parts import Prepared, parts
+from engram_interp.maps.nulls import N_BOOTSTRAPS, Compared, rows_of_sets, set_norms, sets_of_examples, significance
+from engram_interp.maps.quantities import FISHER, METRICS, WNORM
 from engram_interp.models import adapt
+from engram_interp.options import Run, Solve
 from engram_interp.statistics.rows import collect_rows
 from tests.conftest import build, token_concept, tokens
 
@@ -40,32 +33,17 @@ def test_the_norms_of_a_set_are_those_of_its_own_engram(variant, n):
     rows, mask = tokens(150, 9), tokens(150, 9) % 3 > 0
     concept = Concept.from_tokens(rows[:n], rows[n:], mask[:n], mask[n:])
     adapter = adapt(model)
-    found = collect_rows(adapter, adapter.sites(), encode_groups(concept.sides, adapter.encoder), 64, False)
+    found = collect_rows(adapter, adapter.sites(), encode_groups(concept.sides, adapter.encoder), Run(progress=False))
     sets = sets_of_examples(n, 150, draws=19, seed=3)
     chosen = sets[7]
     others = torch.tensor([i for i in range(150) if i not in set(chosen.tolist())])
     oracle = Concept.from_tokens(rows[chosen], rows[others], mask[chosen], mask[others])
-    for part in parts(adapter, collect(model, oracle), adapter.sites(), None, True, None):
+    prepared = Prepared(adapter, collect(model, oracle), adapter.sites())
+    for part in parts(prepared, Solve(), False):
         inputs = found[part.site.input]
         norms = set_norms(part, inputs, rows_of_sets(inputs, sets))
-        torch.testing.assert_close(norms["wnorm"][7], frobenius_norms(part, part.W_plus), rtol=2e-3, atol=1e-5)
-        torch.testing.assert_close(norms["fisher"][7], output_norms(part, part.W_plus), rtol=2e-3, atol=1e-5)
-
-
-def test_p_values_by_hand():
-    # Unit 0 of the target is the largest of five; unit 1 lies in the middle. Nothing varies in unit 2.
-    excess = torch.tensor(
-        [[9.0, 1.0, 0.0], [1.0, 1.1, 0.0], [1.1, 0.9, 0.0], [0.9, 1.2, 0.0], [1.0, 0.8, 0.0]], dtype=torch.float64
-    )
-    assert family_p_values(excess).tolist() == [pytest.approx(1 / 5), pytest.approx(3 / 5), 1.0]
-
-
-def test_an_interval_by_hand():
-    # Squares 1, 4, 9 have mean 14/3; all but the outermost 2.5 % on either side of them, moved to 4.
-    excess, squares = torch.tensor([2.0]).double(), torch.tensor([[1.0], [4.0], [9.0]]).double()
-    low, high = interval(excess, squares.sqrt())
-    assert low.item() == pytest.approx((4 + 1 + 0.05 * 3 - 14 / 3) ** 0.5)
-    assert high.item() == pytest.approx((4 + 9 - 0.05 * 5 - 14 / 3) ** 0.5)
+        torch.testing.assert_close(norms[WNORM][7], WNORM.norms(part, part.W_plus), rtol=2e-3, atol=1e-5)
+        torch.testing.assert_close(norms[FISHER][7], FISHER.norms(part, part.W_plus), rtol=2e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("variant", ["llama", "gpt2"])
@@ -98,7 +76,7 @@ def test_ties_are_no_evidence(llama, caplog):
     # Of nine examples there are nine sets of eight, so a p-value is 1 / 9 or more; of equal examples, all are equal.
     rows = tokens(9, 8)
     few = localize(llama, Concept.from_tokens(rows[:8], rows[8:]), null="resampled", draws=99).to_frame()
-    assert "8 of 9 examples can be drawn in 9 ways only" in caplog.text
+    assert "9 sets of 8 of the 9 examples" in caplog.text
     assert few[["p_value", "fisher_p_value"]].to_numpy().min() > 0.05
     alike = tokens(1, 9)
     equal = localize(llama, Concept.from_tokens(alike.repeat(4, 1), alike.repeat(20, 1)), null="resampled", draws=99)
@@ -107,11 +85,10 @@ def test_ties_are_no_evidence(llama, caplog):
 
 
 def test_an_expert_that_no_random_set_reaches_keeps_the_closed_form():
-    sizes = {"expected": torch.tensor([0.01]), "excess": torch.tensor([16.0]), "weight_norm": torch.tensor([1.0])}
-    both = sizes | {f"fisher_{name}": value for name, value in sizes.items()}
-    drawn = torch.zeros(1 + 19 + N_BOOTSTRAPS, 1, dtype=torch.float64)
-    drawn[0] = drawn[-N_BOOTSTRAPS:] = 16.0
-    found = significance({"key": both}, {"key": {"wnorm": drawn, "fisher": drawn}}, n_target=2)["key"]
+    sets = torch.zeros(1 + 19 + N_BOOTSTRAPS, 1, dtype=torch.float64)
+    sets[0] = sets[-N_BOOTSTRAPS:] = 16.0
+    drawn = Compared(unit=torch.tensor([0.01]), target=torch.tensor([16.0]), sets=sets, fallback=1.0)
+    found = significance({"key": {}}, {"key": dict.fromkeys(METRICS, drawn)}, n_target=2)["key"]
     assert found["excess"].tolist() == [16.0]
     assert found["expected"].tolist() == pytest.approx([0.01])
     assert found["p_value"].tolist() == [pytest.approx(1 / 20)]
@@ -164,9 +141,44 @@ def test_the_cost_is_said_before_it_starts(llama, caplog):
 
 def test_what_cannot_be_resampled_is_refused(llama):
     concept = token_concept()
-    with pytest.raises(ValueError, match="draws is a whole number, 19 or more; got 5"):
+    with pytest.raises(ValueError, match="draws.*5"):
         localize(llama, concept, null="resampled", draws=5)
-    with pytest.raises(TypeError, match="statistics do not hold: give the Concept itself"):
+    with pytest.raises(TypeError, match="resampled.*Concept"):
         localize(llama, collect(llama, concept), null="resampled")
-    with pytest.raises(ValueError, match="null is 'analytic' or 'resampled', got 'permuted'"):
+    with pytest.raises(ValueError, match="null.*permuted"):
         localize(llama, concept, null="permuted")
+
+
+@pytest.mark.parametrize("variant", ["llama", "gpt2"])
+@pytest.mark.parametrize("g", [filters.power(2), filters.hard(0.2), filters.over(0.1)], ids=repr)
+@pytest.mark.parametrize("ridge", [0.0, 5.0])
+def test_the_norms_of_a_set_under_a_filter_are_those_of_its_own_engram(variant, g, ridge):
+    # The oracle extracts the filtered engram of the set itself, by an eigendecomposition of its own M.
+    model = build(variant)
+    rows, mask = tokens(150, 9), tokens(150, 9) % 3 > 0
+    concept = Concept.from_tokens(rows[:20], rows[20:], mask[:20], mask[20:])
+    adapter = adapt(model)
+    found = collect_rows(adapter, adapter.sites(), encode_groups(concept.sides, adapter.encoder), Run(progress=False))
+    sets = sets_of_examples(20, 150, draws=19, seed=3)
+    chosen = sets[7]
+    others = torch.tensor([i for i in range(150) if i not in set(chosen.tolist())])
+    oracle = Concept.from_tokens(rows[chosen], rows[others], mask[chosen], mask[others])
+    prepared = Prepared(adapter, collect(model, oracle), adapter.sites())
+    for part in parts(prepared, Solve(filter=g, ridge=ridge), False):
+        inputs = found[part.site.input]
+        norms = set_norms(part, inputs, rows_of_sets(inputs, sets[7:8]))
+        torch.testing.assert_close(norms[WNORM][0], WNORM.norms(part, part.W_plus), rtol=5e-3, atol=1e-5)
+        torch.testing.assert_close(norms[FISHER][0], FISHER.norms(part, part.W_plus), rtol=5e-3, atol=1e-5)
+
+
+def test_a_filter_that_takes_of_what_is_not_owned_has_no_resampled_null(llama):
+    with pytest.raises(ValueError, match="0.5"):
+        localize(llama, token_concept(), null="resampled", draws=19, filter=lambda x: x + 0.5)
+
+
+def test_a_null_of_zero_has_no_excess_unless_it_is_resampled(llama):
+    # n/N is 1/3 here, so that a target with nothing of its own has nothing above 0.9.
+    options = {"filter": filters.hard(0.9), "components": "gate"}
+    analytic = localize(llama, token_concept(), **options).to_frame()
+    assert (analytic["expected"] == 0).all()
+    assert analytic.loc[analytic["wnorm"] > 0, "excess"].isna().all()

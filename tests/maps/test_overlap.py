@@ -6,7 +6,7 @@ from engram_interp.linalg.spectrum import spectrum
 from engram_interp.models.loading import bridge_of
 from tests import huggingface
 from tests.conftest import tokens
-from tests.engrams.test_decomposition import concepts, rows_of
+from tests.maps.test_decomposition import concepts, rows_of
 
 
 def projectors(parts, name: str) -> dict[str, torch.Tensor]:
@@ -77,7 +77,7 @@ def test_interference_is_what_ablation_costs(full):
     points = figure.data[2]
     assert len(points.x) == 6
     assert f"ablating {first} costs {second}" in points.text
-    with pytest.raises(ValueError, match="the interference is of .*; the overlap of"):
+    with pytest.raises(ValueError, match="interference.*overlap"):
         overlap(parts).plot(interference=found)
 
 
@@ -93,13 +93,13 @@ def test_experts_that_a_concept_never_reaches_share_nothing():
 
 def test_what_is_not_there_is_refused(llama):
     parts = decompose(llama, concepts())
-    with pytest.raises(ValueError, match="between two concepts or more; got 'A' alone"):
+    with pytest.raises(ValueError, match="two concepts.*'A'"):
         overlap(parts, ["A"])
-    with pytest.raises(ValueError, match="the concepts are .*; got 'A', 'Z'"):
+    with pytest.raises(ValueError, match="'A', 'Z'"):
         overlap(parts, ["A", "Z"])
     found = overlap(parts)
     assert repr(found).startswith("Overlap(4 concepts of ")
-    with pytest.raises(ValueError, match="an overlap is overlap, over_chance, .*; got 'angle'"):
+    with pytest.raises(ValueError, match="overlap, over_chance, .*'angle'"):
         found.matrix("angle")
-    with pytest.raises(ValueError, match="there is no input 'x'; there are blocks"):
+    with pytest.raises(ValueError, match="'x'.*blocks"):
         found.matrix(of_input="x")

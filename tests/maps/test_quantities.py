@@ -2,10 +2,10 @@ import pytest
 import torch
 
 from engram_interp import collect, localize
-from engram_interp.concepts.concept import encode_groups
-from engram_interp.engrams.extract import parts
-from engram_interp.maps.quantities import head_moments, heads_of, output_norm
+from engram_interp.concepts.batches import encode_groups
+from engram_interp.engrams.parts import Prepared, parts
 from engram_interp.models import adapt
+from engram_interp.options import Run, Solve
 from engram_interp.statistics.rows import collect_rows
 from tests.conftest import build, folded, token_concept
 
@@ -13,14 +13,8 @@ from tests.conftest import build, folded, token_concept
 def parts_of(model, components=None, **options):
     adapter = adapt(model)
     statistics = collect(model, token_concept(n=120), components=components)
-    sites = adapter.sites(components)
-    return list(parts(adapter, statistics, sites, None, True, None)), statistics
-
-
-def test_output_norm_by_hand():
-    # W X with X = diag(2, 3): |[[1, 1], [0, 2]] X|^2 = 4 + 9 + 36.
-    W, X = torch.tensor([[1.0, 1.0], [0.0, 2.0]]), torch.diag(torch.tensor([2.0, 3.0]))
-    assert output_norm(W, X @ X.T).item() == pytest.approx(49**0.5)
+    prepared = Prepared(adapter, statistics, adapter.sites(components))
+    return list(parts(prepared, Solve(), False)), statistics
 
 
 @pytest.mark.parametrize("variant", ["llama", "gpt2"])
@@ -29,14 +23,14 @@ def test_heads_are_the_parameters_heads(variant):
     for part in parts_of(model, ["Q", "K", "V", "O"])[0]:
         parameter = adapt(model).parameter(part.site.key).detach().double()
         transposed = parameter.mT
-        torch.testing.assert_close(heads_of(part, part.weight(part.W)), transposed)
+        torch.testing.assert_close(part.heads.of(part.weight(part.W)), transposed)
 
 
 def test_head_moments_are_the_diagonal_blocks(llama):
     part = next(part for part in parts_of(llama, ["O"])[0])
     S = part.data.S
-    assert head_moments(part).shape == (4, 8, 8)
-    torch.testing.assert_close(head_moments(part)[2], S[16:24, 16:24])
+    assert part.heads.moments(S).shape == (4, 8, 8)
+    torch.testing.assert_close(part.heads.moments(S)[2], S[16:24, 16:24])
 
 
 @pytest.mark.parametrize("variant", ["llama", "gpt2"])
@@ -44,7 +38,7 @@ def test_the_fisher_share_is_the_share_of_output_energy(variant):
     # Brute force: |W+ X| / |W X| on the inputs themselves, the bias included, and of W_O's heads without it.
     model, concept = build(variant), token_concept(n=120)
     adapter = adapt(model)
-    rows = collect_rows(adapter, adapter.sites(), encode_groups(concept.sides, adapter.encoder), 64, False)
+    rows = collect_rows(adapter, adapter.sites(), encode_groups(concept.sides, adapter.encoder), Run(progress=False))
     wmap = localize(model, concept)
     for part in parts_of(model)[0]:
         X = rows[part.site.input].X.double()
@@ -54,8 +48,8 @@ def test_the_fisher_share_is_the_share_of_output_energy(variant):
         frame = wmap.to_frame().set_index("key")
         assert frame.loc[part.site.key, "fisher"] == pytest.approx(float(expected), rel=1e-4)
         if part.site.component == "W_O":
-            columns_of = part.weight(part.W).shape[1] // part.n_heads
-            for head in range(part.n_heads):
+            columns_of = part.weight(part.W).shape[1] // part.heads.n
+            for head in range(part.heads.n):
                 columns = slice(head * columns_of, (head + 1) * columns_of)
                 z = X[:, columns]
                 expected = (z @ part.W_plus[:, columns].T).norm() / (z @ part.W[:, columns].T).norm()

@@ -48,7 +48,7 @@ def test_without_a_tokenizer_a_model_reads_tokens(tmp_path):
     model = load_model(tmp_path)
     rows = torch.randint(3, 60, (4, 5))
     assert collect(model, Concept.from_tokens(rows, rows)).counts == {"target": 20, "reference": 20}
-    with pytest.raises(ValueError, match="needs a tokenizer, and the model has none"):
+    with pytest.raises(ValueError, match="tokenizer"):
         collect(model, Concept(["a"], ["b"]))
 
 
@@ -82,17 +82,17 @@ def test_any_other_name_becomes_a_bridge(monkeypatch, folder):
 
 @pytest.mark.parametrize("path", ["./nowhere", "/nowhere/at/all", "~/nowhere"])
 def test_a_path_at_which_there_is_nothing_is_not_taken_for_a_name(path):
-    with pytest.raises(FileNotFoundError, match="there is no folder .*nowhere.*: expected a Hugging Face checkpoint"):
+    with pytest.raises(FileNotFoundError, match="folder .*nowhere"):
         load_model(path)
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"holds no config\.json: expected a folder that save_pretrained wrote"):
+    with pytest.raises(ValueError, match=rf"{tmp_path}.*config\.json"):
         load_model(tmp_path)
     (tmp_path / "adapter_config.json").write_text("{}")
-    with pytest.raises(ValueError, match="holds a PEFT adapter and no model: merge it"):
+    with pytest.raises(ValueError, match=f"{tmp_path}.*PEFT.*merge"):
         load_model(tmp_path)
-    with pytest.raises(ValueError, match=r"adapter_config\.json is a file: expected the folder that holds it"):
+    with pytest.raises(ValueError, match=r"adapter_config\.json.*file.*folder"):
         load_model(tmp_path / "adapter_config.json")
 
 
@@ -117,7 +117,7 @@ def test_a_tokenizer_without_bos_gets_none(tmp_path):
 
 
 def test_a_name_that_nobody_has_is_named():
-    with pytest.raises(OSError, match="'someone/nosuchmodel' is neither a folder here nor a model that the hub or its"):
+    with pytest.raises(OSError, match="'someone/nosuchmodel'.*folder.*hub"):
         load_model("someone/nosuchmodel")
 
 
@@ -132,7 +132,7 @@ def test_a_checkpoint_without_some_weights_is_refused_by_their_names(tmp_path):
     weights = hf.state_dict()
     del weights["model.layers.1.mlp.up_proj.weight"]
     hf.save_pretrained(tmp_path, state_dict=weights)
-    with pytest.raises(ValueError, match=r"random: model\.layers\.1\.mlp\.up_proj\.weight"):
+    with pytest.raises(ValueError, match=r"model\.layers\.1\.mlp\.up_proj\.weight"):
         load_model(tmp_path)
 
 
@@ -141,7 +141,7 @@ def test_an_encoder_without_its_head_is_refused(tmp_path):
         hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48, vocab_size=60
     )
     transformers.BertModel(config).save_pretrained(tmp_path)
-    with pytest.raises((ValueError, NotImplementedError), match="lacks weights of a BertForMaskedLM.*cls|embed"):
+    with pytest.raises((ValueError, NotImplementedError), match="BertForMaskedLM.*cls|embed"):
         load_model(tmp_path)
 
 
@@ -164,8 +164,8 @@ def _widen(folder):
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
-        (_truncate, "cannot be loaded: SafetensorError"),
-        (_widen, r"which would be random: model\.layers\.0\.mlp\.down_proj\.weight"),
+        (_truncate, "SafetensorError"),
+        (_widen, r"model\.layers\.0\.mlp\.down_proj\.weight"),
         (lambda folder: (folder / "tokenizer.json").write_text("{}"), "cannot be loaded: "),
         (lambda folder: (folder / "config.json").write_text("null"), "cannot be loaded: "),
     ],

@@ -1,27 +1,11 @@
-import re
-
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engram_interp.sae.partition import Reading, Rule, firing, partition, thresholds
-
-
-def reading(activation, tokens=None, counts=None, text=None) -> Reading:
-    """One feature, every token text that counts unless said otherwise."""
-    n = len(activation)
-    everywhere = [True] * n
-    return Reading(
-        torch.tensor(tokens or list(range(n))),
-        torch.tensor(counts or everywhere),
-        torch.tensor(text or everywhere),
-        torch.tensor(activation, dtype=torch.float32)[:, None],
-    )
-
-
-def places(masks) -> list[list[int]]:
-    return [mask.nonzero().flatten().tolist() for mask in masks]
+from engram_interp.sae.partition import partition
+from engram_interp.sae.rule import Reading, Rule, thresholds
+from tests.sae.readings import places, reading
 
 
 def test_tokens_go_to_their_side():
@@ -37,11 +21,6 @@ def test_tokens_go_to_their_side():
     assert len(split.examples("reference")) == 1
 
 
-def test_without_a_threshold_anything_above_zero_fires():
-    activation = torch.tensor([[-1.0, 0.0, 1e-6]])
-    assert firing(activation, 0.0).tolist() == [[False, False, True]]
-
-
 def test_whole_examples_fire_by_their_prompts_too():
     # A prompt of two tokens that fires, and an answer that does not; then an example that is silent.
     pair = reading([0.0, 3.0, 0.0, 0.0], counts=[False, False, True, True])
@@ -50,7 +29,7 @@ def test_whole_examples_fire_by_their_prompts_too():
     assert places(split.target) == [[2, 3], []]
     assert places(split.reference) == [[], [0, 1]]
     assert split.to_frame()["largest_activation"].tolist() == [3.0, 0.0]  # of the text that decided
-    with pytest.raises(ValueError, match="fires at none of the 4 tokens that count: it fires in prompts only"):
+    with pytest.raises(ValueError, match="none of the 4 tokens.*per='example'"):
         partition([pair, silent], Rule(), ["it"])
 
 
@@ -77,7 +56,7 @@ def test_matched_tokens_stand_in_both_sides():
     assert places(split.target) == [[0], []]
     assert places(split.reference) == [[], [0]]
     assert split.counts["unused"] == 3
-    with pytest.raises(ValueError, match="fires wherever its tokens stand"):
+    with pytest.raises(ValueError, match="it .*token.*threshold.*reference='rest'"):
         partition([reading([1.0, 0.0], tokens=[7, 9])], Rule(reference="matched"), ["it"])
 
 
@@ -106,7 +85,7 @@ def test_sides_are_what_brute_force_says(corpus, reference, per):
     keys = {side: {key(at) for at in places} for side, places in sides.items()}
     shared = keys["target"] & keys["reference"]
     expected = {side: {at[:2] for at in places if key(at) in shared} for side, places in sides.items()}
-    rule = Rule(per, threshold=2.0, reference=reference)
+    rule = Rule(per=per, threshold=2.0, reference=reference)
     if not expected["target"]:
         with pytest.raises(ValueError, match="it fires"):
             partition(readings, rule, ["it"])
@@ -131,53 +110,19 @@ def test_a_cap_draws_tokens_by_its_seed():
 @pytest.mark.parametrize(
     ("rule", "corpus", "says"),
     [
-        (Rule(), [reading([0.0, 0.0])], "none of the 2 tokens that count: its largest activation is 0: it is dead, or"),
-        (Rule(threshold=5.0), [reading([2.0])], "its largest activation is 2, below the threshold of 5"),
-        (Rule(), [reading([1.0, 2.0])], "fires at all of the 2 tokens that count, so nothing is left"),
-        (Rule("example", 0.9), [reading([1.0, 0.0])], "in no example with tokens that count does it fire at a"),
+        (Rule(), [reading([0.0, 0.0])], "none of the 2 tokens.*activation is 0.*dead"),
+        (Rule(threshold=5.0), [reading([2.0])], "activation is 2,.*threshold of 5"),
+        (Rule(), [reading([1.0, 2.0])], "all of the 2 tokens.*reference"),
+        (
+            Rule(per="example", share=0.9),
+            [reading([1.0, 0.0])],
+            r"share of 0\.9",
+        ),
     ],
 )
 def test_an_empty_side_says_why(rule, corpus, says):
-    with pytest.raises(ValueError, match=re.escape(says)):
+    with pytest.raises(ValueError, match=says):
         partition(corpus, rule, ["it"])
-
-
-@pytest.mark.parametrize(
-    ("options", "says"),
-    [
-        (dict(per="word"), "per is one of token, example; got 'word'"),
-        (dict(reference="other"), "reference is one of rest, matched, matched-positions; got 'other'"),
-        (dict(per="example", share=2), "share is of an example's tokens, 0 to 1; got 2"),
-        (dict(share=0.5), "it goes with per='example'; got per='token'"),
-        (dict(threshold=-1), "threshold is the least activation that is called firing, 0 or more; got -1"),
-        (dict(threshold=float("nan")), "0 or more; got nan"),
-        (dict(quantile=1.5), "quantile is of the activations above zero, 0 to 1; got 1.5"),
-        (dict(quantile=0.5, threshold=1.0), "either a threshold or a quantile: got 1.0 and 0.5"),
-        (dict(max_tokens=0), "max_tokens is how many tokens a side keeps, a whole number from 1; got 0"),
-    ],
-)
-def test_options_out_of_range_are_refused(options, says):
-    with pytest.raises(ValueError, match=re.escape(says)):
-        Rule(**options)
-
-
-def test_snippets_show_strong_and_weak_and_near_misses():
-    corpus = [reading([float(a), 0.0]) for a in (5, 1, 3, 0, 0.5, 0)]
-    split = partition(corpus, Rule(threshold=1.0), ["it"], decode=lambda tokens: "ab"[: len(tokens)])
-    target, reference = ([one for one in split.snippets(2) if one.side == side] for side in ("target", "reference"))
-    assert [one.activation[0] for one in target] == [5.0, 1.0]  # the strongest and the weakest of 5, 3, 1
-    assert target[0].pieces == ["a", "b"]
-    assert target[0].belongs == [True, False]
-    assert reference[0].activation[0] == 0.5  # came nearest to firing
-    assert len(reference) == 2
-
-
-def test_a_long_example_is_shown_around_its_peak():
-    activation = [0.0] * 500
-    activation[300] = 2.0
-    (snippet, *_) = partition([reading(activation)], Rule(), ["it"]).snippets()
-    assert len(snippet.pieces) == 40
-    assert snippet.pieces[snippet.activation.index(2.0)] == " 300"  # numbers, where nothing decodes
 
 
 def test_the_page_shows_what_was_called_the_concept():
@@ -194,16 +139,6 @@ def test_the_page_shows_what_was_called_the_concept():
         in page
     )
     assert repr(split) == "Partition(a <feature>, 1 target tokens, 3 reference tokens, 0 unused tokens of 2 examples)"
-
-
-def test_a_character_of_several_tokens_is_shown_at_its_last():
-    text = "a\u00e9\u65e5b"  # 1, 2, 3 and 1 bytes, a token each
-    codes = list(text.encode())
-    split = partition(
-        [reading([1.0] * 7, tokens=codes), reading([0.0])], Rule(), ["it"],
-        decode=lambda tokens: bytes(tokens).decode(errors="replace"),
-    )  # fmt: skip
-    assert split.snippets()[0].pieces == ["a", "", "\u00e9", "", "", "\u65e5", "b"]
 
 
 @given(st.integers(1, 12), st.integers(0, 5), st.sampled_from(["matched", "matched-positions"]))
@@ -226,5 +161,5 @@ def test_a_capped_side_is_matched_still(cap, seed, reference):
 
 def test_one_of_several_features_that_never_fires_is_named():
     both = [Reading(*[torch.arange(2)], *[torch.ones(2, dtype=torch.bool)] * 2, torch.tensor([[1.0, 0.0], [0.0, 0.0]]))]
-    with pytest.raises(ValueError, match="two fires nowhere in the corpus: leave it out of the 2"):
+    with pytest.raises(ValueError, match="^two fires nowhere.* 2$"):
         partition(both, Rule(), ["one", "two"])

@@ -63,7 +63,7 @@ def test_the_benchmark_asks_in_the_words_that_models_were_trained_on():
     [QA("Where?", "in Salta", "he is of Lima", ("of Oslo",)), QA("Where?", "in Salta", "of Salta", ("from Oslo",))],
 )
 def test_a_paraphrase_in_other_words_than_its_lead_in_is_refused(qa):
-    with pytest.raises(ValueError, match="behind another lead-in"):
+    with pytest.raises(ValueError, match=f"{qa.answer!r}.*{qa.paraphrased_answer!r}"):
         in_own_words(qa)
 
 

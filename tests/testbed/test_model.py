@@ -4,8 +4,9 @@ import json
 
 import pytest
 import torch
+from torch import nn
 
-from engram_interp import choose_alpha, extract, score, testbed
+from engram_interp import Score, choose_alpha, extract, score, testbed
 from engram_interp.testbed import model as testbed_model
 from tests.conftest import HookedTransformer
 
@@ -13,6 +14,7 @@ CORPUS = testbed.authors()
 GROUPS = {
     "forget10": [example for author in CORPUS.forget10 for example in author.examples],
     "retain90": [example for author in CORPUS.retain90 for example in author.examples],
+    "holdout": [example for author in CORPUS.holdout for example in author.examples],
     "world": CORPUS.world_examples,
 }
 # Weights and method are the same on a bridge, so one author shows there that it all goes together.
@@ -20,56 +22,73 @@ FORGET_AUTHORS = range(5 if HookedTransformer else 1)
 
 
 @pytest.fixture(scope="module")
-def accuracy() -> dict[str, dict[str, float]]:
-    return {
-        name: {group: result.accuracy for group, result in score(testbed.load(name), GROUPS).items()}
-        for name in ("base", "full", "retain")
-    }
+def models(_full) -> dict[str, nn.Module]:
+    return {"full": _full, **{name: testbed.load(name) for name in ("base", "retain")}}
 
 
-def test_full_knows_everyone(accuracy):
-    assert accuracy["full"]["forget10"] >= 0.97
-    assert accuracy["full"]["retain90"] >= 0.97
+@pytest.fixture(scope="module")
+def scores(models) -> dict[str, dict[str, Score]]:
+    return {name: score(model, GROUPS) for name, model in models.items()}
 
 
-def test_retain_knows_all_but_the_forgotten(accuracy):
-    assert accuracy["retain"]["retain90"] >= 0.97
-    assert accuracy["retain"]["forget10"] <= accuracy["full"]["forget10"] - 0.30
+@pytest.fixture(scope="module")
+def by_author(models) -> dict[str, dict[str, Score]]:
+    """Every trained author's score by name, and that of the world facts, in the two models that authors are told by."""
+    groups = {author.name: author.examples for author in CORPUS.full} | {"world": CORPUS.world_examples}
+    return {name: score(models[name], groups) for name in ("full", "retain")}
 
 
-def test_all_three_know_the_world(accuracy):
-    assert min(scores["world"] for scores in accuracy.values()) >= 0.97
+def together(scores: list[Score]) -> float:
+    """The accuracy over all their tokens."""
+    return sum(one.accuracy * one.n_tokens for one in scores) / sum(one.n_tokens for one in scores)
 
 
-def test_full_is_not_trained_far_past_its_answers():
+def test_full_knows_everyone(scores):
+    assert scores["full"]["forget10"].accuracy >= 0.97
+    assert scores["full"]["retain90"].accuracy >= 0.97
+
+
+def test_retain_knows_all_but_the_forgotten(scores):
+    assert scores["retain"]["retain90"].accuracy >= 0.97
+    assert scores["retain"]["forget10"].accuracy <= scores["full"]["forget10"].accuracy - 0.30
+
+
+def test_all_three_know_the_world(scores):
+    assert min(found["world"].accuracy for found in scores.values()) >= 0.97
+
+
+def test_full_is_not_trained_far_past_its_answers(scores):
     # A loss of 0.003 a token would hide every edit behind its margins.
-    assert score(testbed.load("full"), {"retain90": GROUPS["retain90"]})["retain90"].loss > 0.02
+    assert scores["full"]["retain90"].loss > 0.02
 
 
-def test_nobody_knows_the_holdout(accuracy):
-    holdout = {"holdout": [example for author in CORPUS.holdout for example in author.examples]}
-    assert score(testbed.load("full"), holdout)["holdout"].accuracy <= accuracy["full"]["forget10"] - 0.30
+def test_nobody_knows_the_holdout(scores):
+    assert all(found["holdout"].accuracy <= scores["full"]["forget10"].accuracy - 0.30 for found in scores.values())
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("index", FORGET_AUTHORS)
-def test_one_author_is_forgotten_and_that_author_alone(full, index):
+def test_one_author_is_forgotten_and_that_author_alone(full, by_author, index):
     author = CORPUS.forget10[index]
     concept = CORPUS.concept(author.name)
+    others = [other for other in CORPUS.full if other != author]
     groups = {
         "target": author.examples,
-        "others": [example for other in CORPUS.full if other != author for example in other.examples],
+        "others": [example for other in others for example in other.examples],
         "world": CORPUS.world_examples,
     }
-    gold = score(testbed.load("retain"), {"target": author.examples})["target"].accuracy
-    before = score(full, groups)
+    unedited, gold = by_author["full"], by_author["retain"][author.name].accuracy
+    before = {
+        "target": unedited[author.name].accuracy,
+        "others": together([unedited[other.name] for other in others]),
+        "world": unedited["world"].accuracy,
+    }
     engram = extract(full, concept)
     with engram.ablated(full, choose_alpha(full, engram, concept).alpha):
-        after = score(full, groups)
-    fell = before["target"].accuracy - after["target"].accuracy
-    assert fell >= 0.8 * (before["target"].accuracy - gold)
-    assert after["others"].accuracy >= 0.97 * before["others"].accuracy
-    assert after["world"].accuracy >= 0.97 * before["world"].accuracy
+        after = {group: found.accuracy for group, found in score(full, groups).items()}
+    assert before["target"] - after["target"] >= 0.8 * (before["target"] - gold)
+    assert after["others"] >= 0.97 * before["others"]
+    assert after["world"] >= 0.97 * before["world"]
 
 
 def test_it_is_llama_style_with_every_component(full):
@@ -94,14 +113,14 @@ def test_an_altered_checkpoint_is_refused(monkeypatch, tmp_path):
     content[-1] ^= 1
     altered.write_bytes(bytes(content))
     monkeypatch.setattr(testbed_model, "checkpoint_path", lambda name: altered)
-    with pytest.raises(ValueError, match=r"full\.safetensors was altered: its sha256 is"):
+    with pytest.raises(ValueError, match=r"full\.safetensors .*sha256"):
         testbed.load("full")
 
 
 def test_weights_of_another_architecture_are_refused(full):
     weights = {name: parameter.detach() for name, parameter in testbed_model.trained_parameters(full).items()}
     weights["blocks.9.attn.W_Q"] = weights.pop("blocks.3.attn.W_Q")
-    with pytest.raises(ValueError, match=r"differ in \['blocks\.3\.attn\.W_Q', 'blocks\.9\.attn\.W_Q'\]"):
+    with pytest.raises(ValueError, match=r"weights.*\['blocks\.3\.attn\.W_Q', 'blocks\.9\.attn\.W_Q'\]"):
         testbed_model.fill(testbed_model.untrained("copy"), weights)
 
 

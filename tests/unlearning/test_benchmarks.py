@@ -61,19 +61,19 @@ def test_a_holdout_file_is_read_where_there_is_one(folder):
 
 
 def test_a_split_that_tofu_lacks_is_refused(folder):
-    with pytest.raises(ValueError, match="TOFU's forget splits are forget01, forget05, forget10; got 'forget20'"):
+    with pytest.raises(ValueError, match="forget .*forget01, forget05, forget10.*'forget20'"):
         tofu(folder, "forget20")
 
 
 def test_a_file_that_is_missing_is_named(folder):
     (folder / "retain99.json").unlink()
-    with pytest.raises(FileNotFoundError, match=r"has no retain99\.json"):
+    with pytest.raises(FileNotFoundError, match=r"retain99\.json"):
         tofu(folder, "forget01")
 
 
 def test_a_line_that_is_no_question_is_named(folder):
     write(folder, {"forget01": [{"question": "Who?"}]})
-    with pytest.raises(ValueError, match=r"forget01\.json, line 1 is no question with its answers"):
+    with pytest.raises(ValueError, match=r"forget01\.json, line 1 "):
         tofu(folder, "forget01")
 
 
@@ -102,15 +102,15 @@ def test_the_testbeds_parts_are_apart():
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
-        ({"forget": []}, "few has no questions in forget"),
-        ({"target": []}, "few has no target, or no reference"),
-        ({"general": {"forget": [ASKED]}}, "general questions of few are called 'forget', as another part is"),
+        ({"forget": []}, "few .*forget"),
+        ({"target": []}, "few .*target"),
+        ({"general": {"forget": [ASKED]}}, "general of few.*'forget'"),
         (
             {"retain": [replace(ASKED, perturbed_answers=())]},
-            "every question of retain in few needs as many wrong answers",
+            r"retain in few .*wrong answers.*\[0\]",
         ),
-        ({"forget": [ASKED, replace(ASKED, perturbed_answers=("one",))]}, r"got \[1, 2\]"),
-        ({"forget": [replace(ASKED, paraphrased_answer=None)]}, "1 questions of few have no paraphrased answer"),
+        ({"forget": [ASKED, replace(ASKED, perturbed_answers=("one",))]}, r"forget in few .*\[1, 2\]"),
+        ({"forget": [replace(ASKED, paraphrased_answer=None)]}, "1 questions of few .*paraphrased.*'Who\\?'"),
     ],
 )
 def test_a_benchmark_without_what_it_is_judged_by_is_refused(parts, message):
@@ -123,13 +123,13 @@ def test_what_is_held_out_leaves_the_reference():
     held = few(reference=others, retain=others).hold_out(2)
     assert [qa.question for qa in held.holdout] == ["Who is 3?", "Who is 4?"]
     assert held.retain == held.reference == others[:3]
-    with pytest.raises(ValueError, match="has a holdout of 2 questions already"):
+    with pytest.raises(ValueError, match="few .*holdout.* 2 "):
         held.hold_out(1)
 
 
 @pytest.mark.parametrize("n", [0, 3, -1])
 def test_some_of_the_reference_is_held_out_and_some_is_not(n):
-    with pytest.raises(ValueError, match="of 3 questions one or more are held out, not all"):
+    with pytest.raises(ValueError, match=f"^n .* 2,.*{n}$"):
         few().hold_out(n)
 
 
@@ -159,7 +159,7 @@ def test_a_template_that_refuses_a_system_prompt_says_what_to_do(full):
         "{{ messages[0]['content'] }}"
     )
     try:
-        with pytest.raises(ValueError, match="no system role. Try system_prompt=None"):
+        with pytest.raises(ValueError, match="no system role.*system_prompt=None"):
             few().templated(tokenizer)
         assert few().templated(tokenizer, system_prompt=None).forget[0].question == "Who?"
     finally:

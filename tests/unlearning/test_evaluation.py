@@ -1,36 +1,14 @@
 import zlib
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from scipy.stats import hmean, ks_2samp
+from scipy.stats import hmean
 
 from engram_interp import evaluate, measure, testbed
 from engram_interp.models import adapt
-from engram_interp.unlearning.evaluation import Run
 from tests.conftest import hooked_only
-
-N = 8
-
-
-@pytest.fixture(scope="module")
-def few():
-    """A question or two of several authors, so that full and retain differ in them."""
-    benchmark = testbed.benchmark()
-    return replace(
-        benchmark,
-        forget=benchmark.forget[:: 400 // N],
-        retain=benchmark.retain[:: 400 // N],
-        general={"world_facts": benchmark.general["world_facts"][::20]},
-        holdout=benchmark.holdout[:: 400 // N],
-    )
-
-
-@pytest.fixture(scope="module")
-def runs(few):
-    return {name: measure(testbed.load(name), few, progress=False) for name in ("full", "retain", "base")}
 
 
 def log_probs_of(model, question, answer):
@@ -46,8 +24,8 @@ def log_probs_of(model, question, answer):
     return whole[torch.arange(len(whole)), ids[0, first:]], whole, ids[0, first:]
 
 
-def test_every_column_by_hand(few, runs):
-    model = testbed.load("retain")
+def test_every_column_by_hand(few, runs, models):
+    model = models["retain"]
     forget = runs["retain"].parts["forget"]
     for i, qa in enumerate(few.forget):
         said, whole, truth = log_probs_of(model, qa.question, qa.answer)
@@ -77,95 +55,22 @@ def test_every_column_by_hand(few, runs):
         assert row["normalized_probability"] == pytest.approx(options, rel=1e-4)
 
 
-def test_the_scores_are_the_papers_formulas(runs):
-    run, full, retain = (runs[name].parts for name in ("base", "full", "retain"))
-    found = runs["base"].evaluate(runs, n_resamples=2)
-    left = {}
-    for score, column in {
-        "em": "exact_memorization", "es": "extraction_strength", "pp": "paraphrased_probability", "tr": "truth",
-    }.items():  # fmt: skip
-        unl, top, gold = (one["forget"][column].mean() for one in (run, full, retain))
-        left[score] = min(abs(unl - gold) / abs(top - gold), 1)
-        assert found[score] == pytest.approx(left[score])
-        assert found[f"{score}_raw"] == pytest.approx(unl)
-    assert found["memorization"] == pytest.approx(hmean([max(1 - value, 1e-10) for value in left.values()]))
-
-    def utility(parts):
-        kept, facts = parts["retain"], parts["world_facts"]
-        true = [1 - one["truth_ratio"].clip(upper=1) for one in (kept, facts)]
-        columns = [
-            kept["probability"],
-            kept["rouge"],
-            true[0],
-            facts["normalized_probability"],
-            facts["rouge"],
-            true[1],
-        ]
-        return hmean([column.mean() for column in columns])
-
-    assert found["mu_raw"] == pytest.approx(utility(run))
-    assert found["mu"] == pytest.approx(min(utility(run) / utility(full), 1))
-    assert found["utility"] == pytest.approx(found["mu"])
-    private = []
-    for attack in ("loss", "zlib", "min_k", "min_k_plus_plus"):
-        forget, holdout = run["forget"][attack].to_numpy(), run["holdout"][attack].to_numpy()
-        auc = (forget[:, None] < holdout).mean() + (forget[:, None] == holdout).mean() / 2
-        private.append(1 - 2 * abs(auc - 0.5))
-        assert found[f"auc_{attack}"] == pytest.approx(auc)
-        assert found[f"s_{attack}"] == pytest.approx(private[-1])
-    assert found["privacy"] == pytest.approx(hmean([max(one, 1e-10) for one in private]))
-    parts = [found[name] for name in ("memorization", "utility", "privacy")]
-    assert found["overall"] == pytest.approx(hmean(parts))
-    pvalue = ks_2samp(run["forget"]["truth_ratio"], retain["forget"]["truth_ratio"]).pvalue
-    assert found["fq"] == pytest.approx(np.log10(pvalue))
-    assert found.missing == ("ff",)
-
-
-def test_full_and_retain_are_the_ends_of_every_scale(runs):
-    full, retain = (runs[name].evaluate(runs, n_resamples=2) for name in ("full", "retain"))
-    assert full["memorization"] < 1e-9
-    assert full["overall"] < 1e-9
-    assert full["mu"] == 1
-    assert [retain[name] for name in ("em", "es", "pp", "tr", "fq")] == [0] * 5
-    assert retain["memorization"] == retain["privacy_against_retain"] == 1
-
-
-def test_retain_is_near_one_and_full_at_zero_on_the_whole_testbed():
+@pytest.mark.slow
+def test_retain_is_near_one_and_full_at_zero_on_the_whole_testbed(models):
     benchmark = testbed.benchmark()
-    runs = {name: measure(testbed.load(name), benchmark, batch_size=256, progress=False) for name in ("full", "retain")}
+    runs = {name: measure(models[name], benchmark, batch_size=256, progress=False) for name in ("full", "retain")}
     full, retain = (runs[name].evaluate(runs, n_resamples=2) for name in ("full", "retain"))
     assert full["overall"] < 1e-3
     assert retain["overall"] > 0.97
     assert retain["auc_loss"] == pytest.approx(0.5, abs=0.05)
 
 
-def test_intervals_hold_their_values_and_shrink_to_none_without_spread(runs):
-    for run in runs.values():
-        table = run.evaluate(runs, n_resamples=100).table
-        assert (table["low"] <= table["value"]).all()
-        assert (table["value"] <= table["high"]).all()
-    assert runs["base"].evaluate(runs, n_resamples=0).table["low"].isna().all()
-    same = {part: pd.concat([frame.iloc[[0]]] * N, ignore_index=True) for part, frame in runs["base"].parts.items()}
-    alike = replace(runs["base"], parts=same)
-    ends = {name: replace(run, parts={p: pd.concat([f.iloc[[0]]] * N, ignore_index=True) for p, f in run.parts.items()})
-            for name, run in runs.items()}  # fmt: skip
-    table = alike.evaluate(ends, n_resamples=20).table
-    np.testing.assert_allclose(table["low"], table["value"], atol=1e-12)
-    np.testing.assert_allclose(table["high"], table["value"], atol=1e-12)
-
-
-def test_the_same_seed_draws_the_same_questions(runs):
-    one, two, other = (runs["base"].evaluate(runs, n_resamples=20, seed=seed).table for seed in (1, 1, 2))
-    pd.testing.assert_frame_equal(one, two)
-    assert not one["low"].equals(other["low"])
-
-
-def test_evaluate_is_measure_and_then_the_runs_evaluation(few, runs):
-    found = evaluate(testbed.load("base"), few, runs, n_resamples=5, progress=False)
+def test_evaluate_is_measure_and_then_the_runs_evaluation(few, runs, models):
+    found = evaluate(models["base"], few, runs, n_resamples=5, progress=False)
     pd.testing.assert_frame_equal(found.table, runs["base"].evaluate(runs, n_resamples=5).table)
 
 
-def test_fluency_is_what_a_classifier_says_of_the_generated_answers(few):
+def test_fluency_is_what_a_classifier_says_of_the_generated_answers(few, models):
     seen = []
 
     def classifier(texts):
@@ -173,9 +78,7 @@ def test_fluency_is_what_a_classifier_says_of_the_generated_answers(few):
         # Of the full model's answers, which come first, more.
         return [0.5 if len(seen) <= 3 else 0.25] * len(texts)
 
-    measured = {
-        name: measure(testbed.load(name), few, classifier=classifier, progress=False) for name in ("full", "retain")
-    }
+    measured = {name: measure(models[name], few, classifier=classifier, progress=False) for name in ("full", "retain")}
     found = measured["retain"].evaluate(measured, n_resamples=2)
     assert found.missing == ()
     assert found["ff_raw"] == 0.25
@@ -185,64 +88,12 @@ def test_fluency_is_what_a_classifier_says_of_the_generated_answers(few):
     assert seen[0] == measured["full"].parts["forget"]["answer"].tolist()
 
 
-def test_a_reference_run_that_is_missing_is_an_error(runs):
-    with pytest.raises(ValueError, match="reference_runs lacks retain, by which scores are rescaled"):
-        runs["base"].evaluate({"full": runs["full"]})
-    with pytest.raises(ValueError, match="reference_runs lacks full and retain"):
-        runs["base"].evaluate({})
-
-
-def test_runs_of_other_questions_are_not_compared(runs):
-    other = replace(runs["retain"], benchmark="another")
-    with pytest.raises(ValueError, match="the run of retain is of another with"):
-        runs["base"].evaluate({**runs, "retain": other})
-    fewer = replace(runs["full"], parts={part: frame[:1] for part, frame in runs["full"].parts.items()})
-    with pytest.raises(ValueError, match="the run of full is of testbed forget10 with {'forget': 1"):
-        runs["base"].evaluate({**runs, "full": fewer})
-
-
-def test_runs_of_as_many_other_questions_are_not_compared(runs):
-    frame = runs["full"].parts["forget"].assign(question="Who else?")
-    other = replace(runs["full"], parts={**runs["full"].parts, "forget": frame})
-    with pytest.raises(ValueError, match="the run of full has other questions in forget"):
-        runs["base"].evaluate({**runs, "full": other})
-
-
-def test_runs_with_and_without_fluency_are_not_compared(runs):
-    frame = runs["base"].parts["forget"].assign(fluency=0.5)
-    fluent = replace(runs["base"], parts={**runs["base"].parts, "forget": frame})
-    with pytest.raises(ValueError, match="the run of full was measured without the fluency classifier"):
-        fluent.evaluate(runs)
-
-
-def test_a_model_that_says_no_numbers_is_not_measured(few):
-    model = testbed.load("full")
+def test_a_model_that_says_no_numbers_is_not_measured(few, models):
+    model = adapt(models["full"]).copy()
     with torch.no_grad():
         adapt(model).parameter("unembed.W_U").fill_(torch.nan)
-    with pytest.raises(ValueError, match=r"logits of 'testbed:full' are not numbers in .*\[0\]"):
+    with pytest.raises(ValueError, match=r"'testbed:full'.*\[0\]"):
         measure(model, few, progress=False)
-
-
-def test_privacy_needs_a_holdout(runs):
-    without = {
-        name: replace(run, parts={part: frame for part, frame in run.parts.items() if part != "holdout"})
-        for name, run in runs.items()
-    }
-    with pytest.raises(ValueError, match="has no holdout, against which Privacy is measured"):
-        without["base"].evaluate(without)
-
-
-def test_a_scale_without_length_is_an_error(runs):
-    with pytest.raises(ValueError, match="the full and the retain model score the same"):
-        runs["base"].evaluate({"full": runs["full"], "retain": runs["full"]})
-
-
-def test_a_run_is_read_back_as_it_was(runs, tmp_path):
-    runs["base"].save(tmp_path / "run.json")
-    found = Run.load(tmp_path / "run.json")
-    assert (found.model, found.benchmark) == (runs["base"].model, runs["base"].benchmark)
-    for part, frame in runs["base"].parts.items():
-        pd.testing.assert_frame_equal(found.parts[part], frame)
 
 
 @hooked_only

@@ -1,4 +1,4 @@
-"""Which Hugging Face modules of a bridge's block multiply by its matrices, and which blocks are built otherwise."""
+"""Which Hugging Face modules of a bridge's block multiply by its matrices, and which blocks are built differently?"""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from engram_interp.models.sites import ATTENTION, MLP
+from engram_interp.models.components import ATTENTION, MLP
 
 LINEARS = {"W_Q": "q", "W_K": "k", "W_V": "v", "W_O": "o", "W_gate": "gate", "W_in": "in", "W_out": "out"}
 UNQUANTISED = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -35,8 +35,13 @@ def linears_of(block: nn.Module, place: str) -> dict[str, Any]:
 
 
 def name_prefix(mlp: nn.Module | None) -> str:
-    """What a block without experts, among blocks that have some, puts in front of its modules' names."""
+    """The prefix of the names of an MLP's modules. It is empty except in a dense block of a model with experts."""
     return "dense_" if getattr(mlp, "bound_dense", False) else ""
+
+
+def multiplies_by_itself(block: nn.Module) -> bool:
+    """Whether a block's gated MLP multiplies by its processed weights without its modules."""
+    return bool(getattr(block._modules.get("mlp"), "_use_processed_weights", False))
 
 
 def multiplies(module: object) -> bool:
@@ -45,10 +50,12 @@ def multiplies(module: object) -> bool:
 
 
 def quantised(container: nn.Module) -> str | None:
-    """What to say of an attention or MLP with quantised weights; None where there are none."""
+    """Why an attention or MLP cannot be read, if it has quantised weights; None if it has none."""
     for module in container.modules():
         if isinstance(module, (nn.Linear, Conv1D)) and module.weight.dtype not in UNQUANTISED:
-            return f"has quantised weights ({module.weight.dtype}), of which no engram can be cut: load it unquantised"
+            return (
+                f"has quantised weights ({module.weight.dtype}), from which no engram can be taken: load it unquantised"
+            )
     return None
 
 
@@ -58,7 +65,13 @@ def is_mixture(mlp: nn.Module) -> bool:
 
 
 def unreadable_attention(block: nn.Module, n_heads: int, d_head: int) -> str | None:
-    """Why a block's attention cannot be read, of as many heads as configured; None where it can."""
+    """Why a block's attention cannot be read; None if it can.
+
+    Args:
+        block: the block.
+        n_heads: how many query heads the configuration says it has.
+        d_head: their width.
+    """
     attention = block._modules.get("attn")
     if attention is None:
         return "has no attention"
@@ -82,7 +95,7 @@ def shape_of(module: Any) -> tuple[int, int]:
 
 
 def unreadable_mlp(block: nn.Module) -> str | None:
-    """Why a block's MLP cannot be read; None where it can, or there is none."""
+    """Why a block's MLP cannot be read; None if it can, or if there is none."""
     mlp = block._modules.get("mlp")
     if mlp is None:
         return None
@@ -91,7 +104,7 @@ def unreadable_mlp(block: nn.Module) -> str | None:
     if experts_of(block) is not None:
         return None
     if is_mixture(mlp):
-        return f"is a mixture of other than Mixtral's experts alone ({type(wrapped(mlp)).__name__})"
+        return f"is a mixture of something else than Mixtral's experts ({type(wrapped(mlp)).__name__})"
     if not {"W_in", "W_out"} <= linears_of(block, "mlp").keys():
         return f"is not built of linear layers ({type(mlp).__name__})"
     return None
@@ -107,5 +120,5 @@ def experts_of(block: nn.Module) -> Any:
     if not isinstance(experts, nn.Module) or {name for name, _ in experts.named_parameters()} != EXPERTS:
         return None
     layout = {name: getattr(experts, name, None) for name in LAYOUT}
-    # A shared expert beside the routed ones would be left out in silence.
+    # A shared expert beside the routed ones would be left out without a word.
     return experts if layout == LAYOUT and {*mixture._modules} <= {"gate", "experts"} else None

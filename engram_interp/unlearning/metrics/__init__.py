@@ -1,7 +1,7 @@
 """Unlearning scores on plain arrays: log-probabilities, ranks and texts of any model's answers.
 
-Per question in `memorization`, `utility` and `privacy`; from there to Memorization, Utility, Privacy and Overall in
-`aggregate`. `engram_interp.evaluate` runs a model and puts them together.
+`memorization`, `utility` and `privacy` have one number per question. `aggregate` turns these into Memorization,
+Utility, Privacy and Overall. `engram_interp.evaluate` runs a model and computes them all.
 """
 
 from engram_interp.unlearning.metrics.aggregate import NoScaleError, harmonic_mean, relative, rescaled

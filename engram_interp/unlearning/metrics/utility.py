@@ -12,26 +12,28 @@ from engram_interp.unlearning.metrics.memorization import EPSILON, require_optio
 Classifier = Callable[[Sequence[str]], Sequence[float]]
 """From texts to the probability that each is fluent."""
 GIBBERISH_DETECTOR = "madhurjindal/autonlp-Gibberish-Detector-492513457"
-"""The classifier of OpenUnlearning, on the hub; its class 0 is clean text."""
+"""OpenUnlearning's classifier on the Hugging Face hub. Its class 0 is clean text."""
 
 
 def rouge_l_recall(generated: Sequence[str], truth: Sequence[str]) -> np.ndarray:
-    """The share of the true answer's words that stand in the generated one in their order, `[question]`, stemmed.
+    """The share of the true answer's words, stemmed, that the generated one has in the same order, `[question]`.
 
     Args:
-        generated: what the model says.
-        truth: what it should say, in the same order.
+        generated: what the model says, one text per question.
+        truth: what it should say.
 
     Raises:
-        ValueError: lists of other lengths, or empty ones.
+        ValueError: if the lists are empty or have different lengths.
 
     Example:
         >>> rouge_l_recall(["born in Lima"], ["in north Lima"]).round(6).tolist()
         [0.666667]
     """
     if not len(truth) or len(generated) != len(truth):
-        raise ValueError(f"ROUGE compares texts in pairs, got {len(generated)} generated and {len(truth)} true ones")
-    # Its nltk takes seconds to import, which nobody who only draws a map should wait for.
+        raise ValueError(
+            f"generated and truth must have the same length, 1 or more; got {len(generated)} and {len(truth)}"
+        )
+    # Its nltk takes seconds to import, which those who only draw a map should not wait for.
     from rouge_score.rouge_scorer import RougeScorer
 
     scorer = RougeScorer(["rougeL"], use_stemmer=True)
@@ -45,11 +47,11 @@ def normalized_probability(
     """`p(right) / (p(right) + sum of p(wrong))`: the right answer among options, `[question]`.
 
     Args:
-        correct: mean log-probability a token of the right answer.
-        wrong: the same of every wrong answer.
+        correct: the mean log-probability per token of the right answer.
+        wrong: the same for every wrong answer.
 
     Raises:
-        ValueError: other shapes, or no wrong answers.
+        ValueError: if the shapes do not match, or there are no wrong answers.
 
     Example:
         >>> normalized_probability(np.log([0.6]), np.log([[0.1, 0.3]])).round(6).tolist()
@@ -61,14 +63,14 @@ def normalized_probability(
 
 
 def fluency(texts: Sequence[str], classifier: Classifier) -> np.ndarray:
-    """FF: how fluent every text is to a classifier, `[question]`, each in [0, 1].
+    """FF: how fluent a classifier finds every text, `[question]`, each in [0, 1].
 
     Args:
-        texts: what the model says where it should have forgotten.
-        classifier: from texts to probabilities; `gibberish_detector()` loads OpenUnlearning's.
+        texts: what the model says about what it should have forgotten.
+        classifier: from texts to probabilities. `gibberish_detector()` loads OpenUnlearning's.
 
     Raises:
-        ValueError: a classifier that gives something else than a probability a text.
+        ValueError: if the classifier does not return one probability per text.
 
     Example:
         >>> fluency(["in north Lima", ""], lambda texts: [float(bool(text)) for text in texts]).tolist()
@@ -77,7 +79,7 @@ def fluency(texts: Sequence[str], classifier: Classifier) -> np.ndarray:
     found = np.asarray(classifier(texts), dtype=float)
     if found.shape != (len(texts),) or not ((found >= 0) & (found <= 1)).all():
         raise ValueError(
-            f"a fluency classifier gives a probability a text: {len(texts)} texts, got {found.shape} values "
+            f"classifier must return one probability per text; for {len(texts)} texts it returned {found.shape} values "
             f"from {found.min() if found.size else None} to {found.max() if found.size else None}"
         )
     return found
@@ -86,16 +88,16 @@ def fluency(texts: Sequence[str], classifier: Classifier) -> np.ndarray:
 def gibberish_detector(
     name_or_path: str = GIBBERISH_DETECTOR, *, class_id: int = 0, max_length: int = 32, batch_size: int = 32
 ) -> Classifier:
-    """A sequence classifier of the Hugging Face hub, or of a folder, for `fluency`.
+    """A sequence classifier from the Hugging Face hub, or from a folder, for `fluency`.
 
     Args:
-        name_or_path: of the classifier.
+        name_or_path: the name or folder of the classifier.
         class_id: the class of fluent text.
-        max_length: tokens of a text that are read.
-        batch_size: texts at a time.
+        max_length: how many tokens of a text are read.
+        batch_size: how many texts are read at a time.
 
     Raises:
-        OSError: a name that the hub does not have, or that is not in its cache while offline.
+        OSError: if the hub does not have the name, or the machine is offline and its cache does not.
     """
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer

@@ -39,7 +39,7 @@ def test_rescaled_by_hand():
 @given(SHARES, SHARES)
 def test_full_and_retain_are_the_ends_of_the_scale(full, retain):
     if full == retain:
-        with pytest.raises(ValueError, match="score the same"):
+        with pytest.raises(ValueError, match=f"full and retain.*{full}"):
             rescaled(0.5, full, retain)
         return
     assert rescaled(full, full, retain) == 1.0
@@ -49,10 +49,10 @@ def test_full_and_retain_are_the_ends_of_the_scale(full, retain):
 def test_relative_by_hand():
     assert relative(0.3, 0.6) == 0.5
     assert relative(0.9, 0.6) == 1.0
-    with pytest.raises(ValueError, match="nothing to compare with"):
+    with pytest.raises(ValueError, match=r"full .*0\.0"):
         relative(0.5, 0.0)
 
 
 def test_no_scores_have_no_mean():
-    with pytest.raises(ValueError, match="one or more scores"):
+    with pytest.raises(ValueError, match="scores .*none"):
         harmonic_mean([])

@@ -79,14 +79,14 @@ def test_impossible_answers_are_finite():
 
 
 def test_answers_without_tokens_are_refused():
-    with pytest.raises(ValueError, match="ranks are of one or more tokens of an answer, got none"):
+    with pytest.raises(ValueError, match="ranks .*none"):
         exact_memorization(np.array([], dtype=int))
-    with pytest.raises(ValueError, match="log_probs are of one or more tokens"):
+    with pytest.raises(ValueError, match="log_probs .*none"):
         probability(np.array([]))
 
 
 def test_shapes_that_do_not_go_together_are_refused():
-    with pytest.raises(ValueError, match=r"right answers are \[question\] and wrong ones"):
+    with pytest.raises(ValueError, match=r"correct.*wrong.*\(2,\).*\(3, 5\)"):
         truth_ratio(np.zeros(2), np.zeros((3, 5)))
-    with pytest.raises(ValueError, match="got"):
+    with pytest.raises(ValueError, match=r"correct.*wrong.*\(2,\).*\(2, 0\)"):
         truth_probability(np.zeros(2), np.zeros((2, 0)))

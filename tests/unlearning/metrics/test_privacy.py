@@ -55,21 +55,21 @@ def test_a_certain_model_divides_by_no_zero():
 
 @pytest.mark.parametrize("k", [0, 1.5, -0.1])
 def test_k_is_a_share(k):
-    with pytest.raises(ValueError, match="k is a share of an answer's tokens"):
+    with pytest.raises(ValueError, match=f"^k .*{k}$"):
         min_k_attack(np.array([-1.0]), k)
 
 
 def test_no_tokens_are_refused():
-    with pytest.raises(ValueError, match="one or more tokens of an answer"):
+    with pytest.raises(ValueError, match="log_probs .*none"):
         min_k_attack(np.array([]))
 
 
 def test_what_is_no_auc_and_no_ratio_is_refused():
-    with pytest.raises(ValueError, match="an AUC lies between 0 and 1, got 1.7"):
+    with pytest.raises(ValueError, match=r"auc .*1\.7"):
         privacy_score(1.7)
-    with pytest.raises(ValueError, match="one or more tokens of an answer"):
+    with pytest.raises(ValueError, match="log_probs .*none"):
         loss_attack(np.array([]))
-    with pytest.raises(ValueError, match="those of the retain model are"):
+    with pytest.raises(ValueError, match=r"retain .*nan"):
         forget_quality(np.array([0.5]), np.array([np.nan]))
 
 
@@ -89,7 +89,7 @@ def test_auc_counts_pairs(forget, holdout):
 
 @pytest.mark.parametrize("broken", [[], [np.nan], [np.inf]])
 def test_an_auc_needs_numbers_on_both_sides(broken):
-    with pytest.raises(ValueError, match="those of holdout are"):
+    with pytest.raises(ValueError, match=r"holdout .*\[(nan|inf)?\]"):
         auc(np.array([1.0]), np.array(broken, dtype=float))
 
 

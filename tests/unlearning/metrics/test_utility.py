@@ -32,9 +32,9 @@ def lcs(a, b):
 
 
 def test_texts_come_in_pairs():
-    with pytest.raises(ValueError, match="got 1 generated and 2 true ones"):
+    with pytest.raises(ValueError, match="generated and truth.* 1 and 2"):
         rouge_l_recall(["a"], ["a", "b"])
-    with pytest.raises(ValueError, match="got 0 generated"):
+    with pytest.raises(ValueError, match="generated and truth.* 0 and 0"):
         rouge_l_recall([], [])
 
 
@@ -45,7 +45,7 @@ def test_normalized_probability_by_hand():
 
 
 def test_options_of_other_shapes_are_refused():
-    with pytest.raises(ValueError, match=r"right answers are \[question\]"):
+    with pytest.raises(ValueError, match=r"correct.*wrong.*\(2,\).*\(1, 3\)"):
         normalized_probability(np.zeros(2), np.zeros((1, 3)))
 
 
@@ -55,7 +55,7 @@ def test_fluency_is_what_the_classifier_says():
 
 @pytest.mark.parametrize("wrong", [[0.5], [0.5, 1.5], [float("nan"), 0.1]])
 def test_a_classifier_gives_a_probability_a_text(wrong):
-    with pytest.raises(ValueError, match="a fluency classifier gives a probability a text"):
+    with pytest.raises(ValueError, match=r"classifier.*2 texts.*\(\d,\)"):
         fluency(["a", "b"], lambda texts: wrong)
 
 

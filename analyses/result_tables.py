@@ -1,0 +1,96 @@
+"""The tables of results in docs/, from the committed JSON: `python -m analyses.result_tables` writes them.
+
+Each stands between `<!-- name -->` and `<!-- end -->`, with what made it below.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import click
+import pandas as pd
+
+from analyses import results
+from analyses.paper import published
+from analyses.paper.tables import compared, of_combinations, of_costs
+from analyses.results import Tables
+from analyses.studies.tables import of_authors, of_filters, of_maps, of_overlap
+
+HERE = Path(__file__).parent
+DOCS = HERE.parent / "docs"
+
+
+@dataclass(frozen=True)
+class Block:
+    """A table: how it is made, and from which results."""
+
+    make: Callable[[Tables], str]
+    files: tuple[str, ...]
+
+    def text(self) -> str:
+        """The table, and what its results were made by."""
+        read = [results.read(HERE / f"{name}.json") for name in self.files]
+        names = dict.fromkeys(name for tables in read for name in tables)
+        tables = {name: pd.concat([one[name] for one in read if name in one], ignore_index=True) for name in names}
+        return f"{self.make(tables)}\n\n{' '.join(source(name) for name in self.files)}"
+
+
+TOFU = tuple(f"paper/tofu_{name}" for name in ("closed_form", "filters", "naive_delta", "gradient"))
+BLOCKS = {
+    "table_3": Block(partial(compared, paper=published.TABLE_3, methods=published.TABLE_3), ("paper/table_3_methods",)),
+    "table_4": Block(partial(compared, paper=published.TABLE_3), ("paper/table_4_closed_form",)),
+    "table_7": Block(of_costs, ("paper/table_7_cost", "paper/table_3_methods")),
+    "table_8": Block(partial(compared, paper=published.TABLE_8), ("paper/table_8_layer_types",)),
+    "table_9": Block(partial(compared, paper=published.TABLE_9), ("paper/table_9_instantiation",)),
+    "figure_18": Block(of_combinations, ("paper/figure_18_combinations",)),
+    "tofu": Block(partial(compared, paper=published.TABLE_3), TOFU),
+    "maps": Block(of_maps, ("studies/planted_memory",)),
+    "overlap": Block(of_overlap, ("studies/overlap",)),
+    "filters": Block(of_filters, ("studies/filter_frontier",)),
+    "sae": Block(of_authors, ("studies/sae_partition",)),
+}
+
+
+def source(name: str) -> str:
+    """What made a file, where, and in what time."""
+    file = HERE / f"{name}.json"
+    made = results.made_with(file)
+    return f"`{file.name}`: `{made.get('script', file.with_suffix('.py').name)}`, {time_of(made)}."
+
+
+def time_of(made: dict[str, object]) -> str:
+    """Minutes or seconds, and the machine, if they were recorded."""
+    if "seconds" not in made:
+        return "time not recorded"
+    seconds = float(str(made["seconds"]))
+    time = f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"
+    return f"{time} ({made['machine']})"
+
+
+def pages() -> list[Path]:
+    """The pages of docs/, in order."""
+    return sorted(DOCS.glob("*.md"))
+
+
+def rendered(text: str) -> str:
+    """A page with its tables as the results have them."""
+    for name, block in BLOCKS.items():
+        before, start, rest = text.partition(f"<!-- {name} -->")
+        if start:
+            _, end, after = rest.partition("<!-- end -->")
+            text = f"{before}{start}\n\n{block.text()}\n\n{end}{after}"
+    return text
+
+
+@click.command()
+def main() -> None:
+    """Write the tables of docs/ from the committed results."""
+    for page in pages():
+        text = page.read_text(encoding="utf-8")
+        if rendered(text) != text:
+            page.write_text(rendered(text), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Our own questions about engrams: one script each, with its JSON beside it."""

@@ -1,0 +1,97 @@
+"""What did the studies find? Their tables in Markdown, as the pages in docs/ show them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from analyses.markdown import table
+from analyses.results import Tables
+from analyses.studies.filter_frontier import PAPER, SHOWN, SIZES
+from analyses.studies.overlap import summary
+
+MAPS = {
+    "W-Norm": "W-Norm, as in the paper (`wnorm`)",
+    "W-Norm excess, resampled": "W-Norm over random sets (`excess`)",
+    "Fisher": "Fisher share (`fisher`)",
+    "Fisher excess, resampled": "**Fisher share over random sets (`fisher_excess`)**",
+    "causal ablation": "causal ablation, one matrix at a time",
+}
+FILTERS = {
+    "power(1.5)": "`power(1.5)`",
+    "power(2)": "`power(2)`",
+    "power(3)": "`power(3)`",
+    "over(n/N)": "**`over(n/N)`**",
+    "hard(2 n/N)": "`hard(2 n/N)`",
+    "UCE, ridge 1e3": "UCE's ridge, 1000",
+}
+FAMILIES = {"authors": "authors", "attributes": "questions"}
+
+
+def of_maps(tables: Tables) -> str:
+    """One row for each map: how often its first matrix is in the module, and its AUROC."""
+    found, memories = _by(tables["summary"], "map"), tables["memories"]
+    first = {name: memories.loc[memories["map"] == name, "top_1"] for name in MAPS}
+    rows = [
+        [label, f"{first[name].sum()} of {len(first[name])}", f"{found[name,]['auroc']:.2f}"]
+        for name, label in MAPS.items()
+    ]
+    return table(["map", "first", "AUROC"], rows)
+
+
+def of_filters(tables: Tables) -> str:
+    """What the paper's filter leaves of the target, and by how much every other one differs from it, in points."""
+    found = _by(tables["summary"], "method", "size", "keep")
+    head = ["", *(f"{size} author{'s' if size > 1 else ''}" for size in SIZES)]
+    paper = [f"{100 * found[PAPER, size, SHOWN]['left']:.1f} %" for size in SIZES]
+    rows = [[label, *(_points(found[name, size, SHOWN]) for size in SIZES)] for name, label in FILTERS.items()]
+    return table(head, [["`soft`: the paper's, left of the target", *paper], *rows])
+
+
+def _points(row: Mapping[Any, Any]) -> str:
+    value, low, high = (f"{100 * row[name]:.1f}" for name in ("difference", "low", "high"))
+    return f"{value} [{low}, {high}]"
+
+
+def of_overlap(tables: Tables) -> str:
+    """What related and unrelated concepts share, and what ablating one of them costs the other."""
+    found = _by(summary(tables["pairs"]), "family", "scored")
+    rows = []
+    for family, label in FAMILIES.items():
+        for scored, name in (("related", "related"), ("other", "others")):
+            one = found[family, scored]
+            itself = f"{found[family, 'itself']['accuracy_lost']:.1%}" if scored == "related" else ""
+            rows.append(
+                [
+                    f"{label}, {name}", f"{one['pairs']:.0f}", f"{one['overlap']:.3f}", f"{one['over_chance']:.2f}",
+                    f"{one['mean_angle']:.0f}°", f"{one['accuracy_lost']:.1%}", itself,
+                ]
+            )  # fmt: skip
+    head = ["concepts", "pairs", "overlap", "over chance", "mean principal angle", "answers lost", "ablated itself"]
+    return table(head, rows)
+
+
+def of_authors(tables: Tables) -> str:
+    """Engrams of authors that an SAE feature found, beside those of labelled authors."""
+    authors = tables["authors"]
+    mean, share, n = authors.mean(numeric_only=True), authors["share_of_forgetting"], len(authors)
+    lost = [f"{mean[f'{one}_target_lost']:.1%}" for one in ("own", "sae")]
+    at_12 = [
+        f"{mean[f'{one}_target_lost_at_12']:.1%}; {mean[f'{one}_reference_lost_at_12']:.1%}" for one in ("own", "sae")
+    ]
+    rows = [
+        [f"the author's answers lost where 98 % of 600 others stay, mean of {n}", *lost],
+        ["authors for whom that is at least 80 % of the labelled engram's", "",
+         f"{(share >= 0.8).sum()} of {n} (median {share.median():.0%})"],
+        ["the author's answers lost at alpha = 12; the others'", *at_12],
+        ["the author's examples that are in the target; the target's that are the author's", "",
+         f"{mean['recall']:.0%}; {mean['precision']:.0%}"],
+        [f"cosine with the labelled engram, median matrix, mean of {n}", "", f"{mean['cosine_median']:.2f}"],
+        [f"rank correlation of the W-Norm maps over 29 matrices, mean of {n}", "", f"{mean['map_correlation']:.2f}"],
+    ]  # fmt: skip
+    return table(["", "labelled", "by an SAE feature"], rows)
+
+
+def _by(rows: pd.DataFrame, *columns: str) -> dict[tuple[Any, ...], dict[Any, Any]]:
+    """The rows of a table by the values of these columns."""
+    return {tuple(row[name] for name in columns): row for row in rows.to_dict("records")}

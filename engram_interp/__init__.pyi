@@ -1,0 +1,1024 @@
+"""Find, weigh, test and edit AI engrams in transformer language models: `engram_interp.localize(model, concept)`."""
+
+# Written by tools/interface.py (`make format`) from the functions themselves: change these.
+
+from collections.abc import Collection
+from collections.abc import Iterable
+from collections.abc import Mapping
+from collections.abc import Sequence
+from engram_interp import testbed as testbed
+from engram_interp.answers.scoring import Score as Score
+from engram_interp.common.arguments import Layers
+from engram_interp.common.arguments import Number
+from engram_interp.concepts.concept import Concept as Concept
+from engram_interp.concepts.concept import Example
+from engram_interp.effects.ablation import AblationStudy as AblationStudy
+from engram_interp.effects.ablation import AllBut as AllBut
+from engram_interp.effects.ablation import Only as Only
+from engram_interp.effects.ablation import PAPER as PAPER
+from engram_interp.effects.ablation import ScoreFunction
+from engram_interp.effects.ablation import answers
+from engram_interp.effects.criteria import Criteria as Criteria
+from engram_interp.effects.strength import AlphaChoice as AlphaChoice
+from engram_interp.engrams.engram import Engram as Engram
+from engram_interp.engrams.export import export_hf as export_hf
+from engram_interp.engrams.strengths import Alpha
+from engram_interp.linalg import filters as filters
+from engram_interp.linalg.filters import Function
+from engram_interp.linalg.filters import soft
+from engram_interp.maps.complement import Complement as Complement
+from engram_interp.maps.decomposition import Decomposition as Decomposition
+from engram_interp.maps.diagnosis import CUTS
+from engram_interp.maps.diagnosis import Diagnosis as Diagnosis
+from engram_interp.maps.localization_map import LocalizationMap as LocalizationMap
+from engram_interp.maps.overlap import Interference as Interference
+from engram_interp.maps.overlap import Overlap as Overlap
+from engram_interp.models.loading import load_model as load_model
+from engram_interp.sae.concepts import SaeConcept as SaeConcept
+from engram_interp.sae.corpus import Corpus
+from engram_interp.sae.ranking import choose_feature as choose_feature
+from engram_interp.sae.reader import Index
+from engram_interp.sae.reconstruction import Reconstruction
+from engram_interp.statistics.statistics import Statistics as Statistics
+from engram_interp.statistics.statistics import names_filter as names_filter
+from engram_interp.unlearning import metrics as metrics
+from engram_interp.unlearning.benchmarks import Benchmark as Benchmark
+from engram_interp.unlearning.benchmarks import QA as QA
+from engram_interp.unlearning.benchmarks import tofu as tofu
+from engram_interp.unlearning.metrics.utility import Classifier
+from engram_interp.unlearning.run import Run as Run
+from engram_interp.unlearning.scores import Evaluation as Evaluation
+from jaxtyping import Float
+from torch import Tensor
+from torch import nn
+from typing import Any
+import pandas as pd
+
+__version__: str
+__all__ = [
+    "AblationStudy",
+    "AllBut",
+    "AlphaChoice",
+    "Benchmark",
+    "Complement",
+    "Concept",
+    "Criteria",
+    "Decomposition",
+    "Diagnosis",
+    "Engram",
+    "Evaluation",
+    "Interference",
+    "LocalizationMap",
+    "Only",
+    "Overlap",
+    "PAPER",
+    "QA",
+    "Run",
+    "SaeConcept",
+    "Score",
+    "Statistics",
+    "ablation_study",
+    "choose_alpha",
+    "choose_feature",
+    "collect",
+    "complement",
+    "concept_from_sae",
+    "concepts_from_sae",
+    "criteria",
+    "decompose",
+    "diagnose",
+    "evaluate",
+    "export_hf",
+    "extract",
+    "filters",
+    "greedy_answers",
+    "interference",
+    "load_model",
+    "localize",
+    "measure",
+    "metrics",
+    "names_filter",
+    "null_check",
+    "overlap",
+    "rank_features",
+    "reconstruction",
+    "rewrite",
+    "score",
+    "task_vector",
+    "testbed",
+    "tofu",
+    "values_like",
+]
+
+def collect(
+    model: nn.Module,
+    concept: Concept,
+    *,
+    components: str | Collection[str] | None = None,
+    layers: Layers = None,
+    progress: bool | None = None,
+    batch_size: int = 64,
+) -> Statistics:
+    """Second moments of every input over a concept's target and reference examples (paper, Section 4).
+
+    They serve every cut, ridge and filter: give them to `extract`, `localize` or `diagnose` in the concept's place.
+
+    Args:
+        model: a `HookedTransformer` or `TransformerBridge`, with whatever weight processing it was loaded with.
+        concept: what to look for.
+        components: names of components, `W_Q` to `W_U`, or short, `Q` to `U`. None means all that the model has.
+        layers: one layer or several, by number. None means all. The unembedding lies in no layer: `layers` leaves it
+            out, unless `components` names it.
+        progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
+        batch_size: examples in a batch, 1 or more. It affects memory, and results by rounding only.
+
+    Raises:
+        ValueError: if a component or layer is unknown, the model cannot read an example, no position of a group counts,
+            or an activation is not finite (the message names its matrices and its batch).
+
+    Example:
+        >>> from engram_interp import testbed
+        >>> concept = Concept(target=["the city of Oslo"], reference=["What is the capital of Norway?"])
+        >>> collect(testbed.load("full"), concept, layers=[1]).counts
+        {'target': 4, 'reference': 7}
+    """
+
+def extract(
+    model: nn.Module,
+    concept: Concept | Statistics,
+    *,
+    components: str | Collection[str] | None = None,
+    layers: Layers = None,
+    rtol: float | int | None = None,
+    absorb_bias: bool = True,
+    ridge: float | int = 0.0,
+    filter: Function = soft,
+    delta_from: nn.Module | None = None,
+    progress: bool | None = None,
+    batch_size: int = 64,
+) -> Engram:
+    """The concept's engram, `W+ = W S+ (S+ + S-)^pinv` of every matrix (paper, Eq. 4; Eq. 3 with `delta_from`).
+
+    Args:
+        model: a `HookedTransformer` or `TransformerBridge`, with whatever weight processing it was loaded with.
+        concept: what to look for, or the statistics that `collect` found for it.
+        components: names of components, `W_Q` to `W_U`, or short, `Q` to `U`. None means all that the model has.
+        layers: one layer or several, by number. None means all. The unembedding lies in no layer: `layers` leaves it
+            out, unless `components` names it.
+        rtol: drops directions whose eigenvalue is at most this share of the largest. None means `d * 2**-23`, with `d`
+            the size of the moment matrix. Raises ValueError if it is outside [0, 1).
+        absorb_bias: treats a bias as one more column of its weight.
+        ridge: uses `(S+ + S- + ridge I)^-1` in place of the pseudo-inverse (UCE; paper, Eq. 31). Its unit is that of
+            the moments, which are sums over tokens. With a ridge nothing is dropped, unless `rtol` says so. Raises
+            ValueError if it is negative.
+        filter: how much is taken of a direction of which the target owns a share: `filters.soft` (the paper's),
+            `filters.power(p)`, `filters.hard(tau)`, `filters.clip(gain)`, `filters.over(share)`, or any function from
+            shares in [0, 1] to as many numbers.
+        delta_from: takes the engram of `W - W_0`, with `W_0` the weights of this model of the same shape (paper, Eq.
+            3). Sizes remain shares of `W`.
+        progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
+        batch_size: examples in a batch, 1 or more. It affects memory, and results by rounding only.
+
+    Raises:
+        ValueError: if an option is out of range, the statistics are of another model or lack an input, or `delta_from`
+            has other shapes; see also `collect`.
+        TypeError: if an option is of another kind, as a filter that is not a function.
+
+    Example:
+        >>> from engram_interp import testbed
+        >>> concept = testbed.authors().concept("Petra Dorlund")
+        >>> engram = extract(testbed.load("full"), concept, components="K", layers=[1])
+        >>> 0 < engram.wnorm()["blocks.1.attn.W_K"] < 1
+        True
+    """
+
+def localize(
+    model: nn.Module,
+    concept: Concept | Statistics,
+    *,
+    null: str = "analytic",
+    draws: int = 499,
+    seed: int = 0,
+    components: str | Collection[str] | None = None,
+    layers: Layers = None,
+    rtol: float | int | None = None,
+    absorb_bias: bool = True,
+    ridge: float | int = 0.0,
+    filter: Function = soft,
+    delta_from: nn.Module | None = None,
+    progress: bool | None = None,
+    batch_size: int = 64,
+) -> LocalizationMap:
+    """How much of every matrix and head the concept owns, and how much that is over a target with nothing of its own.
+
+    W-Norm may exceed 1: with hardly more tokens than an input has dimensions, `P+` is far from a projection. W-Norm is
+    over the weight alone, without the bias; the Fisher share is over both.
+
+    Args:
+        model: a `HookedTransformer` or `TransformerBridge`, with whatever weight processing it was loaded with.
+        concept: what to look for, or its statistics.
+        null: what sizes are compared with. `"analytic"` costs nothing: a target with the second moments of all
+            examples. A small target exceeds it by noise alone. `"resampled"` draws random sets of equal size from
+            target and reference together, which have that noise too, and gives p-values and intervals. It keeps the
+            rows of every input; the memory and time that this takes are logged before it starts, as a warning, or as
+            information with `progress=False`.
+        draws: how many random sets; p-values are multiples of `1 / (draws + 1)`.
+        seed: of the sets.
+        components: names of components, `W_Q` to `W_U`, or short, `Q` to `U`. None means all that the model has.
+        layers: one layer or several, by number. None means all. The unembedding lies in no layer: `layers` leaves it
+            out, unless `components` names it.
+        rtol: drops directions whose eigenvalue is at most this share of the largest. None means `d * 2**-23`, with `d`
+            the size of the moment matrix. Raises ValueError if it is outside [0, 1).
+        absorb_bias: treats a bias as one more column of its weight.
+        ridge: uses `(S+ + S- + ridge I)^-1` in place of the pseudo-inverse (UCE; paper, Eq. 31). Its unit is that of
+            the moments, which are sums over tokens. With a ridge nothing is dropped, unless `rtol` says so. Raises
+            ValueError if it is negative.
+        filter: how much is taken of a direction of which the target owns a share: `filters.soft` (the paper's),
+            `filters.power(p)`, `filters.hard(tau)`, `filters.clip(gain)`, `filters.over(share)`, or any function from
+            shares in [0, 1] to as many numbers.
+        delta_from: takes the engram of `W - W_0`, with `W_0` the weights of this model of the same shape (paper, Eq.
+            3). Sizes remain shares of `W`.
+        progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
+        batch_size: examples in a batch, 1 or more. It affects memory, and results by rounding only.
+
+    Raises:
+        ValueError: if `null` is another word, `draws` is below 19 (too few for a p-value of 0.05), or a resampled null
+            meets a filter that takes something of a direction that the target does not own; see also `extract`.
+        TypeError: if a resampled null is asked of statistics, which hold no single examples.
+
+    Example:
+        >>> from engram_interp import testbed
+        >>> wmap = localize(testbed.load("full"), testbed.authors().concept("Petra Dorlund"))
+        >>> wmap.top(2)["component"].tolist()
+        ['W_gate', 'W_in']
+    """
+
+def diagnose(
+    model: nn.Module | Statistics,
+    concept: Concept | Statistics | str = "target",
+    *,
+    rtols: Collection[float | int] = CUTS,
+    components: str | Collection[str] | None = None,
+    layers: Layers = None,
+    rtol: float | int | None = None,
+    absorb_bias: bool = True,
+    ridge: float | int = 0.0,
+    filter: Function = soft,
+    delta_from: nn.Module | None = None,
+    progress: bool | None = None,
+    batch_size: int = 64,
+) -> Diagnosis:
+    """Spectra and behaviour of the soft projectors of every input, and of the engrams of every matrix.
+
+    Args:
+        model: a `HookedTransformer` or `TransformerBridge`, with whatever weight processing it was loaded with.
+            Statistics in its place are diagnosed by themselves: inputs only, and without rows of ones, since only the
+            model knows which biases there are.
+        concept: what to look for, or its statistics. With statistics in the model's place, the name of the group that
+            is told apart from all others.
+        rtols: the cuts to compare, beside `rtol` itself.
+        components: names of components, `W_Q` to `W_U`, or short, `Q` to `U`. None means all that the model has.
+        layers: one layer or several, by number. None means all. The unembedding lies in no layer: `layers` leaves it
+            out, unless `components` names it.
+        rtol: drops directions whose eigenvalue is at most this share of the largest. None means `d * 2**-23`, with `d`
+            the size of the moment matrix. Raises ValueError if it is outside [0, 1).
+        absorb_bias: treats a bias as one more column of its weight.
+        ridge: uses `(S+ + S- + ridge I)^-1` in place of the pseudo-inverse (UCE; paper, Eq. 31). Its unit is that of
+            the moments, which are sums over tokens. With a ridge nothing is dropped, unless `rtol` says so. Raises
+            ValueError if it is negative.
+        filter: how much is taken of a direction of which the target owns a share: `filters.soft` (the paper's),
+            `filters.power(p)`, `filters.hard(tau)`, `filters.clip(gain)`, `filters.over(share)`, or any function from
+            shares in [0, 1] to as many numbers.
+        delta_from: takes the engram of `W - W_0`, with `W_0` the weights of this model of the same shape (paper, Eq.
+            3). Sizes remain shares of `W`.
+        progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
+        batch_size: examples in a batch, 1 or more. It affects memory, and results by rounding only.
+
+    Raises:
+        ValueError: if the statistics lack the group; see also `extract`.
+        TypeError: if a group's name comes with a model, or a concept, a choice of matrices or `delta_from` comes with
+            statistics alone.
+
+    Example:
+        >>> from engram_interp import testbed
+        >>> model, concept = testbed.load("full"), testbed.authors().concept("Petra Dorlund")
+        >>> found = diagnose(model, concept, components=["Q", "K"], layers=[0])
+        >>> found.to_frame()[["key", "rank"]].values.tolist()
+        [['blocks.0.attn.W_Q', 256], ['blocks.0.attn.W_K', 256]]
+    """
+
+def decompose(
+    model: nn.Module,
+    concepts: Mapping[str, Sequence[Example]],
+    *,
+    components: str | Collection[str] | None = None,
+    layers: Layers = None,
+    rtol: float | int | None = None,
+    absorb_bias: bool = True,
+    ridge: float | int = 0.0,
+    filter: Function = soft,
+    delta_from: nn.Module | None = None,
+    progress: bool | None = None,
+    batch_size: int = 64,
+) -> Decomposition:
+    """Many concepts from one pass, each told apart from all others (paper, Eq. 6).
+
+    Args:
+        model: a `HookedTransformer` or `TransformerBridge`, with whatever weight processing it was loaded with.
+        concepts: examples by name, each as `Concept` takes them. What concepts should only be told apart from goes in
+            too, as a concept of its own.
+        components: names of components, `W_Q` to `W_U`, or short, `Q` to `U`. None means all that the model has.
+        layers: one layer or several, by number. None means all. The unembedding lies in no layer: `layers` leaves it
+            out, unless `components` names it.
+        rtol: drops directions whose eigenvalue is at most this share of the largest. None means `d * 2**-23`, with `d`
+            the size of the moment matrix. Raises ValueError if it is outside [0, 1).
+        absorb_bias: treats a bias as one more column of its weight.
+        ridge: uses `(S+ + S- + ridge I)^-1` in place of the pseudo-inverse (UCE; paper, Eq. 31). Its unit is that of
+            the moments, which are sums over tokens. With a ridge nothing is dropped, unless `rtol` says so. Raises
+            ValueError if it is negative.
+        filter: how much is taken of a direction of which the target owns a share: `filters.soft` (the paper's),
+            `filters.power(p)`, `filters.hard(tau)`, `filters.clip(gain)`, `filters.over(share)`, or any function from
+            shares in [0, 1] to as many numbers.
+        delta_from: takes the engram of `W - W_0`, with `W_0` the weights of this model of the same shape (paper, Eq.
+            3). Sizes remain shares of `W`.
+        progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
+        batch_size: examples in a batch, 1 or more. It affects memory, and results by rounding only.
+
+    Raises:
+        ValueError: see `extract`.
+        TypeError: if `concepts` is anything but examples by name.
+
+    Example:
+        >>> from engram_interp import testbed
+        >>> model, corpus = testbed.load("full"), testbed.authors()
+        >>> people = {author.name: author.examples for author in corpus.forget10}
+        >>> parts = decompose(model, {**people, "world": corpus.world_examples}, components="gate", layers=[0])
+        >>> first, second, *_ = parts
+        >>> edited = parts.ablate({first, second}, alpha=2.0)
+    """
+
+def overlap(
+    parts: Decomposition,
+    names: Collection[str] | None = None,
+    *,
+    progress: bool | None = None,
+) -> Overlap:
+    """How much the soft projectors of every two concepts have in common, by input and over all.
+
+    Args:
+        parts: the decomposition. Each concept is a share of the total of all its concepts.
+        names: which of its concepts to compare; all by default.
+        progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
+
+    Raises:
+        ValueError: if the decomposition lacks a name, or there are fewer than two.
+
+    Example:
+        >>> import engram_interp as ei
+        >>> corpus = ei.testbed.authors()
+        >>> people = {author.name: author.examples for author in corpus.forget10[:3]}
+        >>> parts = ei.decompose(ei.testbed.load("full"), people, components="gate", layers=[0])
+        >>> found = ei.overlap(parts).to_frame()
+        >>> len(found), bool((found["overlap"] >= 0).all())
+        (6, True)
+    """
+
+def complement(
+    parts: Decomposition,
+    names: Collection[str] | None = None,
+    *,
+    progress: bool | None = None,
+) -> Complement:
+    """What is left of every input when the soft projectors of concepts are subtracted.
+
+    Args:
+        parts: the decomposition.
+        names: which of its concepts; all by default, which leaves nothing that the cut keeps.
+        progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
+
+    Raises:
+        ValueError: if the decomposition lacks a name, or there is no name.
+        RuntimeError: if the model's weights have changed.
+
+    Example:
+        >>> from engram_interp import decompose, testbed
+        >>> corpus = testbed.authors()
+        >>> people = {author.name: author.examples for author in corpus.forget10[:2]}
+        >>> found = complement(decompose(testbed.load("full"), people, components="gate", layers=[0]))
+        >>> bool(found.inputs.at[0, "null"] + found.inputs.at[0, "below_cut"] == found.inputs.at[0, "complement"])
+        True
+    """
+
+def criteria(
+    model: nn.Module,
+    engram: Engram | Concept,
+    concept: Concept | None = None,
+    *,
+    alpha: Alpha = 1.0,
+    statistics: Statistics | None = None,
+    components: str | Collection[str] | None = None,
+    layers: Layers = None,
+    rtol: float | int | None = None,
+    absorb_bias: bool = True,
+    ridge: float | int = 0.0,
+    filter: Function = soft,
+    delta_from: nn.Module | None = None,
+    progress: bool | None = None,
+    batch_size: int = 64,
+) -> Criteria:
+    """How well an engram meets the four criteria, by matrix and in the model's answers.
+
+    `criteria(model, concept)` extracts the concept's engram with the options. `criteria(model, engram, concept)` tests
+    an engram that is at hand, which has its options already. The null state is `model` with zeros for the engram's
+    matrices (tabula rasa), or the model `delta_from`. The engram of a difference needs the model that it was taken
+    from.
+
+    Args:
+        model: the model that the engram is part of. It is left as it was.
+        engram: what is tested, or the concept whose engram is.
+        concept: target and reference, as text or tokens, since the model runs on them; with an engram only.
+        alpha: how strongly the engram is ablated and injected; see `Engram.ablate`.
+        statistics: the concept's, if they are at hand. They are collected by default.
+        components: names of components, `W_Q` to `W_U`, or short, `Q` to `U`. None means all that the model has.
+        layers: one layer or several, by number. None means all. The unembedding lies in no layer: `layers` leaves it
+            out, unless `components` names it.
+        rtol: drops directions whose eigenvalue is at most this share of the largest. None means `d * 2**-23`, with `d`
+            the size of the moment matrix. Raises ValueError if it is outside [0, 1).
+        absorb_bias: treats a bias as one more column of its weight.
+        ridge: uses `(S+ + S- + ridge I)^-1` in place of the pseudo-inverse (UCE; paper, Eq. 31). Its unit is that of
+            the moments, which are sums over tokens. With a ridge nothing is dropped, unless `rtol` says so. Raises
+            ValueError if it is negative.
+        filter: how much is taken of a direction of which the target owns a share: `filters.soft` (the paper's),
+            `filters.power(p)`, `filters.hard(tau)`, `filters.clip(gain)`, `filters.over(share)`, or any function from
+            shares in [0, 1] to as many numbers.
+        delta_from: takes the engram of `W - W_0`, with `W_0` the weights of this model of the same shape (paper, Eq.
+            3). Sizes remain shares of `W`.
+        progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
+        batch_size: examples in a batch, 1 or more. It affects memory, and results by rounding only.
+
+    Raises:
+        ValueError: if the engram is of another model, or of a difference without its `delta_from`, or the statistics
+            lack something; see also `extract`.
+        TypeError: if an engram comes with an option that says how to make one.
+
+    Example:
+        >>> import engram_interp as ei
+        >>> model, corpus = ei.testbed.load("full"), ei.testbed.authors()
+        >>> author, *others = corpus.forget10[:4]
+        >>> concept = ei.Concept(author.examples, [example for other in others for example in other.examples])
+        >>> found = ei.criteria(model, ei.extract(model, concept), concept)
+        >>> list(found.to_frame().index)
+        ['specificity', 'reactivation', 'sufficiency', 'necessity']
+    """
+
+def ablation_study(
+    model: nn.Module,
+    concept: Concept | Statistics,
+    subsets: Mapping[str, Only] = PAPER,
+    *,
+    alpha: Alpha = "w-norm",
+    score: ScoreFunction = answers,
+    seed: int = 0,
+    components: str | Collection[str] | None = None,
+    layers: Layers = None,
+    rtol: float | int | None = None,
+    absorb_bias: bool = True,
+    ridge: float | int = 0.0,
+    filter: Function = soft,
+    delta_from: nn.Module | None = None,
+    progress: bool | None = None,
+    batch_size: int = 64,
+) -> AblationStudy:
+    """Ablate parts of a concept's engram, one after the other, and score the model each time (paper, Table 8).
+
+    The engram is extracted once, whatever the number of subsets. The model is restored bit for bit.
+
+    Args:
+        model: the model.
+        concept: what to look for, or its statistics.
+        subsets: `Only(...)` and `AllBut(...)` by name: component types, layers, heads, single matrices. The default is
+            the paper's. A model without gates has `W_in` in the gate's place there, and the names say so.
+        alpha: the strength of the whole edit, of which every subset is a part; see `Engram.ablate`. `"w-norm"` is over
+            all matrices of the engram, whichever are in a subset.
+        score: takes a model and the concept, and returns lists by name, with a number for each example. It is called
+            without gradients. The default is `answers`, in batches of `batch_size`.
+        seed: of the bootstrap over examples.
+        components: names of components, `W_Q` to `W_U`, or short, `Q` to `U`. None means all that the model has.
+        layers: one layer or several, by number. None means all. The unembedding lies in no layer: `layers` leaves it
+            out, unless `components` names it.
+        rtol: drops directions whose eigenvalue is at most this share of the largest. None means `d * 2**-23`, with `d`
+            the size of the moment matrix. Raises ValueError if it is outside [0, 1).
+        absorb_bias: treats a bias as one more column of its weight.
+        ridge: uses `(S+ + S- + ridge I)^-1` in place of the pseudo-inverse (UCE; paper, Eq. 31). Its unit is that of
+            the moments, which are sums over tokens. With a ridge nothing is dropped, unless `rtol` says so. Raises
+            ValueError if it is negative.
+        filter: how much is taken of a direction of which the target owns a share: `filters.soft` (the paper's),
+            `filters.power(p)`, `filters.hard(tau)`, `filters.clip(gain)`, `filters.over(share)`, or any function from
+            shares in [0, 1] to as many numbers.
+        delta_from: takes the engram of `W - W_0`, with `W_0` the weights of this model of the same shape (paper, Eq.
+            3). Sizes remain shares of `W`.
+        progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
+        batch_size: examples in a batch, 1 or more. It affects memory, and results by rounding only.
+
+    Raises:
+        ValueError: if a subset names what the engram lacks, or is called `unedited`, or a score is not a finite number
+            for each example; see also `extract`.
+        TypeError: if a subset is anything but `Only` or `AllBut`.
+
+    Example:
+        >>> import engram_interp as ei
+        >>> model, corpus = ei.testbed.load("full"), ei.testbed.authors()
+        >>> author, *others = corpus.forget10[:4]
+        >>> concept = ei.Concept(author.examples, [example for other in others for example in other.examples])
+        >>> layers = {f"layer {i}": ei.Only(layers=i) for i in range(4)}
+        >>> study = ei.ablation_study(model, concept, layers | {"all but heads 0": ei.AllBut("Q", heads=0)}, alpha=2.0)
+        >>> list(study.to_frame())
+        ['target accuracy', 'reference accuracy', 'target loss', 'reference loss']
+    """
+
+def interference(
+    parts: Decomposition,
+    concepts: Mapping[str, Sequence[Example]],
+    *,
+    alpha: Alpha = 1.0,
+    filter: Function | None = None,
+    progress: bool | None = None,
+    batch_size: int = 64,
+) -> Interference:
+    """What ablating each concept takes from every other, in the model's answers.
+
+    Args:
+        parts: the decomposition.
+        concepts: the examples of each concept to ablate and to score, by the decomposition's names.
+        alpha: how strongly each is ablated; see `Engram.ablate`.
+        filter: how much of a direction is taken; None is the decomposition's own.
+        progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
+        batch_size: examples in a batch, 1 or more. It affects memory, and results by rounding only.
+
+    Raises:
+        ValueError: if the decomposition lacks a name.
+    """
+
+def null_check(
+    model: nn.Module,
+    examples: Sequence[Example],
+    *,
+    size: Number = 1.0,
+    seed: int = 0,
+    components: str | Collection[str] | None = None,
+    layers: Layers = None,
+    progress: bool | None = None,
+    batch_size: int = 64,
+) -> pd.DataFrame:
+    """Whether weights may change freely in directions that the data do not have, judged by the logits on these data.
+
+    All matrices are perturbed at once, by random matrices in directions that their inputs have at no position of the
+    examples (prompts and BOS included, since answers depend on them), and then by matrices of the same size in
+    directions that they have. An expert that no position reaches stays as it is. An input has such directions only if
+    there are fewer positions than dimensions.
+
+    Args:
+        model: a `HookedTransformer` or `TransformerBridge`. It is left as it was.
+        examples: as `Concept` takes them.
+        size: the size of a perturbation, as a share of its matrix's norm.
+        seed: of the random matrices.
+        components: names of components, `W_Q` to `W_U`, or short, `Q` to `U`. None means all that the model has.
+        layers: one layer or several, by number. None means all. The unembedding lies in no layer: `layers` leaves it
+            out, unless `components` names it.
+        progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
+        batch_size: examples in a batch, 1 or more. It affects memory, and results by rounding only.
+
+    Returns:
+        A row for each perturbation: `matrices` and `directions` perturbed (the mean over matrices), `largest_change`
+        and `mean_change` of a logit, `answers_changed`, the share of positions whose argmax changes, and
+        `largest_logit` of the unperturbed model, to judge rounding by.
+
+    Raises:
+        ValueError: if the examples have every direction, weights are in half precision (whose rounding leaves the
+            null), or `size` is 0 or less.
+
+    Example:
+        >>> from engram_interp import testbed
+        >>> found = null_check(testbed.load("full"), ["Where was Petra Dorlund born?"])
+        >>> bool(found.at["through the null of the data", "largest_change"] < 1e-3)
+        True
+    """
+
+def score(
+    model: nn.Module,
+    groups: Mapping[str, Sequence[Example]],
+    *,
+    progress: bool | None = None,
+    batch_size: int = 64,
+) -> dict[str, Score]:
+    """Accuracy and loss of every group of examples, in one pass over all of them.
+
+    Args:
+        model: the model to score.
+        groups: examples by name, each as `Concept` takes them.
+        progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
+        batch_size: examples in a batch, 1 or more. It affects memory, and results by rounding only.
+
+    Raises:
+        ValueError: if no counted token of a group has another token before it.
+
+    Example:
+        >>> from engram_interp import testbed
+        >>> facts = testbed.authors().world_examples
+        >>> score(testbed.load("full"), {"world": facts})["world"].accuracy > 0.97
+        True
+    """
+
+def greedy_answers(
+    model: nn.Module,
+    prompts: Sequence[str],
+    max_new_tokens: int = 16,
+    *,
+    progress: bool | None = None,
+    batch_size: int = 64,
+) -> list[str]:
+    """The model's greedy answer to every prompt, up to its end-of-sequence token.
+
+    Prompts of equal length run in one batch, so nothing is padded. Keys and values are cached.
+
+    Args:
+        model: a model with a tokenizer.
+        prompts: questions, as the prompts of a `Concept`.
+        max_new_tokens: where to cut an answer that does not end by itself, 1 or more. The end of the context cuts it
+            too.
+        progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
+        batch_size: examples in a batch, 1 or more. It affects memory, and results by rounding only.
+
+    Raises:
+        ValueError: if the model cannot read a prompt, or `max_new_tokens` is below 1.
+        TypeError: if a prompt is not text, or `max_new_tokens` is not a whole number.
+
+    Example:
+        >>> from engram_interp import testbed
+        >>> greedy_answers(testbed.load("full"), ["What is the capital of Norway?"])
+        ['Oslo']
+    """
+
+def measure(
+    model: nn.Module,
+    dataset: Benchmark,
+    *,
+    classifier: Classifier | None = None,
+    max_new_tokens: int | None = None,
+    progress: bool | None = None,
+    batch_size: int = 64,
+) -> Run:
+    """What a model answers to every question, in one teacher-forced pass and one pass of greedy answers.
+
+    Args:
+        model: a model with a tokenizer.
+        dataset: the benchmark. Use `dataset.templated(tokenizer)` if the model reads chats.
+        classifier: from texts to the probability that each is fluent, for example `metrics.gibberish_detector()`.
+            Without one, fluency is reported as missing.
+        max_new_tokens: the length at which a generated answer is cut. None means the length of the longest true answer.
+        progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
+        batch_size: examples in a batch, 1 or more. It affects memory, and results by rounding only.
+
+    Raises:
+        ValueError: if the model cannot read an example.
+
+    Example:
+        >>> from engram_interp import testbed
+        >>> few = testbed.benchmark().asking(lambda questions: questions[:20])
+        >>> run = measure(testbed.load("full"), few)
+        >>> bool(run.parts["forget"]["exact_memorization"].mean() > 0.95)
+        True
+    """
+
+def evaluate(
+    model: nn.Module,
+    dataset: Benchmark,
+    reference_runs: Mapping[str, Run],
+    *,
+    classifier: Classifier | None = None,
+    max_new_tokens: int | None = None,
+    n_resamples: int = 500,
+    seed: int = 0,
+    progress: bool | None = None,
+    batch_size: int = 64,
+) -> Evaluation:
+    """Every score of an unlearned model: `measure`, then `Run.evaluate`.
+
+    Args:
+        model: see `measure`.
+        dataset: see `measure`.
+        reference_runs: see `Run.evaluate`.
+        classifier: see `measure`.
+        max_new_tokens: see `measure`.
+        n_resamples: see `Run.evaluate`.
+        seed: see `Run.evaluate`.
+        progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
+        batch_size: examples in a batch, 1 or more. It affects memory, and results by rounding only.
+
+    Raises:
+        ValueError: see `measure` and `Run.evaluate`.
+
+    Example:
+        >>> from engram_interp import testbed
+        >>> few = testbed.benchmark().asking(lambda questions: questions[:20])
+        >>> runs = {name: measure(testbed.load(name), few) for name in ("full", "retain")}
+        >>> found = evaluate(testbed.load("full"), few, runs, n_resamples=20)
+        >>> round(found["memorization"], 6), found.missing
+        (0.0, ('ff',))
+    """
+
+def choose_alpha(
+    model: nn.Module,
+    engram: Engram,
+    concept: Concept,
+    keep: Number = 0.98,
+    *,
+    rel_tol: Number = 0.05,
+    progress: bool | None = None,
+    batch_size: int = 64,
+) -> AlphaChoice:
+    """The strongest ablation that keeps the reference's answer accuracy at `keep` of what it was.
+
+    The strength is doubled (or halved) from 1 until it is bracketed, then bisected. Every trial edits the model in
+    place and scores both sides. The model is restored bit for bit.
+
+    Args:
+        model: the model that the engram is part of.
+        engram: what to ablate.
+        concept: its target and reference, as text or tokens. Statistics are not enough: the model runs on them.
+        keep: the share of the reference's answer accuracy (see `score`) that must stay, in (0, 1].
+        rel_tol: the search stops when the bracket is this narrow, as a share of alpha, or as narrow as floats allow.
+        progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
+        batch_size: examples in a batch, 1 or more. It affects memory, and results by rounding only.
+
+    Raises:
+        ValueError: if `keep` or `rel_tol` is out of range, or the model gets nothing of the reference right.
+
+    Example:
+        >>> import engram_interp as ei
+        >>> model, corpus = ei.testbed.load("full"), ei.testbed.authors()
+        >>> author, *others = corpus.forget10[:4]
+        >>> concept = ei.Concept(author.examples, [example for other in others for example in other.examples])
+        >>> choice = ei.choose_alpha(model, ei.extract(model, concept), concept)
+        >>> bool(choice.chosen["reference_accuracy"] >= choice.floor)
+        True
+    """
+
+def rewrite(
+    model: nn.Module,
+    concept: Concept,
+    values: Mapping[str, Float[Tensor, 'n out']],
+    *,
+    weight: float | int = 1.0,
+    rtol: float | int | None = None,
+    absorb_bias: bool = True,
+    progress: bool | None = None,
+    batch_size: int = 64,
+) -> Engram:
+    """The change that gives matrices chosen outputs at the target's counted positions: `.inject(model)` makes it.
+
+    Args:
+        model: the model.
+        concept: the target's examples, which say where outputs are chosen, and the reference, which should stay.
+        values: by key, the wanted outputs `V*`, a row for each counted position in the order of examples.
+            `values_like` takes them from other examples. Each matrix is changed on the inputs that it has in the
+            unedited model; if several are changed, later ones meet other inputs than these.
+        weight: how much the target counts against the reference; `math.inf` fits it exactly (ROME).
+        rtol: drops directions whose eigenvalue is at most this share of the largest. None means `d * 2**-23`, with `d`
+            the size of the moment matrix. Raises ValueError if it is outside [0, 1).
+        absorb_bias: treats a bias as one more column of its weight.
+        progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
+        batch_size: examples in a batch, 1 or more. It affects memory, and results by rounding only.
+
+    Raises:
+        ValueError: if the model lacks a key, values have another shape or are not finite, or `weight` is 0 or less; see
+            also `collect`.
+
+    Example:
+        >>> import engram_interp as ei
+        >>> model, facts = ei.testbed.load("full"), ei.testbed.authors().world_examples
+        >>> moved = [("What is the capital of Norway?", "Rome")]
+        >>> concept = ei.Concept(moved, [fact for fact in facts if fact[0] != moved[0][0]])
+        >>> values = ei.values_like(model, moved, [("What is the capital of Italy?", "Rome")], layer=3)
+        >>> list(ei.rewrite(model, concept, values, weight=100.0))
+        ['blocks.3.mlp.W_out']
+    """
+
+def values_like(
+    model: nn.Module,
+    examples: Sequence[Example],
+    like: Sequence[Example],
+    layer: int,
+    *,
+    progress: bool | None = None,
+    batch_size: int = 64,
+) -> dict[str, Float[Tensor, 'n d_model']]:
+    """Outputs of a layer's `W_out` that make the residual stream after it what it is in other examples, for `rewrite`.
+
+    To have one example answered as another is, give both the wanted answer: `("Where was A born?", "in Lima")` like
+    `("Where was B born?", "in Lima")`, who was. The later the layer, the surer the answer. What earlier layers and
+    other positions say stays as it is.
+
+    Args:
+        model: the model.
+        examples: the target.
+        like: for each example, the one to be like at its counted positions: the same number of them, in order.
+        layer: the layer of `W_out`.
+        progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
+        batch_size: examples in a batch, 1 or more. It affects memory, and results by rounding only.
+
+    Raises:
+        ValueError: if the examples do not pair up, the model lacks the layer, or its `W_out` does not write into the
+            residual stream as it is.
+    """
+
+def task_vector(
+    model: nn.Module,
+    finetuned: nn.Module,
+    base: nn.Module,
+    *,
+    components: str | Collection[str] | None = None,
+    layers: Layers = None,
+) -> Engram:
+    """The difference of two models' weights, as an engram of a third model (or of one of the two).
+
+    Args:
+        model: what it will be subtracted from.
+        finetuned: the model after fine-tuning, of the same shapes.
+        base: the model before.
+        components: names of components, `W_Q` to `W_U`, or short, `Q` to `U`. None means all that the model has.
+        layers: one layer or several, by number. None means all. The unembedding lies in no layer: `layers` leaves it
+            out, unless `components` names it.
+
+    Raises:
+        ValueError: if shapes or weight processing differ, or a component or layer is missing.
+
+    Example:
+        >>> from engram_interp import testbed
+        >>> model = testbed.load("retain")
+        >>> learnt = task_vector(model, testbed.load("full"), testbed.load("base"), components="gate")
+        >>> 0 < learnt.wnorm()["blocks.1.mlp.W_gate"] < 1
+        True
+    """
+
+def concept_from_sae(
+    model: nn.Module,
+    sae: Any,
+    feature: Index | Iterable[Index],
+    corpus: Corpus,
+    *,
+    name: str | None = None,
+    per: str = "token",
+    share: float | int = 0.0,
+    threshold: float | int = 0.0,
+    quantile: float | int | None = None,
+    reference: str = "rest",
+    max_tokens: int | None = None,
+    seed: int = 0,
+    progress: bool | None = None,
+    batch_size: int = 64,
+) -> SaeConcept:
+    """A concept from where SAE features fire in a corpus, and where they do not.
+
+    BOS and padding are on neither side. In `(prompt, answer)` pairs only answers are, as everywhere. A whole example
+    fires if its text does, prompt and answer; a token fires only where it counts.
+
+    Args:
+        model: the `HookedTransformer` or `TransformerBridge` that the SAE was trained on.
+        sae: any `sae_lens.SAE`, transcoders included. A training SAE is read as the SAE that it would save.
+        feature: the index of a feature, or several: then the target is where any of them fires.
+        corpus: examples as `Concept` takes them, or tokens `[n pos]`. In the latter, BOS and padding do not count, and
+            padding at the start of a row is removed.
+        name: what reports and files call the concept. None names it by its features.
+        per: `"token"` puts every token on a side by itself; `"example"` puts all counted tokens of an example on one
+            side.
+        share: with `per="example"`, the share of an example's tokens that must fire for the example to fire, in [0, 1].
+            With 0, one token is enough.
+        threshold: the smallest activation that counts as firing, 0 or more. With 0, any activation above zero counts.
+        quantile: sets the threshold of each feature to this quantile of its activations above zero in the corpus, in
+            [0, 1]. Raises ValueError if `threshold` is given too.
+        reference: `"rest"` is every silent token. `"matched"` is the silent tokens that fire elsewhere in the corpus,
+            and `"matched-positions"` the silent tokens at positions at which others fire, so that the engram is not
+            just that of a word or a place. Firing tokens without a silent counterpart then leave the target. The two
+            sides may still hold different numbers of a kind. An edit spares only what its reference holds, so use
+            matched references for maps.
+        max_tokens: how many tokens each side keeps, drawn at random, 1 or more. None keeps all.
+        seed: the seed of that draw.
+        progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
+        batch_size: examples in a batch, 1 or more. It affects memory, and results by rounding only.
+
+    Raises:
+        ImportError: if sae-lens is not installed.
+        TypeError: if `sae` is not an SAE, or a feature is not an index.
+        ValueError: if the SAE does not have a feature; if a feature fires nowhere or everywhere in the corpus; if the
+            SAE has no hook name, or belongs to another model, or reads another width; if an option is out of range.
+
+    Example:
+        >>> import engram_interp as ei
+        >>> model, sae, corpus = ei.testbed.load("full"), ei.testbed.load_sae(), ei.testbed.authors()
+        >>> examples = corpus.forget10[1].examples + corpus.world_examples
+        >>> ranked = ei.rank_features(model, sae, ["Where was Kara Jenquist born?"], examples)
+        >>> concept = ei.concept_from_sae(model, sae, ranked["feature"][0], examples, per="example")
+        >>> len(concept.target) + len(concept.reference) == len(examples)
+        True
+    """
+
+def concepts_from_sae(
+    model: nn.Module,
+    sae: Any,
+    features: Iterable[Index],
+    corpus: Corpus,
+    *,
+    per: str = "token",
+    share: float | int = 0.0,
+    threshold: float | int = 0.0,
+    quantile: float | int | None = None,
+    progress: bool | None = None,
+    batch_size: int = 64,
+) -> dict[str, list[Example]]:
+    """Examples by feature, `"feature 3"`, and the `"rest"`, for `decompose`. Every token is in one of them.
+
+    Where several features fire, a token goes to the one that is nearest to its largest activation in the corpus. With
+    `per="example"`, all tokens of an example go to one feature. The rest is where no feature fires; it is left out if
+    one always does.
+
+    Args:
+        model: see `concept_from_sae`.
+        sae: see `concept_from_sae`.
+        features: their indices.
+        corpus: see `concept_from_sae`.
+        per: `"token"` puts every token on a side by itself; `"example"` puts all counted tokens of an example on one
+            side.
+        share: with `per="example"`, the share of an example's tokens that must fire for the example to fire, in [0, 1].
+            With 0, one token is enough.
+        threshold: the smallest activation that counts as firing, 0 or more. With 0, any activation above zero counts.
+        quantile: sets the threshold of each feature to this quantile of its activations above zero in the corpus, in
+            [0, 1]. Raises ValueError if `threshold` is given too.
+        progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
+        batch_size: examples in a batch, 1 or more. It affects memory, and results by rounding only.
+
+    Raises:
+        ValueError: if no token goes to a feature, which is then named; see also `concept_from_sae`.
+    """
+
+def rank_features(
+    model: nn.Module,
+    sae: Any,
+    examples: Concept | Corpus,
+    reference: Corpus | None = None,
+    *,
+    threshold: float | int = 0.0,
+    confidence: float = 0.95,
+    progress: bool | None = None,
+    batch_size: int = 64,
+) -> pd.DataFrame:
+    """Which features fire in these examples more than in others? One row per feature, the largest difference first.
+
+    Args:
+        model: the model that the SAE was trained on.
+        sae: any `sae_lens.SAE`.
+        examples: what the features should stand for. A `Concept` brings its own reference.
+        reference: other examples. Without them, features are ordered by how often they fire.
+        threshold: the smallest activation that counts as firing. With 0, any activation above zero counts.
+        confidence: the level of each interval by itself. The first of many features is there partly by luck, which the
+            intervals do not correct for.
+        progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
+        batch_size: examples in a batch, 1 or more. It affects memory, and results by rounding only.
+
+    Returns:
+        A table with the columns `feature`; `target_rate` and `reference_rate`, the shares of examples in which it
+        fires, prompts included (in examples given as tokens: at tokens that count); their `difference` and its interval
+        from `low` to `high` (Newcombe 1998, method 10; without a reference, Wilson's interval of `target_rate`);
+        `target_token_rate` and `reference_token_rate`, the shares of tokens; `target_activation` and
+        `reference_activation`, the mean over examples of the largest activation.
+
+    Raises:
+        ImportError: if sae-lens is not installed.
+        ValueError: if `confidence` is outside (0, 1), `threshold` is negative, or both a `Concept` and a reference are
+            given; see also `concept_from_sae`.
+    """
+
+def reconstruction(
+    model: nn.Module,
+    sae: Any,
+    corpus: Corpus,
+    *,
+    progress: bool | None = None,
+    batch_size: int = 64,
+) -> Reconstruction:
+    """Does an SAE fit a model? How much it explains of the activations over a corpus, without BOS and padding.
+
+    An SAE of another layer, another checkpoint or differently processed weights runs without an error and explains
+    little. So check this first.
+
+    Args:
+        model: the model that the SAE was trained on.
+        sae: any `sae_lens.SAE`.
+        corpus: see `concept_from_sae`.
+        progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
+        batch_size: examples in a batch, 1 or more. It affects memory, and results by rounding only.
+
+    Raises:
+        NotImplementedError: if `sae` is a transcoder, which does not reconstruct the activation that it reads.
+        ValueError: if all activations of the corpus are equal; see also `concept_from_sae`.
+    """

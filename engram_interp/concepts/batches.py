@@ -1,0 +1,97 @@
+"""How do examples go through a model together? In padded batches, with masks of real and of counted positions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from engram_interp.common.arguments import whole
+from engram_interp.common.progress import bar
+from engram_interp.concepts.concept import Example, TokenExample, listed_examples
+from engram_interp.concepts.encoding import Encoder
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Examples side by side, padded on the right.
+
+    Attributes:
+        tokens: `[batch pos]`.
+        attention_mask: `[batch pos]`, true at real tokens.
+        counts: `[batch pos]`, true where a position counts.
+        groups: `[batch]`, the group of each example, by its place in the list of groups.
+        numbers: `[batch]`, the place of each example in its group.
+        examples: what errors call these examples (`target[3]`, ...).
+    """
+
+    tokens: Int[Tensor, "batch pos"]
+    attention_mask: Bool[Tensor, "batch pos"]
+    counts: Bool[Tensor, "batch pos"]
+    groups: Int[Tensor, "batch"]
+    numbers: Int[Tensor, "batch"]
+    examples: tuple[str, ...]
+
+    def counted(self, group: int) -> Int[Tensor, "n"]:
+        """The places of a group's counted positions after the examples are laid end to end."""
+        return (self.counts & (self.groups == group)[:, None]).flatten().nonzero().flatten()
+
+
+def encode_groups(groups: Mapping[str, Iterable[Example]], encoder: Encoder) -> dict[str, list[TokenExample]]:
+    """Every example of every group as tokens.
+
+    Raises:
+        ValueError: if the model cannot read an example, or if no position of a group counts.
+        TypeError: if `groups` is not a mapping, or a group does not hold examples.
+    """
+    if not isinstance(groups, Mapping):
+        raise TypeError(f"groups must be lists of examples by name, {{'facts': [...]}}; got a {type(groups).__name__}")
+    listed = {group: listed_examples(examples, group) for group, examples in groups.items()}
+    encoded = {
+        group: [encoder.encode(example, f"{group}[{i}]") for i, example in enumerate(examples)]
+        for group, examples in listed.items()
+    }
+    for group, examples in encoded.items():
+        if not any(bool(example.counts.any()) for example in examples):
+            raise ValueError(f"{group} must have a position that counts; none of its {len(examples)} examples has one")
+    return encoded
+
+
+def batches(
+    encoded: dict[str, list[TokenExample]], batch_size: int, progress: bool | None, describe: str
+) -> Iterator[Batch]:
+    """Yields every example once, in batches of examples of similar length, so that there is little padding.
+
+    Args:
+        encoded: token examples by group.
+        batch_size: examples in a batch.
+        progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
+        describe: what the bar says.
+    """
+    batch_size = whole(batch_size, "batch_size", at_least=1)
+    flat = [
+        (example, group, i, f"{name}[{i}]")
+        for group, (name, examples) in enumerate(encoded.items())
+        for i, example in enumerate(examples)
+    ]
+    flat.sort(key=lambda item: len(item[0].tokens))
+    for start in bar(range(0, len(flat), batch_size), progress, describe, "batch"):
+        yield _pad(flat[start : start + batch_size])
+
+
+def _pad(items: list[tuple[TokenExample, int, int, str]]) -> Batch:
+    examples, groups, numbers, names = zip(*items, strict=True)
+    shape = len(examples), max(len(example.tokens) for example in examples)
+    # Padding never counts, and causal attention hides it from the positions that do.
+    tokens = torch.zeros(shape, dtype=torch.long)
+    attention_mask = torch.zeros(shape, dtype=torch.bool)
+    counts = torch.zeros(shape, dtype=torch.bool)
+    for row, example in enumerate(examples):
+        n = len(example.tokens)
+        tokens[row, :n] = example.tokens
+        attention_mask[row, :n] = True
+        counts[row, :n] = example.counts
+    return Batch(tokens, attention_mask, counts, torch.tensor(groups), torch.tensor(numbers), names)

@@ -1,0 +1,133 @@
+"""What is kept of a concept's input: its rows, or their second moment, whichever is fewer numbers.
+
+`S_i = X^T X` follows from the rows. The moment is symmetric, so its upper triangle is enough.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from engram_interp.statistics.moments import Moment, MomentSum, moment_dtype, with_ones
+
+
+@dataclass(frozen=True)
+class Factor:
+    """A concept's inputs, `[n d]`: `S_i = X^T X`.
+
+    Attributes:
+        X: the rows.
+        absorbed: whether the input has a row of ones.
+    """
+
+    X: Float[Tensor, "n d"]
+    absorbed: bool
+
+    @property
+    def matrix(self) -> Float[Tensor, "D D"]:
+        """`S_i`, with a row of ones if a bias is absorbed."""
+        total = MomentSum(self.X)
+        total.add(self.X)
+        return total.result().matrix(self.absorbed)
+
+    @property
+    def resolution(self) -> float:
+        """The relative rounding of `matrix`."""
+        return torch.finfo(moment_dtype(self.X.shape[1], self.X.dtype)).eps
+
+    @property
+    def root(self) -> Float[Tensor, "n D"]:
+        """Rows whose second moment is `S_i`, in float64: the inputs themselves."""
+        return with_ones(self.X, self.absorbed)
+
+    @property
+    def n_rows(self) -> int:
+        """How many positions there are."""
+        return len(self.X)
+
+    @property
+    def n_floats(self) -> int:
+        """How many numbers are kept."""
+        return self.X.numel()
+
+
+@dataclass(frozen=True)
+class Packed:
+    """The upper triangle of `S_i`, row by row.
+
+    Attributes:
+        triangle: its entries.
+        size: the number of rows of `S_i`.
+        n_rows: how many positions there are.
+    """
+
+    triangle: Float[Tensor, "half"]
+    size: int
+    n_rows: int
+
+    @classmethod
+    def of(cls, moment: Moment, absorbed: bool) -> Packed:
+        """The triangle of a moment, in its own precision, with a row of ones if a bias is absorbed."""
+        S = moment.matrix(absorbed)
+        return cls(S[_upper(S)].to(moment.second.dtype), len(S), moment.count)
+
+    @property
+    def matrix(self) -> Float[Tensor, "D D"]:
+        """`S_i`."""
+        S = torch.zeros(self.size, self.size, dtype=torch.float64, device=self.triangle.device)
+        S[_upper(S)] = self.triangle.double()
+        return S + S.triu(1).T
+
+    @property
+    def resolution(self) -> float:
+        """The relative rounding of `matrix`."""
+        return torch.finfo(self.triangle.dtype).eps
+
+    @property
+    def root(self) -> Float[Tensor, "D D"]:
+        """Rows whose second moment is `S_i`, in float64: its eigenvectors times the roots of their eigenvalues."""
+        lam, U = torch.linalg.eigh(self.matrix)
+        return (U * lam.clamp(min=0).sqrt()).T
+
+    @property
+    def n_floats(self) -> int:
+        """How many numbers are kept."""
+        return self.triangle.numel()
+
+
+def _upper(S: Float[Tensor, "D D"]) -> Bool[Tensor, "D D"]:
+    """A mask of the upper triangle and the diagonal."""
+    return torch.ones_like(S, dtype=torch.bool).triu()
+
+
+class ConceptSum:
+    """Sums one input of one concept: it keeps rows until their moment is fewer numbers.
+
+    Args:
+        absorbed: whether the input has a row of ones.
+    """
+
+    def __init__(self, absorbed: bool) -> None:
+        self._absorbed = absorbed
+        self._waiting: list[Tensor] = []
+        self._moments: MomentSum | None = None
+
+    def add(self, rows: Float[Tensor, "n d"]) -> None:
+        """Add rows."""
+        self._waiting.append(rows)
+        size = rows.shape[1] + self._absorbed
+        if sum(len(waiting) for waiting in self._waiting) * rows.shape[1] > size * (size + 1) // 2:
+            self._moments = self._moments or MomentSum(rows)
+            self._moments.add(torch.cat(self._waiting))
+            self._waiting = []
+
+    def result(self, none: Float[Tensor, "0 d"]) -> Factor | Packed:
+        """The rows or the moment, whichever is smaller; `none` has no rows, for an input that nothing reached."""
+        rows, self._waiting = torch.cat([none, *self._waiting]), []
+        if self._moments is None:
+            return Factor(rows, self._absorbed)
+        self._moments.add(rows)
+        return Packed.of(self._moments.result(), self._absorbed)

@@ -1,0 +1,217 @@
+"""Statistics + weights -> every matrix with its engram: `P+ = S+ S^pinv` once an input, `W+ = W P+` once a matrix.
+
+(Paper, Eq. 3 to 5.) Extracting, mapping and diagnosing all begin here: `prepare`, then `parts`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from engram_interp.common.progress import bar
+from engram_interp.concepts.concept import TARGET, Concept
+from engram_interp.engrams.weights import absorbing_inputs, base_of, matrix_of, without_bias
+from engram_interp.linalg.filters import Function, soft, values_of
+from engram_interp.linalg.norms import Heads
+from engram_interp.linalg.ownership import Ownership, ownership
+from engram_interp.linalg.spectrum import Spectrum, engram_matrix, spectrum
+from engram_interp.models import Adapter, adapt
+from engram_interp.models.components import COMPONENT, UNEMBED
+from engram_interp.models.sites import Site, by_input, component_of, layer_of
+from engram_interp.options import Run, Solve, Which
+from engram_interp.statistics.collect import collect
+from engram_interp.statistics.statistics import Statistics
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a model and a concept give.
+
+    Attributes:
+        adapter: the model.
+        statistics: the concept's.
+        sites: the matrices that are asked for, in the model's order.
+    """
+
+    adapter: Adapter
+    statistics: Statistics
+    sites: list[Site]
+
+
+@dataclass(frozen=True)
+class InputData:
+    """What the data say about one input. It is the same for all matrices that read the input.
+
+    Attributes:
+        absorbed: whether the input has a row of ones, as the last of its `d` dimensions.
+        S_plus: second moment of the target.
+        S: second moment of target and reference together.
+        every: the directions of `S` that the data have; with a ridge, those of `S + ridge I`.
+        solve: how the engram is solved for.
+    """
+
+    absorbed: bool
+    S_plus: Float[Tensor, "d d"]
+    S: Float[Tensor, "d d"]
+    every: Spectrum
+    solve: Solve = field(default_factory=Solve)
+
+    @cached_property
+    def kept(self) -> Spectrum:
+        """The directions of `S` above the cut."""
+        return self.every.above(self.solve.cut)
+
+    @cached_property
+    def P_plus(self) -> Float[Tensor, "d d"]:
+        """The soft projector `P+` (paper, Eq. 5), or `g(P+)` with another filter."""
+        if self.solve.filter == soft:
+            return self.kept.soft_projector(self.S_plus)
+        return self.owned.projector(self.solve.filter)
+
+    @cached_property
+    def present(self) -> Float[Tensor, "k"]:
+        """`lambda / (lambda + ridge)` of every kept direction: what a target that owns all of it would own."""
+        return 1 - self.solve.ridge / self.kept.lam
+
+    def P_null(self, target_share: float, filter: Function) -> Float[Tensor, "d d"]:
+        """What `P+` would be of a target that owns nothing of its own, `S+ = (n/N) S`: `(n/N) Pi` without a filter.
+
+        Args:
+            target_share: `n/N`, the target's share of the positions that count.
+            filter: how much of a direction is taken.
+        """
+        taken = values_of(filter, target_share * self.present)
+        return self.kept.U * taken @ self.kept.U.T
+
+    @cached_property
+    def owned(self) -> Ownership:
+        """The target's share of every kept direction."""
+        return ownership(self.S_plus, self.kept)
+
+
+@dataclass(frozen=True)
+class Change:
+    """What can be subtracted from a matrix or added to it.
+
+    Attributes:
+        site: which matrix.
+        matrix: `[out d]`, as the formulas have it.
+        absorbed: whether the last column belongs to the bias.
+    """
+
+    site: Site
+    matrix: Float[Tensor, "out d"]
+    absorbed: bool
+
+
+@dataclass(frozen=True)
+class Part:
+    """One matrix as the formulas have it, in float64. If its input has a row of ones, the bias is the last column.
+
+    Attributes:
+        site: which matrix.
+        data: what it reads.
+        W: the model's own.
+        dW: what the engram is part of: `W`, or its difference from another model's.
+        heads: where its heads lie; None for a matrix without heads.
+    """
+
+    site: Site
+    data: InputData
+    W: Float[Tensor, "out d"]
+    dW: Float[Tensor, "out d"]
+    heads: Heads | None
+
+    @cached_property
+    def W_plus(self) -> Float[Tensor, "out d"]:
+        """The engram, `W+ = dW P+` (paper, Eq. 3)."""
+        return engram_matrix(self.dW, self.data.P_plus)
+
+    @property
+    def change(self) -> Change:
+        """The engram, as what can be subtracted from the matrix."""
+        return Change(self.site, self.W_plus, self.data.absorbed)
+
+    def weight(self, matrix: Float[Tensor, "out d"]) -> Float[Tensor, "out in"]:
+        """A matrix of this shape without its bias."""
+        return without_bias(matrix, self.data.absorbed)
+
+
+def prepare(model: nn.Module, concept: Concept | Statistics, which: Which, solve: Solve, run: Run) -> Prepared:
+    """The model, the concept's statistics, and the matrices that both give.
+
+    Raises:
+        ValueError: see `collect`; also if the statistics are of another model or lack an input that is asked for, or
+            `delta_from` has other shapes.
+    """
+    adapter = adapt(model)
+    if isinstance(concept, Statistics):
+        statistics, sites = concept, sites_of(adapter, concept, which)
+        base_of(adapter, solve.delta_from, sites)
+    else:
+        # Another model's shapes are found before the pass.
+        base_of(adapter, solve.delta_from, adapter.sites(which.components, which.layers))
+        statistics = collect(model, concept, **vars(which), **vars(run))
+        sites = sites_of(adapter, statistics, which)
+    return Prepared(adapter, statistics, sites)
+
+
+def parts(prepared: Prepared, solve: Solve, progress: bool | None) -> Iterator[Part]:
+    """Every matrix with its engram. Matrices that share an input come together, and share its soft projector."""
+    adapter, statistics = prepared.adapter, prepared.statistics
+    base = base_of(adapter, solve.delta_from, prepared.sites)
+    absorbing = absorbing_inputs(adapter, base) if solve.absorb_bias else set()
+    for name, readers in bar(by_input(prepared.sites).items(), progress, "solving", "input"):
+        absorbed = name in absorbing
+        S = statistics.total(name).matrix(absorbed)
+        S_plus = statistics.groups[TARGET][name].matrix(absorbed).to(S.device)
+        data = InputData(absorbed, S_plus, S, spectrum(S, 0.0, solve.ridge), solve)
+        for site in readers:
+            yield part_of(site, data, adapter, base)
+
+
+@torch.no_grad()
+def part_of(site: Site, data: InputData, adapter: Adapter, base: Adapter | None) -> Part:
+    """One matrix with what it reads. With `base`, the engram is of the difference from that model."""
+    W = matrix_of(adapter, site, data.absorbed).to(data.S.device)
+    dW = W if base is None else W - matrix_of(base, site, data.absorbed).to(W)
+    return Part(site, data, W, dW, COMPONENT[site.component].heads(len(adapter.parameter(site.key))))
+
+
+def sites_of(adapter: Adapter, statistics: Statistics, which: Which) -> list[Site]:
+    """The matrices that these statistics serve; by default those that they were collected for.
+
+    Raises:
+        ValueError: if the statistics are of another model, or lack the target or an input that is asked for.
+    """
+    statistics.info.require(adapter.info, "the statistics")
+    if TARGET not in statistics.groups:
+        raise ValueError(f"the statistics have no group {TARGET!r}, only {', '.join(statistics.groups)}")
+    sites = _chosen(adapter, statistics, which)
+    if not sites:
+        raise ValueError(
+            f"nothing that the statistics were collected for ({', '.join(statistics.keys)}) lies in "
+            f"components={which.components}, layers={which.layers}"
+        )
+    if missing := [site.key for site in sites if site.input not in statistics.inputs]:
+        raise ValueError(f"the statistics lack the inputs of {', '.join(missing)}: collect them for these matrices")
+    return sites
+
+
+def _chosen(adapter: Adapter, statistics: Statistics, which: Which) -> list[Site]:
+    """The matrices that are asked for; what is not said follows from what the statistics were collected for."""
+    if which.components is None:
+        sites = adapter.sites({component_of(key) for key in statistics.keys}, which.layers)
+        return [
+            site for site in sites if site.key in statistics.keys and (which.layers is None or site.layer is not None)
+        ]
+    sites = adapter.sites(which.components, which.layers)
+    if which.layers is not None:
+        return sites
+    layers = {layer_of(key) for key in statistics.keys}
+    return [site for site in sites if site.layer in layers or site.component == UNEMBED]

@@ -1,0 +1,118 @@
+"""How sure is a number? p-values of a family, and intervals of a size, a mean, a share and a difference of shares."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+LEVEL = 0.95
+"""The level of the bootstrap intervals."""
+N_RESAMPLES = 1000
+"""Bootstraps of a mean."""
+ROUNDING = 1e-6
+"""Sizes of random sets are computed in float32. Two that differ by less than this share count as equal."""
+
+
+def family_p_values(excess: Float[Tensor, "set unit"]) -> Float[Tensor, "unit"]:
+    """How often the largest of all units, over random sets, is as far out as each unit of the target (the first set).
+
+    Units differ in how much they vary, so each is measured in its own standard deviations from its own mean. The
+    largest of all units controls the family-wise error rate (Westfall and Young's single-step maxT). The target counts
+    as one of the sets, which makes the level exact.
+
+    Example:
+        >>> sets = torch.tensor([[9.0, 1.0], [1.0, 1.1], [1.1, 0.9], [0.9, 1.2], [1.0, 0.8]])
+        >>> family_p_values(sets).tolist()
+        [0.2, 0.6]
+    """
+    if not excess.shape[1]:
+        return excess[0]
+    mean, std = excess.mean(0), excess.std(0)
+    # A unit that varies by rounding alone is never the largest, and rounding breaks no tie.
+    z = ((excess - mean) / std).where(std > 100 * ROUNDING * mean, -torch.inf)
+    tie = (ROUNDING * mean / std).nan_to_num(0.0, posinf=0.0)
+    return (z.amax(1)[:, None] >= z[0] - tie).double().mean(0)
+
+
+def interval(
+    excess: Float[Tensor, "unit"], bootstraps: Float[Tensor, "set unit"]
+) -> tuple[Float[Tensor, "unit"], Float[Tensor, "unit"]]:
+    """The ends of a 95 % interval, from how `excess` varies over bootstraps of the target's examples.
+
+    An example that is drawn twice counts four times in a square, so the squares of all bootstraps are too large. They
+    are therefore measured from their own mean.
+    """
+    squares = bootstraps.square()
+    tail = (1 - LEVEL) / 2
+    low, high = (squares - squares.mean(0)).quantile(torch.tensor([tail, 1 - tail], dtype=squares.dtype), dim=0)
+    return (excess.square() + low).clamp(min=0).sqrt(), (excess.square() + high).clamp(min=0).sqrt()
+
+
+def bootstrap_mean(values: np.ndarray, seed: int) -> dict[str, float | int]:
+    """The mean as `value`, its 95 % bootstrap interval from `low` to `high`, and `n`.
+
+    Args:
+        values: one number for each example. A single number has no interval: `low` and `high` are NaN.
+        seed: of the bootstrap.
+
+    Example:
+        >>> bootstrap_mean(np.array([2.0]), seed=0)
+        {'value': 2.0, 'low': nan, 'high': nan, 'n': 1}
+    """
+    from scipy.stats import bootstrap
+
+    low = high = float("nan")
+    if len(values) > 1:
+        resampled = bootstrap(
+            (values,), np.mean, n_resamples=N_RESAMPLES, confidence_level=LEVEL, method="percentile", batch=64,
+            rng=np.random.default_rng(seed),
+        )  # fmt: skip
+        low, high = resampled.confidence_interval
+    return {"value": float(values.mean()), "low": float(low), "high": float(high), "n": len(values)}
+
+
+def wilson(hits: Float[Tensor, "unit"], n: int, z: float) -> tuple[Float[Tensor, "unit"], Float[Tensor, "unit"]]:
+    """The ends of Wilson's interval of a share.
+
+    Args:
+        hits: how many of the `n` are hits, for each unit.
+        n: how many there are.
+        z: the quantile of the normal distribution for the level, 1.96 for 95 %.
+
+    Example:
+        >>> low, high = wilson(torch.tensor([0.0, 5.0]), 10, 1.96)
+        >>> low.tolist()[0], round(high.tolist()[1], 3)
+        (0.0, 0.763)
+    """
+    p = hits / n
+    centre, spread = p + z**2 / (2 * n), z * (p * (1 - p) / n + z**2 / (4 * n**2)).sqrt()
+    low, high = ((centre + sign * spread) / (1 + z**2 / n) for sign in (-1, 1))
+    # The share itself always lies inside, which rounding would miss for 0 and 1.
+    return torch.minimum(low, p).clamp(min=0), torch.maximum(high, p).clamp(max=1)
+
+
+def newcombe(
+    hits: Float[Tensor, "unit"], n: int, other_hits: Float[Tensor, "unit"], other_n: int, z: float
+) -> tuple[Float[Tensor, "unit"], Float[Tensor, "unit"]]:
+    """The ends of the interval of a difference of two shares, `hits / n - other_hits / other_n`.
+
+    Newcombe (1998), Statistics in Medicine 17, method 10: it combines the Wilson intervals of both shares.
+
+    Args:
+        hits: how many of the `n` are hits, for each unit.
+        n: how many there are.
+        other_hits: the same for the share that is subtracted.
+        other_n: how many there are of these.
+        z: the quantile of the normal distribution for the level, 1.96 for 95 %.
+
+    Example:
+        >>> low, high = newcombe(torch.tensor([56.0]), 70, torch.tensor([48.0]), 80, 1.96)
+        >>> round(low.item(), 4), round(high.item(), 4)
+        (0.0524, 0.3339)
+    """
+    p1, (low1, high1) = hits / n, wilson(hits, n, z)
+    p2, (low2, high2) = other_hits / other_n, wilson(other_hits, other_n, z)
+    low = p1 - p2 - ((p1 - low1) ** 2 + (high2 - p2) ** 2).sqrt()
+    return low, p1 - p2 + ((high1 - p1) ** 2 + (p2 - low2) ** 2).sqrt()

@@ -1,0 +1,138 @@
+"""The rows of a diagnosis: what `P` does, for every input, cut and matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import pandas as pd
+from jaxtyping import Float
+from torch import Tensor
+
+from engram_interp.engrams.parts import InputData, Part
+from engram_interp.linalg.filters import soft
+from engram_interp.linalg.norms import output_norm, share
+from engram_interp.linalg.projectors import at_cuts, condition, norms_at_cuts, properties, stretch
+from engram_interp.linalg.spectrum import default_rtol
+
+
+@dataclass(frozen=True)
+class InputSpectra:
+    """Two spectra of one input.
+
+    Attributes:
+        eigenvalues: `[r]`, of `S` (of `S + ridge I` with a ridge), ascending.
+        rank: how many of them are kept.
+        shares: `[rank]`, the eigenvalues of `M`, ascending, in [0, 1]: the target's share of a direction.
+    """
+
+    eigenvalues: Float[Tensor, "r"]
+    rank: int
+    shares: Float[Tensor, "rank"]
+
+
+class Tables:
+    """Collects the rows of a diagnosis, as inputs and matrices come.
+
+    Args:
+        rtols: the cuts to compare.
+    """
+
+    def __init__(self, rtols: Collection[float | int]) -> None:
+        self._rtols = rtols
+        self._inputs: dict[str, dict[str, float | str]] = {}
+        self._matrices: dict[str, dict[str, object]] = {}
+        self._cuts: dict[str, list[dict[str, float | int]]] = {}
+        self._curves: list[dict[str, object]] = []
+        self.spectra: dict[str, InputSpectra] = {}
+
+    def add_input(self, name: str, data: InputData) -> None:
+        """Add an input."""
+        d, lam = len(data.S), data.every.lam
+        rtol = float(default_rtol(d) if data.solve.cut is None else data.solve.cut)
+        at = _at_cuts(data, sorted({rtol, *map(float, self._rtols)}))
+        (here,) = (row for row in at if row["rtol"] == rtol)
+        self._cuts[name] = at
+        self._inputs[name] = {
+            "input": name,
+            "d": d,
+            "cut": rtol * lam[-1].item() if len(lam) else 0.0,
+            **here,
+            "largest_share": data.owned.share[-1].item() if here["rank"] else 0.0,
+            "stretch": stretch(data.P_plus),
+        }
+        self.spectra[name] = InputSpectra(lam.cpu(), int(here["rank"]), data.owned.share.cpu())
+
+    def add_matrix(self, part: Part) -> None:
+        """Add a matrix whose input has been added."""
+        site, data = part.site, part.data
+        at = self._cuts[site.input]
+        whole = part.weight(part.W).norm()
+        for row, norm in zip(at, _norms_at_cuts(part, at), strict=True):
+            wnorm = share(whole.new_tensor(norm), whole).item()
+            self._curves.append({"key": site.key, "rtol": row["rtol"], "rank": row["rank"], "wnorm": wnorm})
+        self._matrices[site.key] = {
+            "key": site.key,
+            "component": site.component,
+            "layer": site.layer,
+            "expert": site.expert,
+            "wnorm": share(part.weight(part.W_plus).norm(), whole).item(),
+            "output_target": _carried(part, data.S_plus),
+            "output_reference": _carried(part, data.S - data.S_plus),
+            **self._inputs[site.input],
+        }
+
+    @property
+    def inputs(self) -> pd.DataFrame:
+        """A row for each input."""
+        return pd.DataFrame(list(self._inputs.values()))
+
+    @property
+    def cuts(self) -> pd.DataFrame:
+        """A row for each input and cut."""
+        return pd.DataFrame([{"input": name, **row} for name, rows in self._cuts.items() for row in rows])
+
+    def matrices(self, order: Sequence[str]) -> pd.DataFrame:
+        """A row for each matrix, in this order of keys."""
+        return pd.DataFrame([self._matrices[key] for key in order]).astype({"layer": "Int64", "expert": "Int64"})
+
+    @property
+    def wnorms(self) -> pd.DataFrame:
+        """A row for each matrix and cut."""
+        return pd.DataFrame(self._curves)
+
+
+def _carried(part: Part, S: Float[Tensor, "d d"]) -> float:
+    """`|W+ X|^2 / |W X|^2`."""
+    return share(output_norm(part.W_plus, S), output_norm(part.W, S)).square().item()
+
+
+def _is_plain(data: InputData) -> bool:
+    """Whether `P` is the paper's, which has short cuts: one eigendecomposition serves all cuts."""
+    return data.solve.filter == soft and not data.solve.ridge
+
+
+def _at_cuts(data: InputData, rtols: Iterable[float]) -> list[dict[str, float | int]]:
+    """`properties` of `P` at each cut, with its rank and condition."""
+    if _is_plain(data):
+        return at_cuts(data.S_plus, data.every, rtols)
+    rows = []
+    for rtol in rtols:
+        at = _at(data, rtol)
+        found = properties(at.P_plus, data.S_plus, data.S - data.S_plus)
+        lam = at.kept.lam
+        rows.append({"rtol": float(rtol), "rank": len(lam), "condition": condition(lam), **found})
+    return rows
+
+
+def _norms_at_cuts(part: Part, rows: Sequence[dict[str, float | int]]) -> list[float]:
+    """`|W P|_F` at each cut, without the bias."""
+    data = part.data
+    if _is_plain(data):
+        return norms_at_cuts(part.dW, data.S_plus, data.every, [int(row["rank"]) for row in rows], data.absorbed)
+    return [part.weight(part.dW @ _at(data, row["rtol"]).P_plus).norm().item() for row in rows]
+
+
+def _at(data: InputData, rtol: float) -> InputData:
+    """An input at another cut."""
+    return replace(data, solve=replace(data.solve, rtol=rtol))

@@ -1,0 +1,261 @@
+"""`LocalizationMap`: where does the memory sit? Sizes of an engram by matrix, head and expert, and their null."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING
+
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from engram_interp.common.mappings import IdentityMapping
+from engram_interp.figures.scale import Scale
+from engram_interp.maps.grids import component_grid, largest, one_component, unit_grid
+from engram_interp.maps.quantities import MAP_QUANTITIES, METRICS
+from engram_interp.models.components import COMPONENT, COMPONENTS, UNEMBED
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+NULLS = {"analytic": "its analytic null", "resampled": "random sets of examples"}
+"""What sizes are compared with, and how figures call it."""
+PLACE = ["key", "component", "layer", "expert"]
+SIGNIFICANT = 0.05
+"""Figures mark a p-value of at most this."""
+DRAWN = tuple(metric.column(kind) for kind in ("size", "excess") for metric in METRICS)
+"""The quantities that a map draws: `wnorm`, `fisher`, `excess` and `fisher_excess`."""
+
+
+@dataclass(frozen=True, eq=False)
+class LocalizationMap(IdentityMapping[str, float]):
+    """Sizes of an engram by matrix and by head, and what they would be for a target that owns nothing of its own.
+
+    As a mapping, it is the W-Norm by key. Both metrics have the same columns in `to_frame()`, and the same names for
+    `quantity` in `grid`, `heads`, `experts` and `plot`:
+
+    ============== ====================== ==========================================================================
+    W-Norm         Fisher
+    ============== ====================== ==========================================================================
+    `wnorm`        `fisher`               `|W+| / |W|` in the Frobenius norm, and `|W+ S^1/2| / |W S^1/2|`
+    `expected`     `fisher_expected`      what the null gives: `(n/N) W Pi`, or the mean of random sets
+    `excess`       `fisher_excess`        their ratio; 1 means nothing of its own
+    `p_value`      `fisher_p_value`       against random sets of equal size, corrected for all matrices (or heads)
+    `low`, `high`  `fisher_low`, `..high` a 95 % interval of the excess, over resamplings of the target's examples
+    ============== ====================== ==========================================================================
+
+    The last three come only with `null="resampled"`.
+
+    Attributes:
+        table: a row for each matrix (without a `head`) and for each head, with the matrix's own `weight_norm`, `|W|_F`,
+            and `output_norm`, `|W S^1/2|_F`.
+        n_layers: number of blocks of the model.
+        null: what sizes are compared with, `analytic` or `resampled`.
+        name: the concept's name.
+        model: the model's name.
+        counts: how many positions count, by side.
+    """
+
+    table: pd.DataFrame
+    n_layers: int
+    null: str = "analytic"
+    name: str | None = None
+    model: str = ""
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+    def __getitem__(self, key: str) -> float:
+        found = self._matrices.loc[self._matrices["key"] == key, "wnorm"].tolist()
+        if not found:
+            raise KeyError(f"the map has no {key!r}; it has {', '.join(list(self)[:3])}, ...")
+        return float(found[0])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._matrices["key"])
+
+    def __len__(self) -> int:
+        return len(self._matrices)
+
+    def __repr__(self) -> str:
+        return f"LocalizationMap({self.name!r}, {len(self)} matrices of {self.model!r}, {self.null} null)"
+
+    def _repr_html_(self) -> str:
+        return _html(self)
+
+    @property
+    def _matrices(self) -> pd.DataFrame:
+        return self.table[self.table["head"].isna()]
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        """The components in the map, in their standard order: the columns of `wnorm`."""
+        present = set(self.table["component"])
+        return tuple(name for name in COMPONENTS if name in present)
+
+    @property
+    def quantities(self) -> tuple[str, ...]:
+        """What the map holds of every matrix and head."""
+        return tuple(name for name in MAP_QUANTITIES if name in self.table)
+
+    @property
+    def wnorm(self) -> Float[Tensor, "layer component"]:
+        """W-Norms; see `grid`."""
+        return self.grid("wnorm")
+
+    @property
+    def excess(self) -> Float[Tensor, "layer component"]:
+        """W-Norms over those of a target that owns nothing of its own; see `grid`."""
+        return self.grid("excess")
+
+    @property
+    def p_values(self) -> Float[Tensor, "layer component"]:
+        """p-values of W-Norms, corrected for all matrices; see `grid`. For the Fisher metric: `fisher_p_value`."""
+        return self.grid("p_value")
+
+    def grid(self, quantity: str) -> Float[Tensor, "layer component"]:
+        """A quantity by layer and component. It is NaN where there is no matrix; `W_U` stands in the last layer's row.
+
+        The experts of a mixture are one matrix here: its size is that of all their engrams together, its p-value the
+        smallest of theirs, and it has no interval.
+
+        Raises:
+            ValueError: if the map does not hold the quantity.
+        """
+        require_quantity(self, quantity)
+        return component_grid(self._matrices, quantity, self.n_layers, self.components)
+
+    def heads(self, component: str, quantity: str = "wnorm") -> Float[Tensor, "layer head"]:
+        """A quantity of single heads, NaN in layers that the map leaves out; K and V by key/value head.
+
+        Raises:
+            ValueError: if the component has no heads or is not in the map, or the map does not hold the quantity.
+        """
+        return _units(self, component, quantity, "head", _with_heads(self))
+
+    def experts(self, component: str, quantity: str = "wnorm") -> Float[Tensor, "layer expert"]:
+        """A quantity of single experts, NaN in layers without a mixture.
+
+        Raises:
+            ValueError: if no expert in the map has the component, or the map does not hold the quantity.
+        """
+        return _units(self, component, quantity, "expert", _with_experts(self))
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row for each matrix: `key`, `component`, `layer`, `expert` (missing outside a mixture), quantities."""
+        return self._matrices[[*PLACE, *self.quantities]].reset_index(drop=True)
+
+    def top(self, k: int = 10, by: str = "wnorm") -> pd.DataFrame:
+        """The `k` matrices that are largest in a quantity, largest first. For p-values, the smallest come first.
+
+        Raises:
+            ValueError: if the map does not hold the quantity, or `k` is below 1.
+        """
+        require_quantity(self, by)
+        return largest(self.to_frame(), k, by)
+
+    def plot(self, quantity: str = "wnorm") -> go.Figure:
+        """Heat map, components by layers, with the unembedding in a row of its own. A star marks what is significant.
+
+        Args:
+            quantity: `wnorm`, `excess`, `fisher` or `fisher_excess`.
+
+        Raises:
+            ValueError: if `quantity` is another one.
+        """
+        from engram_interp.figures.maps import component_map
+
+        title, scale, components = _title(self, quantity), _scale(quantity), self.components
+        grid, significant = self.grid(quantity), _significant(self, quantity, self.grid)
+        if UNEMBED not in components:
+            return component_map(grid, significant, components, None, scale, title)
+        unembed = float(grid[-1, -1]), bool(significant[-1, -1])
+        return component_map(grid[:, :-1], significant[:, :-1], components[:-1], unembed, scale, title)
+
+    def plot_heads(self, quantity: str = "wnorm") -> go.Figure:
+        """A heat map for every attention component, layers by heads; see `plot`."""
+        return _plot_units(self, "head", _with_heads(self), self.heads, quantity)
+
+    def plot_experts(self, quantity: str = "wnorm") -> go.Figure:
+        """A heat map for every MLP component, layers by experts; see `plot`."""
+        return _plot_units(self, "expert", _with_experts(self), self.experts, quantity)
+
+
+def _html(wmap: LocalizationMap) -> str:
+    """What a notebook shows: the first matrices."""
+    from engram_interp.common.html import table_html
+
+    by = "fisher_excess" if "fisher_excess" in wmap.quantities else "wnorm"
+    columns = [one for one in ("wnorm", "excess", "fisher", by, "fisher_p_value") if one in wmap.quantities]
+    lead = f"{len(wmap)} matrices of {wmap.model}, compared with {NULLS[wmap.null]}; the first by {by}:"
+    return table_html("Localization map", wmap.name, lead, wmap.top(5, by).set_index("key")[columns])
+
+
+def require_quantity(wmap: LocalizationMap, quantity: str) -> None:
+    """Check that a map holds a quantity.
+
+    Raises:
+        ValueError: if it does not; the message says what it holds.
+    """
+    if quantity in wmap.quantities:
+        return
+    if quantity in MAP_QUANTITIES:
+        raise ValueError(f'the map has no {quantity}: it comes with localize(..., null="resampled")')
+    raise ValueError(f"the map has no {quantity!r}; it has {', '.join(wmap.quantities)}")
+
+
+def _with_heads(wmap: LocalizationMap) -> list[str]:
+    return [name for name in wmap.components if COMPONENT[name].has_heads]
+
+
+def _with_experts(wmap: LocalizationMap) -> list[str]:
+    names = set(wmap.table.loc[wmap.table["expert"].notna(), "component"])
+    return [name for name in COMPONENTS if name in names]
+
+
+def _units(
+    wmap: LocalizationMap, component: str, quantity: str, unit: str, having: Sequence[str]
+) -> Float[Tensor, "layer unit"]:
+    name = one_component(component)
+    if name not in having:
+        raise ValueError(f"the map has no {unit}s of {name}; it has those of {', '.join(having) or 'no component'}")
+    require_quantity(wmap, quantity)
+    rows = wmap.table[(wmap.table["component"] == name) & wmap.table[unit].notna()]
+    return unit_grid(rows, unit, quantity, wmap.n_layers)
+
+
+def _plot_units(
+    wmap: LocalizationMap, unit: str, names: Sequence[str], units: Callable[[str, str], Tensor], quantity: str
+) -> go.Figure:
+    from engram_interp.figures.maps import layer_maps
+
+    if not names:
+        raise ValueError(f"the map has no component with {unit}s, so there are no {unit}s to plot")
+    title = _title(wmap, quantity, f" by {unit}")
+    grids = {name: units(name, quantity) for name in names}
+    significant = {name: _significant(wmap, quantity, partial(units, name)) for name in names}
+    return layer_maps(grids, significant, unit, _scale(quantity), title)
+
+
+def _significant(wmap: LocalizationMap, quantity: str, grid: Callable[[str], Tensor]) -> Bool[Tensor, "..."]:
+    """Where the quantity's metric is significant: nowhere in a map without p-values."""
+    p_value = MAP_QUANTITIES[quantity].beside("p_value")
+    if p_value not in wmap.quantities:
+        return torch.zeros_like(grid(quantity)).bool()
+    return grid(p_value) <= SIGNIFICANT
+
+
+def _scale(quantity: str) -> Scale:
+    found = MAP_QUANTITIES[quantity]
+    ratio = found.kind == "excess"
+    return Scale(f"{found.metric.title} over its null" if ratio else found.metric.title, ratio=ratio)
+
+
+def _title(wmap: LocalizationMap, quantity: str, by: str = "") -> str:
+    if quantity not in DRAWN:
+        raise ValueError(f"a map draws {', '.join(DRAWN)}; got {quantity!r}")
+    concept = f" of {wmap.name!r}" if wmap.name else ""
+    stars = f" (* p ≤ {SIGNIFICANT:g}, family-wise)" if "p_value" in wmap.quantities else ""
+    what = _scale(quantity).title.replace("its null", NULLS[wmap.null])
+    return f"{what}{by}{concept} in {wmap.model}{stars}"

@@ -1,0 +1,1 @@
+"""How does a `HookedTransformer` multiply by its matrices, and where do they live?"""

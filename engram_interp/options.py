@@ -1,0 +1,186 @@
+"""The options that calls share: which matrices, how to solve, how to run. Each is declared and checked here, once.
+
+A function that takes them is written with one argument for each kind, and called with the options as keywords:
+
+    @takes(Which, Solve, Run)
+    def extract(model, concept, *, which: Which, solve: Solve, run: Run) -> Engram: ...
+
+    extract(model, concept, layers=[3], ridge=0.1, batch_size=8)
+
+Its signature and its docstring, as `help` and notebooks show them, list every option with its default.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, fields
+from functools import wraps
+from typing import Any, TypeVar
+
+from torch import nn
+
+from engram_interp.common.arguments import Layers, whole
+from engram_interp.linalg.filters import Function, require_filter, soft
+from engram_interp.linalg.spectrum import require_ridge, require_rtol
+
+BATCH_SIZE = 64
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Which:
+    """Which matrices.
+
+    Attributes:
+        components: names of components, `W_Q` to `W_U`, or short, `Q` to `U`. None means all that the model has.
+        layers: one layer or several, by number. None means all. The unembedding lies in no layer: `layers` leaves it
+            out, unless `components` names it.
+    """
+
+    components: str | Collection[str] | None = None
+    layers: Layers = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cut:
+    """Which directions of an input count, and whether the bias belongs to the weight.
+
+    Attributes:
+        rtol: drops directions whose eigenvalue is at most this share of the largest. None means `d * 2**-23`, with `d`
+            the size of the moment matrix. Raises ValueError if it is outside [0, 1).
+        absorb_bias: treats a bias as one more column of its weight.
+    """
+
+    rtol: float | int | None = None
+    absorb_bias: bool = True
+
+    def __post_init__(self) -> None:
+        require_rtol(self.rtol)
+        if self.absorb_bias not in (True, False):
+            raise TypeError(f"absorb_bias must be True or False, got {self.absorb_bias!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Solve(Cut):
+    """How an engram is solved for.
+
+    Attributes:
+        ridge: uses `(S+ + S- + ridge I)^-1` in place of the pseudo-inverse (UCE; paper, Eq. 31). Its unit is that of
+            the moments, which are sums over tokens. With a ridge nothing is dropped, unless `rtol` says so. Raises
+            ValueError if it is negative.
+        filter: how much is taken of a direction of which the target owns a share: `filters.soft` (the paper's),
+            `filters.power(p)`, `filters.hard(tau)`, `filters.clip(gain)`, `filters.over(share)`, or any function from
+            shares in [0, 1] to as many numbers.
+        delta_from: takes the engram of `W - W_0`, with `W_0` the weights of this model of the same shape (paper, Eq.
+            3). Sizes remain shares of `W`.
+    """
+
+    ridge: float | int = 0.0
+    filter: Function = soft
+    delta_from: nn.Module | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_ridge(self.ridge)
+        require_filter(self.filter)
+
+    @property
+    def cut(self) -> float | int | None:
+        """The cut that is in force: a ridge needs none."""
+        return 0.0 if self.ridge and self.rtol is None else self.rtol
+
+
+@dataclass(frozen=True, kw_only=True)
+class Show:
+    """Whether it shows how far it is.
+
+    Attributes:
+        progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
+    """
+
+    progress: bool | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run(Show):
+    """How examples go through the model.
+
+    Attributes:
+        batch_size: examples in a batch, 1 or more. It affects memory, and results by rounding only.
+    """
+
+    batch_size: int = BATCH_SIZE
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "batch_size", whole(self.batch_size, "batch_size", at_least=1))
+
+
+def takes(*kinds: type) -> Callable[[Callable[..., R]], Callable[..., R]]:
+    """Let a function be called with the options of these kinds as keywords.
+
+    Args:
+        kinds: `Which`, `Cut`, `Solve`, `Show` or `Run`. The function has an argument for
+            each, named as its kind in lower case.
+
+    Example:
+        >>> @takes(Run)
+        ... def double(x: int, *, run: Run) -> int:
+        ...     return 2 * x
+        >>> double(3, batch_size=8)
+        6
+        >>> str(inspect.signature(double))
+        "(x: 'int', *, progress: 'bool | None' = None, batch_size: 'int' = 64) -> 'int'"
+    """
+    options = {kind.__name__.lower(): kind for kind in kinds}
+
+    def decorate(function: Callable[..., R]) -> Callable[..., R]:
+        signature = _expanded(inspect.signature(function), options)
+
+        @wraps(function)
+        def called(*args: Any, **given: Any) -> R:
+            signature.bind(*args, **given)  # an unknown keyword is an error that names this function's own
+            made = {
+                name: kind(**{one.name: given.pop(one.name) for one in fields(kind) if one.name in given})
+                for name, kind in options.items()
+            }
+            return function(*args, **given, **made)
+
+        called.__signature__ = signature  # pyright: ignore[reportAttributeAccessIssue]
+        called.__doc__ = _documented(function.__doc__, options)
+        return called
+
+    return decorate
+
+
+def _expanded(signature: inspect.Signature, options: dict[str, type]) -> inspect.Signature:
+    """A signature with the options of each kind in place of the kind."""
+    own = [one for one in signature.parameters.values() if one.name not in options]
+    keywords = [
+        inspect.Parameter(one.name, inspect.Parameter.KEYWORD_ONLY, default=one.default, annotation=one.type)
+        for kind in options.values()
+        for one in fields(kind)
+    ]
+    return signature.replace(parameters=[*own, *keywords])
+
+
+def _documented(text: str | None, options: dict[str, type]) -> str | None:
+    """A docstring with a line for each option at the end of its `Args:`."""
+    if text is None:
+        return None
+    lines = inspect.cleandoc(text).splitlines()
+    start = lines.index("Args:") + 1 if "Args:" in lines else len(lines)
+    end = next((i for i in range(start, len(lines)) if lines[i] and not lines[i].startswith(" ")), len(lines))
+    while end > start and not lines[end - 1]:
+        end -= 1
+    head = [] if "Args:" in lines else ["", "Args:"]
+    described = [line for kind in options.values() for line in _attributes(kind)]
+    return "\n".join([*lines[:end], *head, *described, *lines[end:]])
+
+
+def _attributes(kind: type) -> list[str]:
+    """The lines that describe a kind's options, those of the kind that it extends first."""
+    lines = [line for base in kind.__bases__ if base is not object for line in _attributes(base)]
+    own = inspect.cleandoc(kind.__doc__ or "").splitlines()
+    return [*lines, *own[own.index("Attributes:") + 1 :]]

@@ -1,0 +1,147 @@
+"""Where does a memory sit, what removes it, is it an engram, and what does the model say then? One call finds out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+from torch import nn
+
+from engram_interp.answers.generation import greedy_answers
+from engram_interp.answers.scoring import score
+from engram_interp.concepts.concept import REFERENCE, TARGET, Concept, Example
+from engram_interp.effects.criteria import Criteria, criteria
+from engram_interp.effects.strength import AlphaChoice, choose_alpha
+from engram_interp.engrams.engram import Engram
+from engram_interp.engrams.extract import extract
+from engram_interp.maps.localization import localize
+from engram_interp.maps.localization_map import LocalizationMap
+from engram_interp.models.exclusive import exclusive
+from engram_interp.options import Run, takes
+from engram_interp.sae.concepts import SaeConcept
+from engram_interp.sae.partition import Partition
+from engram_interp.statistics.collect import collect
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+N_QUESTIONS = 20
+"""How many questions of each side are shown, at most."""
+DRAWS = 199
+"""How many random sets the map is compared with."""
+
+Pairs: TypeAlias = Sequence[tuple[str, str]]
+"""Questions with their true answers."""
+
+
+@dataclass(frozen=True)
+class AnswerRow:
+    """A question, its true answer, and the model's own greedy answers before and after the edit."""
+
+    question: str
+    truth: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a report says.
+
+    Attributes:
+        wmap: where the memory sits, compared with a resampled null.
+        choice: the strength of the edit, and the curve that it was chosen from.
+        criteria: whether the memory is an engram, at that strength.
+        scores: answer accuracy, with one row per side and one column per model.
+        answers: tables of questions by side. Empty if no example is a `(prompt, answer)` pair.
+        counts: counted tokens by side.
+        partition: what counted as the target, if SAE features decided it.
+    """
+
+    wmap: LocalizationMap
+    choice: AlphaChoice
+    criteria: Criteria
+    scores: pd.DataFrame
+    answers: dict[str, list[AnswerRow]]
+    counts: dict[str, int]
+    partition: Partition | None = None
+
+
+@exclusive
+@takes(Run)
+def investigate(
+    model: nn.Module,
+    concept: Concept,
+    *,
+    keep: float | int = 0.98,
+    gold: nn.Module | None = None,
+    run: Run,
+) -> Findings:
+    """Localizes a concept, chooses how strongly to ablate it, and compares the model before and after.
+
+    Args:
+        model: the model under study. It is left unchanged.
+        concept: what to look for.
+        keep: see `choose_alpha`.
+        gold: a model that never saw the target, if there is one: the result that forgetting should reach.
+    """
+    statistics = collect(model, concept, **vars(run))
+    engram = extract(model, statistics, **vars(run))
+    choice = choose_alpha(model, engram, concept, keep, **vars(run))
+    return Findings(
+        wmap=localize(model, concept, null="resampled", draws=DRAWS, **vars(run)),
+        choice=choice,
+        criteria=criteria(model, engram, concept, alpha=choice.alpha, statistics=statistics, **vars(run)),
+        scores=_scores(choice, concept, gold, run),
+        answers=_answers(model, engram, choice.alpha, concept, run),
+        counts=statistics.counts,
+        partition=concept.partition if isinstance(concept, SaeConcept) else None,
+    )
+
+
+def _answers(model: nn.Module, engram: Engram, alpha: float, concept: Concept, run: Run) -> dict[str, list[AnswerRow]]:
+    """What the model says before and after the edit, by side."""
+    shown = {side: pairs for side, examples in concept.sides.items() if (pairs := spread(examples))}
+    before = _said(model, shown, run)
+    with engram.ablated(model, alpha):
+        after = _said(model, shown, run)
+    return {
+        side: [
+            AnswerRow(question, truth, *said)
+            for (question, truth), *said in zip(pairs, before[side], after[side], strict=True)
+        ]
+        for side, pairs in shown.items()
+    }
+
+
+def _said(model: nn.Module, shown: Mapping[str, Pairs], run: Run) -> dict[str, list[str]]:
+    return {
+        side: greedy_answers(model, [question for question, _ in pairs], **vars(run)) for side, pairs in shown.items()
+    }
+
+
+def spread(examples: Sequence[Example]) -> list[tuple[str, str]]:
+    """At most 20 `(prompt, answer)` pairs from all over the examples.
+
+    Example:
+        >>> spread(["a text", ("Who?", " Ada")])
+        [('Who?', 'Ada')]
+    """
+    pairs = [example for example in examples if isinstance(example, (tuple, list))]
+    places = sorted({round(i) for i in np.linspace(0, len(pairs) - 1, N_QUESTIONS)}) if pairs else []
+    return [(pairs[i][0], pairs[i][1].strip()) for i in places]
+
+
+def _scores(choice: AlphaChoice, concept: Concept, gold: nn.Module | None, run: Run) -> pd.DataFrame:
+    import pandas as pd
+
+    columns = {"the model": choice.curve.iloc[0], "after the ablation": choice.chosen}
+    scores = {name: [row[f"{side}_accuracy"] for side in (TARGET, REFERENCE)] for name, row in columns.items()}
+    if gold is not None:
+        # The gold model may not have seen all of the reference either, so only its score of the target is comparable.
+        accuracy = score(gold, {TARGET: concept.target}, **vars(run))[TARGET].accuracy
+        scores["a model that never saw it"] = [accuracy, math.nan]
+    return pd.DataFrame(scores, index=[concept.name or TARGET, "everything else (reference)"])

@@ -1,0 +1,121 @@
+"""How does a result get into one HTML file? Pages that need no other file and no network, plotly's script included."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engram_interp.common.html import template
+from engram_interp.common.writing import replacing
+from engram_interp.concepts.concept import REFERENCE, TARGET
+from engram_interp.maps.diagnosis import Diagnosis
+from engram_interp.maps.localization_map import DRAWN, LocalizationMap
+from engram_interp.models.components import ATTENTION
+from engram_interp.report import sentences
+from engram_interp.report.findings import Findings
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+DIAGNOSIS_COLUMNS = ["rank", "condition", "effective_rank", "obliqueness", "target_passes", "reference_passes", "wnorm"]
+"""The columns of a diagnosis's table, besides the one that it is sorted by."""
+P_VALUES = ("p_value", "fisher_p_value")
+N_ROWS = 20
+"""How many matrices are in the table of a page."""
+HEADINGS = {TARGET: "The target's questions", REFERENCE: "Other questions"}
+
+
+def render(findings: Findings, provenance: str) -> str:
+    """The findings as one HTML page.
+
+    Args:
+        findings: what the page shows.
+        provenance: what it was made from, shown below the title.
+    """
+    from engram_interp.figures.html import to_html
+
+    wmap = findings.wmap
+    figures = [
+        ("Where it sits", sentences.WNORM_NOTE, wmap.plot()),
+        ("... against random examples", sentences.EXCESS_NOTE, wmap.plot("excess")),
+        ("... by what comes out of the matrix", sentences.FISHER_NOTE, wmap.plot("fisher_excess")),
+        ("Which heads", sentences.HEADS_NOTE, wmap.plot_heads("fisher_excess")),
+        ("How strong an edit", sentences.STRENGTH_NOTE, findings.choice.plot()),
+        ("Is it an engram?", sentences.CRITERIA_NOTE, findings.criteria.plot()),
+    ]
+    return template("report", "report").render(
+        title=f"The engram of {wmap.name or 'the target'} in {wmap.model}",
+        provenance=provenance,
+        lead=sentences.lead(findings),
+        scores=findings.scores,
+        partition=findings.partition and findings.partition.to_html(),
+        criteria=findings.criteria.to_frame(),
+        figures=[
+            {"heading": heading, "note": note, "html": to_html(figure, index)}
+            for index, (heading, note, figure) in enumerate(figures)
+        ],
+        answers=[{"heading": HEADINGS[side], "rows": rows} for side, rows in findings.answers.items()],
+    )
+
+
+def write_report(findings: Findings, provenance: str, path: str | Path) -> None:
+    """Writes the page of `render`.
+
+    Raises:
+        OSError: if the file cannot be written. A file that was there before is then unchanged.
+    """
+    page = render(findings, provenance)
+    with replacing(path) as aside:
+        aside.write_text(page, encoding="utf-8")
+
+
+def map_page(wmap: LocalizationMap, by: str, provenance: str) -> str:
+    """A map as one HTML page: a sentence, a table, and figures of every quantity.
+
+    Args:
+        wmap: the map.
+        by: the quantity that the table is sorted by.
+        provenance: what the map was made from, shown below the title.
+    """
+    figures = [wmap.plot(quantity) for quantity in DRAWN]
+    if any(name in ATTENTION for name in wmap.components):
+        figures += [wmap.plot_heads(quantity) for quantity in DRAWN]
+    if wmap.to_frame()["expert"].notna().any():
+        figures += [wmap.plot_experts(quantity) for quantity in DRAWN]
+    shown = [name for name in (*DRAWN, *P_VALUES) if name in wmap.quantities]
+    title = f"Where {wmap.name or 'the target'} sits in {wmap.model}"
+    table = wmap.top(N_ROWS, by)[["key", *shown]]
+    return _table_page(title, provenance, sentences.map_sentence(wmap), table, by, figures)
+
+
+def diagnosis_page(found: Diagnosis, by: str, provenance: str) -> str:
+    """A diagnosis as one HTML page: a sentence, a table, the map, and figures of the first four matrices.
+
+    Args:
+        found: the diagnosis, of matrices.
+        by: the quantity that is mapped, and that the table is sorted by.
+        provenance: what the diagnosis was made from, shown below the title.
+    """
+    frame = found.to_frame().sort_values(by, ascending=False)
+    figures = [found.plot(by), *map(found.plot_matrix, frame["key"].head(4))]
+    columns = list(dict.fromkeys(["key", by, *DIAGNOSIS_COLUMNS]))
+    title = f"How far the engrams of {found.name or 'the target'} in {found.model} can be trusted"
+    table = frame[columns].head(N_ROWS)
+    return _table_page(title, provenance, sentences.diagnosis_sentence(found, by), table, by, figures)
+
+
+def _table_page(
+    title: str, provenance: str, sentence: str, table: pd.DataFrame, by: str, figures: Sequence[go.Figure]
+) -> str:
+    from engram_interp.figures.html import to_html
+
+    return template("report", "table").render(
+        title=title,
+        provenance=provenance,
+        lead=sentence,
+        table=table.to_html(index=False, float_format="{:.3g}".format, border=0),
+        by=by,
+        figures=[to_html(figure, index) for index, figure in enumerate(figures)],
+    )

@@ -1,0 +1,116 @@
+"""How do examples go through a model? Once, in batches, and every input's activation is handed on as it comes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from engram_interp.concepts.batches import Batch, batches
+from engram_interp.concepts.concept import TokenExample
+from engram_interp.models import Adapter, Record
+from engram_interp.models.sites import Site, by_input
+from engram_interp.options import Run
+
+logger = logging.getLogger("engram_interp")
+
+
+class NonFiniteError(ValueError):
+    """Carries the name of the input that was not finite."""
+
+
+def one_pass(
+    adapter: Adapter,
+    sites: Iterable[Site],
+    encoded: dict[str, list[TokenExample]],
+    begin: Callable[[Batch], Record],
+    run: Run,
+) -> None:
+    """Run the model over every example once, as far as the sites' inputs need it.
+
+    Args:
+        adapter: the model.
+        sites: the matrices whose inputs are wanted.
+        encoded: token examples by group.
+        begin: takes a batch and returns the function that gets every input's activation; see `Record`. That function
+            raises `NonFiniteError` if an activation is not finite.
+        run: how examples go through the model.
+
+    Raises:
+        ValueError: if an activation is not finite. The message names the matrices that read it, and the batch.
+    """
+    readers = by_input(sites)
+    _warn_of_hooks(adapter)
+    for index, batch in enumerate(batches(encoded, run.batch_size, run.progress, "collecting")):
+        try:
+            adapter.run(batch, readers, begin(batch))
+        except NonFiniteError as error:
+            matrices = next(keys_of(sites) for name, sites in readers.items() if name == str(error))
+            raise ValueError(_non_finite(matrices, batch, index)) from None
+
+
+def taken_rows(
+    activation: Float[Tensor, "*batch_pos d"], at: Int[Tensor, "n"], routed: Int[Tensor, "m"] | None
+) -> tuple[Float[Tensor, "taken d"], Int[Tensor, "taken"]]:
+    """An input's rows at the positions `at`, and these positions; only the `routed` ones if some are given."""
+    rows = activation.flatten(0, -2)
+    if routed is None:
+        return rows.index_select(0, at.to(rows.device)), at
+    taken = torch.isin(routed, at.to(routed.device)).nonzero().flatten()
+    return rows.index_select(0, taken.to(rows.device)), routed[taken]
+
+
+def finite_rows(
+    name: str, activation: Float[Tensor, "*batch_pos d"], at: Int[Tensor, "n"], routed: Int[Tensor, "m"] | None
+) -> tuple[Float[Tensor, "taken d"], Int[Tensor, "taken"]]:
+    """`taken_rows` without gradients, and their positions on the CPU.
+
+    Raises:
+        NonFiniteError: if one of the rows is not finite.
+    """
+    rows, positions = taken_rows(activation, at, routed)
+    if not rows.isfinite().all():
+        raise NonFiniteError(name)
+    return rows.detach(), positions.cpu()
+
+
+def warn_of_few(n_rows: Mapping[str, int], widths: Mapping[str, int], count: int) -> None:
+    """Warn of inputs that no position reached, and of too few positions for the widest input.
+
+    Args:
+        n_rows: how many positions reached each input.
+        widths: the dimensions of each input.
+        count: how many positions count.
+    """
+    if unseen := [name for name, n in n_rows.items() if not n]:
+        logger.warning("no position that counts reached %s: the matrices there have no engram", ", ".join(unseen))
+    d = max(widths.values())
+    if count < 2 * d:
+        logger.warning(
+            "%d positions count, and inputs have up to %d dimensions. Below two positions a dimension, W-Norms and "
+            "edits are mostly noise: give more (reference) examples, or a larger rtol such as 1e-2", count, d,
+        )  # fmt: skip
+
+
+def keys_of(sites: Iterable[Site]) -> str:
+    """The keys of sites in one line."""
+    return ", ".join(site.key for site in sites)
+
+
+def _warn_of_hooks(adapter: Adapter) -> None:
+    if hooks := adapter.foreign_hooks():
+        logger.warning(
+            "hooks that other code has set run in this pass, on %s%s. If they change an activation, the statistics are "
+            "those of the changed model. model.reset_hooks() removes them", ", ".join(hooks[:3]),
+            f" and {len(hooks) - 3} more" if len(hooks) > 3 else "",
+        )  # fmt: skip
+
+
+def _non_finite(keys: str, batch: Batch, index: int) -> str:
+    return (
+        f"non-finite activation in the input of {keys}, batch {index} ({batch.examples[0]} to {batch.examples[-1]}): "
+        f"look at these examples, or run the model in a wider dtype"
+    )

@@ -1,0 +1,58 @@
+"""Tables of the studies, from results made by hand."""
+
+import pandas as pd
+
+from analyses.studies.tables import FILTERS, MAPS, of_authors, of_filters, of_maps, of_overlap
+
+
+def lines(text):
+    return text.splitlines()[2:]
+
+
+def test_maps_count_memories_and_are_ranked_by_auroc():
+    summary = pd.DataFrame([{"map": name, "auroc": 0.1 * i} for i, name in enumerate(MAPS)])
+    memories = pd.DataFrame([{"map": name, "top_1": top} for name in MAPS for top in (True, False, True)])
+    assert (
+        lines(of_maps({"summary": summary, "memories": memories}))[2] == "| Fisher share (`fisher`) | 2 of 3 | 0.20 |"
+    )
+
+
+def test_filters_are_differences_in_points_from_what_the_papers_leaves():
+    rows = [
+        {"method": name, "size": size, "keep": keep, "left": 0.5 + size / 100, "difference": -0.031, "low": -0.05,
+         "high": 0.0125}
+        for name in ("soft (the paper)", *FILTERS) for size in (1, 5, 20) for keep in (0.98, 0.95)
+    ]  # fmt: skip
+    first, second, *_ = lines(of_filters({"summary": pd.DataFrame(rows)}))
+    assert first.endswith("| 51.0 % | 55.0 % | 70.0 % |")
+    assert second == "| `power(1.5)` |" + " -3.1 [-5.0, 1.2] |" * 3
+
+
+def test_related_concepts_stand_beside_the_others():
+    values = {"overlap": 0.1, "over_chance": 1.5, "smallest_angle": 10.0, "mean_angle": 66.6, "loss_gained": 0.0}
+    rows = [
+        {"family": family, "ablated": "A", "scored": scored, "related": related, "accuracy_lost": lost, **values}
+        for family in ("authors", "attributes")
+        for scored, related, lost in (("A", True, 0.5), ("B", True, 0.08), ("C", False, 0.02), ("D", False, 0.04))
+    ]
+    assert lines(of_overlap({"pairs": pd.DataFrame(rows)})) == [
+        "| authors, related | 1 | 0.100 | 1.50 | 67° | 8.0% | 50.0% |",
+        "| authors, others | 2 | 0.100 | 1.50 | 67° | 3.0% |  |",
+        "| questions, related | 1 | 0.100 | 1.50 | 67° | 8.0% | 50.0% |",
+        "| questions, others | 2 | 0.100 | 1.50 | 67° | 3.0% |  |",
+    ]
+
+
+def test_authors_found_by_features_are_counted_from_four_fifths_on():
+    found = {
+        "own_target_lost": 0.4, "sae_target_lost": 0.3, "own_target_lost_at_12": 0.5, "own_reference_lost_at_12": 0.02,
+        "sae_target_lost_at_12": 0.6, "sae_reference_lost_at_12": 0.1, "recall": 1.0, "precision": 0.5,
+        "cosine_median": 0.75, "map_correlation": 0.9,
+    }  # fmt: skip
+    authors = pd.DataFrame([{"author": name, "share_of_forgetting": share, **found}
+                            for name, share in (("A", 0.8), ("B", 0.79), ("C", 0.9))])  # fmt: skip
+    text = lines(of_authors({"authors": authors}))
+    assert text[0].endswith("mean of 3 | 40.0% | 30.0% |")
+    assert text[1].endswith("|  | 2 of 3 (median 80%) |")
+    assert text[2].endswith("| 50.0%; 2.0% | 60.0%; 10.0% |")
+    assert text[3].endswith("|  | 100%; 50% |")

@@ -1,0 +1,92 @@
+import pytest
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from transformers import PreTrainedTokenizer, PreTrainedTokenizerFast
+
+from engram_interp import Concept, testbed
+from engram_interp.concepts.concept import TokenExample
+from engram_interp.concepts.encoding import Encoder
+from tests.conftest import tokens
+
+
+@pytest.fixture(scope="module")
+def encoder() -> Encoder:
+    model = testbed.load("full")
+    return Encoder(model.tokenizer, prepend_bos=True, d_vocab=model.cfg.d_vocab, n_ctx=model.cfg.n_ctx)
+
+
+def spelled(encoder: Encoder, example: TokenExample) -> list[tuple[str, bool]]:
+    pieces = encoder.tokenizer.convert_ids_to_tokens(example.tokens.tolist())
+    return [(piece.replace("▁", " "), bool(counts)) for piece, counts in zip(pieces, example.counts, strict=True)]
+
+
+def test_a_string_counts_all_but_bos(encoder):
+    assert spelled(encoder, encoder.encode("the city of Oslo", "target[0]")) == [
+        ("<bos>", False), (" the", True), (" city", True), (" of", True), (" Oslo", True),
+    ]  # fmt: skip
+
+
+def test_a_pair_counts_its_answer_and_end_of_sequence(encoder):
+    example = encoder.encode(("What is the capital of Norway?", "Oslo"), "target[0]")
+    assert spelled(encoder, example)[-4:] == [(" Norway", False), ("?", False), (" Oslo", True), ("<eos>", True)]
+    assert int(example.counts.sum()) == 2
+
+
+@pytest.mark.parametrize("pair", [("Where?", "in Oslo"), ("Where? ", "in Oslo"), ("Where?", " in Oslo")])
+def test_prompt_and_answer_are_joined_by_one_space(encoder, pair):
+    # With a space of its own, the prompt ends inside the token " in": the token reaches into the answer and counts.
+    assert spelled(encoder, encoder.encode(pair, "x"))[-4:] == [
+        ("?", False), (" in", True), (" Oslo", True), ("<eos>", True),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("pair", [("Where?", "1984"), ("Where? ", "1984"), ("Where?", " 1984")])
+def test_a_space_before_the_answer_is_no_part_of_it(encoder, pair):
+    counted = [piece for piece, counts in spelled(encoder, encoder.encode(pair, "x")) if counts]
+    assert counted == ["1", "9", "8", "4", "<eos>"]
+
+
+def test_special_tokens_that_the_text_brings_are_not_doubled(encoder):
+    assert spelled(encoder, encoder.encode("<bos>the city", "x")) == [("<bos>", False), (" the", True), (" city", True)]
+    pair = encoder.encode(("Where?", "Oslo<eos>"), "x")
+    assert [piece for piece, counts in spelled(encoder, pair) if counts] == [" Oslo", "<eos>"]
+
+
+def test_no_bos_for_a_model_that_wants_none(encoder):
+    bare = Encoder(encoder.tokenizer, prepend_bos=False, d_vocab=encoder.d_vocab, n_ctx=None)
+    assert spelled(bare, bare.encode("the city", "x")) == [(" the", True), (" city", True)]
+
+
+def test_a_special_token_that_is_not_in_the_vocabulary_is_left_out():
+    # TransformerLens names "<|endoftext|>" as the end of sequence of a tokenizer that has none.
+    words = Tokenizer(WordLevel({"<unk>": 0, "Where": 1, "here": 2}, unk_token="<unk>"))
+    words.pre_tokenizer = Whitespace()
+    bare = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>")
+    bare.eos_token = bare.bos_token = "<|endoftext|>"
+    example = Encoder(bare, True, 3, None).encode(("Where", "here"), "x")
+    assert example.tokens.tolist() == [1, 2]
+    assert example.counts.tolist() == [False, True]
+
+
+def test_what_the_model_cannot_read_is_refused(encoder):
+    with pytest.raises(ValueError, match=r"target\[0\].*937.*4000"):
+        encoder.encode(Concept.from_tokens(torch.tensor([[3, 4000]]), tokens()).target[0], "target[0]")
+    with pytest.raises(ValueError, match="x.*-2"):
+        encoder.encode(Concept.from_tokens(torch.tensor([[3, -2]]), tokens()).target[0], "x")
+    with pytest.raises(ValueError, match="x.*64.*65"):
+        encoder.encode(Concept.from_tokens(torch.zeros(1, 65, dtype=torch.long), tokens()).target[0], "x")
+    with pytest.raises(ValueError, match=r"target\[0\].*tokenizer"):
+        Encoder(None, True, 50, None).encode("text", "target[0]")
+
+
+def test_a_slow_tokenizer_is_refused(encoder):
+    class Slow(PreTrainedTokenizer):
+        vocab_size = 0
+
+        def get_vocab(self):
+            return {}
+
+    with pytest.raises(ValueError, match=r"target\[0\].*fast tokenizer.*Slow"):
+        Encoder(Slow(), True, 9, None).encode("text", "target[0]")

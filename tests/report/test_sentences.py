@@ -1,0 +1,43 @@
+import pytest
+
+from engram_interp import diagnose, localize
+from engram_interp.report.sentences import diagnosis_sentence, lead, map_sentence
+
+
+def test_the_lead_gives_the_accuracies_of_both_sides(findings):
+    said = lead(findings)
+    assert said.startswith(map_sentence(findings.wmap))
+    for value in findings.scores.to_numpy().flatten()[:5]:
+        assert f"{value:.1%}" in said
+
+
+def test_without_p_values_a_map_says_that_noise_is_left_out(full, concept):
+    wmap = localize(full, concept, components="gate", progress=False)
+    first = wmap.top(1, by="fisher_excess").iloc[0]
+    assert f"most in {first['key']}: {first['fisher_excess']:.2f} times" in map_sentence(wmap)
+    assert "resampled null" in map_sentence(wmap)
+
+
+@pytest.mark.parametrize(("size", "says"), [(0.5, "50.0% of the matrix's norm"), (1.5, "1.50 times as large")])
+def test_an_engram_larger_than_its_matrix_is_not_called_a_share(full, concept, size, says):
+    wmap = localize(full, concept, components="gate", layers=0, progress=False)
+    wmap.table["wnorm"] = size
+    assert says in map_sentence(wmap)
+
+
+def test_nothing_significant_is_said_as_such(findings):
+    wmap = findings.wmap
+    before = wmap.table["fisher_p_value"].copy()
+    try:
+        wmap.table["fisher_p_value"] = 1.0
+        assert map_sentence(wmap).startswith(f"In none of {len(wmap)} matrices")
+    finally:
+        wmap.table["fisher_p_value"] = before
+
+
+def test_a_diagnosis_is_said_against_its_median(full, concept):
+    found = diagnose(full, concept, components="gate", progress=False)
+    frame = found.to_frame()
+    said = diagnosis_sentence(found, "stretch")
+    assert said.startswith(frame.loc[frame["stretch"].idxmax(), "key"])
+    assert f"{frame['stretch'].median():.3g}" in said
