@@ -52,7 +52,7 @@ def read_engram(path: str | Path) -> dict[str, Any]:
     return {
         "tensors": {key: content.tensor(f"tensors/{key}") for key in keys},
         "weight_norms": {key: _weight_norms(key, content) for key in keys if not is_bias(key)},
-        "info": ModelInfo(**content.strings_by_name("model", ("name", "fingerprint", "processing"))),
+        "info": ModelInfo.read(content),
         "name": content.name(),
         "options": options,
     }

@@ -150,15 +150,11 @@ def prepare(model: nn.Module, concept: Concept | Statistics, which: Which, solve
             `delta_from` has other shapes.
     """
     adapter = adapt(model)
-    if isinstance(concept, Statistics):
-        statistics, sites = concept, sites_of(adapter, concept, which)
-        base_of(adapter, solve.delta_from, sites)
-    else:
-        # Another model's shapes are found before the pass.
+    if not isinstance(concept, Statistics):
+        # A `delta_from` of other shapes is refused before the pass.
         base_of(adapter, solve.delta_from, adapter.sites(which.components, which.layers))
-        statistics = collect(model, concept, **vars(which), **vars(run))
-        sites = sites_of(adapter, statistics, which)
-    return Prepared(adapter, statistics, sites)
+        concept = collect(model, concept, **vars(which), **vars(run))
+    return Prepared(adapter, concept, sites_of(adapter, concept, which))
 
 
 def parts(prepared: Prepared, solve: Solve, progress: bool | None) -> Iterator[Part]:

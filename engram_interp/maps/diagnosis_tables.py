@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import pandas as pd
@@ -44,13 +44,17 @@ class Tables:
         self._matrices: dict[str, dict[str, object]] = {}
         self._cuts: dict[str, list[dict[str, float | int]]] = {}
         self._curves: list[dict[str, object]] = []
+        self._bent: dict[float, InputData] = {}
         self.spectra: dict[str, InputSpectra] = {}
 
     def add_input(self, name: str, data: InputData) -> None:
         """Add an input."""
         d, lam = len(data.S), data.every.lam
         rtol = float(default_rtol(d) if data.solve.cut is None else data.solve.cut)
-        at = _at_cuts(data, sorted({rtol, *map(float, self._rtols)}))
+        rtols = sorted({rtol, *map(float, self._rtols)})
+        # An input's projectors at the cuts serve all its matrices, which come before the next input.
+        self._bent = {} if _is_plain(data) else {one: _at(data, one) for one in rtols}
+        at = [_row(one, found, data) for one, found in self._bent.items()] or at_cuts(data.S_plus, data.every, rtols)
         (here,) = (row for row in at if row["rtol"] == rtol)
         self._cuts[name] = at
         self._inputs[name] = {
@@ -68,7 +72,7 @@ class Tables:
         site, data = part.site, part.data
         at = self._cuts[site.input]
         whole = part.weight(part.W).norm()
-        for row, norm in zip(at, _norms_at_cuts(part, at), strict=True):
+        for row, norm in zip(at, self._norms_at_cuts(part, at), strict=True):
             wnorm = share(whole.new_tensor(norm), whole).item()
             self._curves.append({"key": site.key, "rtol": row["rtol"], "rank": row["rank"], "wnorm": wnorm})
         self._matrices[site.key] = {
@@ -81,6 +85,13 @@ class Tables:
             "output_reference": _carried(part, data.S - data.S_plus),
             **self._inputs[site.input],
         }
+
+    def _norms_at_cuts(self, part: Part, rows: Sequence[dict[str, float | int]]) -> list[float]:
+        """`|W P|_F` at each cut, without the bias."""
+        data = part.data
+        if self._bent:
+            return [part.weight(part.dW @ at.P_plus).norm().item() for at in self._bent.values()]
+        return norms_at_cuts(part.dW, data.S_plus, data.every, [int(row["rank"]) for row in rows], data.absorbed)
 
     @property
     def inputs(self) -> pd.DataFrame:
@@ -112,25 +123,11 @@ def _is_plain(data: InputData) -> bool:
     return data.solve.filter == soft and not data.solve.ridge
 
 
-def _at_cuts(data: InputData, rtols: Iterable[float]) -> list[dict[str, float | int]]:
-    """`properties` of `P` at each cut, with its rank and condition."""
-    if _is_plain(data):
-        return at_cuts(data.S_plus, data.every, rtols)
-    rows = []
-    for rtol in rtols:
-        at = _at(data, rtol)
-        found = properties(at.P_plus, data.S_plus, data.S - data.S_plus)
-        lam = at.kept.lam
-        rows.append({"rtol": float(rtol), "rank": len(lam), "condition": condition(lam), **found})
-    return rows
-
-
-def _norms_at_cuts(part: Part, rows: Sequence[dict[str, float | int]]) -> list[float]:
-    """`|W P|_F` at each cut, without the bias."""
-    data = part.data
-    if _is_plain(data):
-        return norms_at_cuts(part.dW, data.S_plus, data.every, [int(row["rank"]) for row in rows], data.absorbed)
-    return [part.weight(part.dW @ _at(data, row["rtol"]).P_plus).norm().item() for row in rows]
+def _row(rtol: float, at: InputData, data: InputData) -> dict[str, float | int]:
+    """`properties` of `P` at a cut, with its rank and condition."""
+    lam = at.kept.lam
+    found = properties(at.P_plus, data.S_plus, data.S - data.S_plus)
+    return {"rtol": float(rtol), "rank": len(lam), "condition": condition(lam), **found}
 
 
 def _at(data: InputData, rtol: float) -> InputData:

@@ -98,7 +98,7 @@ def map_of(
     for part in made:
         sizes[part.site.key] = sizes_of(part, target_share)
         if sets is not None:
-            drawn[part.site.key] = sets.compared(part, target_share)
+            drawn[part.site.key] = sets.compared(part, sizes[part.site.key], target_share)
     if sets is not None:
         sizes = significance(sizes, drawn, n_target=sets.sets.shape[1])
     table = pd.concat([_rows(site, sizes[site.key]) for site in sites], ignore_index=True)

@@ -98,24 +98,27 @@ class Resampling:
     sets: Int[Tensor, "set m"]
 
     @torch.no_grad()
-    def compared(self, part: Part, target_share: float) -> dict[Metric, Compared]:
+    def compared(self, part: Part, sizes: Sizes, target_share: float) -> dict[Metric, Compared]:
         """The sizes of the target's and all sets' engrams, by metric.
 
         Args:
             part: the matrix and the target's engram.
+            sizes: what `sizes_of` says of it.
             target_share: `n/N`, the target's share of the positions that count.
         """
         rows = self.rows[part.site.input]
         with full_precision():
             norms = set_norms(part, rows, rows_of_sets(rows, self.sets))
         offered = rows.offered[self.sets].sum(1).double()
-        null = part.dW @ part.data.P_null(target_share, soft)
-        fallback = 1.0 if part.data.solve.filter == soft else math.nan
+        is_soft = part.data.solve.filter == soft
+        null = None if is_soft else part.dW @ part.data.P_null(target_share, soft)
         found = {}
         for metric in METRICS:
-            size, whole, unit = (metric.norms(part, matrix).cpu() for matrix in (part.W_plus, part.W, null))
-            of_sets = share(norms[metric], unit * (offered / offered[0])[:, None])
-            found[metric] = Compared(share(unit, whole), share(size, unit), of_sets, fallback)
+            whole = sizes[metric.whole]
+            # Without a filter, the unit is the analytic null's size, which is at hand.
+            unit = sizes[metric.column("expected")] if null is None else share(metric.norms(part, null).cpu(), whole)
+            of_sets = share(norms[metric], unit * whole * (offered / offered[0])[:, None])
+            found[metric] = Compared(unit, share(sizes[metric.name], unit), of_sets, 1.0 if is_soft else math.nan)
         return found
 
 

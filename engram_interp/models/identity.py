@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from engram_interp.common.storage import fingerprint
+from engram_interp.common.storage import Content, fingerprint
 from engram_interp.models.once import once
 from engram_interp.models.sites import Site
 
@@ -49,6 +49,15 @@ class ModelInfo:
                 f"cannot use {what}, made from another model: {self.name!r} (fingerprint {self.fingerprint[:12]}), "
                 f"not {other.name!r} (fingerprint {other.fingerprint[:12]})"
             )
+
+    @classmethod
+    def read(cls, content: Content) -> ModelInfo:
+        """The model that a file names in its field `model`.
+
+        Raises:
+            ValueError: if the field does not say which model this is.
+        """
+        return cls(**content.strings_by_name("model", ("name", "fingerprint", "processing")))
 
     def to_dict(self) -> dict[str, str]:
         """The fields by name, as files have them."""

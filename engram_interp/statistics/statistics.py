@@ -126,7 +126,7 @@ class Statistics:
         for name in inputs:
             if len({moments[name].second.shape for moments in groups.values()}) > 1:
                 raise content.error(f"the groups have moments of {name} of different sizes")
-        info = ModelInfo(**content.strings_by_name("model", ("name", "fingerprint", "processing")))
+        info = ModelInfo.read(content)
         return cls(info, tuple(content.strings("keys")), groups, content.name())
 
     @classmethod
