@@ -117,7 +117,7 @@ def collect(
     components: str | Collection[str] | None = None,
     layers: Layers = None,
     progress: bool | None = None,
-    batch_size: int = 64,
+    batch_size: int | None = None,
 ) -> Statistics:
     """Second moments of every input over a concept's target and reference examples (paper, Section 4).
 
@@ -130,7 +130,8 @@ def collect(
         layers: one layer or several, by number. None means all. The unembedding lies in no layer: `layers` leaves it
             out, unless `components` names it.
         progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
-        batch_size: examples in a batch, 1 or more. It affects memory, and results by rounding only.
+        batch_size: examples in a batch, 1 or more. None takes examples of similar length until they make up 4096
+            tokens. It affects memory, and results by rounding only.
 
     Raises:
         ValueError: if a component or layer is unknown, the model cannot read an example, no position of a group counts,
@@ -155,7 +156,7 @@ def extract(
     filter: Function = soft,
     delta_from: nn.Module | None = None,
     progress: bool | None = None,
-    batch_size: int = 64,
+    batch_size: int | None = None,
 ) -> Engram:
     """The concept's engram, `W+ = W S+ (S+ + S-)^pinv` of every matrix (paper, Eq. 4; Eq. 3 with `delta_from`).
 
@@ -177,7 +178,8 @@ def extract(
         delta_from: takes the engram of `W - W_0`, with `W_0` the weights of this model of the same shape (paper, Eq.
             3). Sizes remain shares of `W`.
         progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
-        batch_size: examples in a batch, 1 or more. It affects memory, and results by rounding only.
+        batch_size: examples in a batch, 1 or more. None takes examples of similar length until they make up 4096
+            tokens. It affects memory, and results by rounding only.
 
     Raises:
         ValueError: if an option is out of range, the statistics are of another model or lack an input, or `delta_from`
@@ -207,7 +209,7 @@ def localize(
     filter: Function = soft,
     delta_from: nn.Module | None = None,
     progress: bool | None = None,
-    batch_size: int = 64,
+    batch_size: int | None = None,
 ) -> LocalizationMap:
     """How much of every matrix and head the concept owns, and how much that is over a target with nothing of its own.
 
@@ -239,7 +241,8 @@ def localize(
         delta_from: takes the engram of `W - W_0`, with `W_0` the weights of this model of the same shape (paper, Eq.
             3). Sizes remain shares of `W`.
         progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
-        batch_size: examples in a batch, 1 or more. It affects memory, and results by rounding only.
+        batch_size: examples in a batch, 1 or more. None takes examples of similar length until they make up 4096
+            tokens. It affects memory, and results by rounding only.
 
     Raises:
         ValueError: if `null` is another word, `draws` is below 19 (too few for a p-value of 0.05), or a resampled null
@@ -266,7 +269,7 @@ def diagnose(
     filter: Function = soft,
     delta_from: nn.Module | None = None,
     progress: bool | None = None,
-    batch_size: int = 64,
+    batch_size: int | None = None,
 ) -> Diagnosis:
     """Spectra and behaviour of the soft projectors of every input, and of the engrams of every matrix.
 
@@ -292,7 +295,8 @@ def diagnose(
         delta_from: takes the engram of `W - W_0`, with `W_0` the weights of this model of the same shape (paper, Eq.
             3). Sizes remain shares of `W`.
         progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
-        batch_size: examples in a batch, 1 or more. It affects memory, and results by rounding only.
+        batch_size: examples in a batch, 1 or more. None takes examples of similar length until they make up 4096
+            tokens. It affects memory, and results by rounding only.
 
     Raises:
         ValueError: if the statistics lack the group; see also `extract`.
@@ -319,7 +323,7 @@ def decompose(
     filter: Function = soft,
     delta_from: nn.Module | None = None,
     progress: bool | None = None,
-    batch_size: int = 64,
+    batch_size: int | None = None,
 ) -> Decomposition:
     """Many concepts from one pass, each told apart from all others (paper, Eq. 6).
 
@@ -342,7 +346,8 @@ def decompose(
         delta_from: takes the engram of `W - W_0`, with `W_0` the weights of this model of the same shape (paper, Eq.
             3). Sizes remain shares of `W`.
         progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
-        batch_size: examples in a batch, 1 or more. It affects memory, and results by rounding only.
+        batch_size: examples in a batch, 1 or more. None takes examples of similar length until they make up 4096
+            tokens. It affects memory, and results by rounding only.
 
     Raises:
         ValueError: see `extract`.
@@ -424,7 +429,7 @@ def criteria(
     filter: Function = soft,
     delta_from: nn.Module | None = None,
     progress: bool | None = None,
-    batch_size: int = 64,
+    batch_size: int | None = None,
 ) -> Criteria:
     """How well an engram meets the four criteria, by matrix and in the model's answers.
 
@@ -454,7 +459,8 @@ def criteria(
         delta_from: takes the engram of `W - W_0`, with `W_0` the weights of this model of the same shape (paper, Eq.
             3). Sizes remain shares of `W`.
         progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
-        batch_size: examples in a batch, 1 or more. It affects memory, and results by rounding only.
+        batch_size: examples in a batch, 1 or more. None takes examples of similar length until they make up 4096
+            tokens. It affects memory, and results by rounding only.
 
     Raises:
         ValueError: if the engram is of another model, or of a difference without its `delta_from`, or the statistics
@@ -487,7 +493,7 @@ def ablation_study(
     filter: Function = soft,
     delta_from: nn.Module | None = None,
     progress: bool | None = None,
-    batch_size: int = 64,
+    batch_size: int | None = None,
 ) -> AblationStudy:
     """Ablate parts of a concept's engram, one after the other, and score the model each time (paper, Table 8).
 
@@ -518,7 +524,8 @@ def ablation_study(
         delta_from: takes the engram of `W - W_0`, with `W_0` the weights of this model of the same shape (paper, Eq.
             3). Sizes remain shares of `W`.
         progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
-        batch_size: examples in a batch, 1 or more. It affects memory, and results by rounding only.
+        batch_size: examples in a batch, 1 or more. None takes examples of similar length until they make up 4096
+            tokens. It affects memory, and results by rounding only.
 
     Raises:
         ValueError: if a subset names what the engram lacks, or is called `unedited`, or a score is not a finite number
@@ -543,7 +550,7 @@ def interference(
     alpha: Alpha = 1.0,
     filter: Function | None = None,
     progress: bool | None = None,
-    batch_size: int = 64,
+    batch_size: int | None = None,
 ) -> Interference:
     """What ablating each concept takes from every other, in the model's answers.
 
@@ -553,7 +560,8 @@ def interference(
         alpha: how strongly each is ablated; see `Engram.ablate`.
         filter: how much of a direction is taken; None is the decomposition's own.
         progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
-        batch_size: examples in a batch, 1 or more. It affects memory, and results by rounding only.
+        batch_size: examples in a batch, 1 or more. None takes examples of similar length until they make up 4096
+            tokens. It affects memory, and results by rounding only.
 
     Raises:
         ValueError: if the decomposition lacks a name.
@@ -568,7 +576,7 @@ def null_check(
     components: str | Collection[str] | None = None,
     layers: Layers = None,
     progress: bool | None = None,
-    batch_size: int = 64,
+    batch_size: int | None = None,
 ) -> pd.DataFrame:
     """Whether weights may change freely in directions that the data do not have, judged by the logits on these data.
 
@@ -586,7 +594,8 @@ def null_check(
         layers: one layer or several, by number. None means all. The unembedding lies in no layer: `layers` leaves it
             out, unless `components` names it.
         progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
-        batch_size: examples in a batch, 1 or more. It affects memory, and results by rounding only.
+        batch_size: examples in a batch, 1 or more. None takes examples of similar length until they make up 4096
+            tokens. It affects memory, and results by rounding only.
 
     Returns:
         A row for each perturbation: `matrices` and `directions` perturbed (the mean over matrices), `largest_change`
@@ -609,7 +618,7 @@ def score(
     groups: Mapping[str, Sequence[Example]],
     *,
     progress: bool | None = None,
-    batch_size: int = 64,
+    batch_size: int | None = None,
 ) -> dict[str, Score]:
     """Accuracy and loss of every group of examples, in one pass over all of them.
 
@@ -617,7 +626,8 @@ def score(
         model: the model to score.
         groups: examples by name, each as `Concept` takes them.
         progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
-        batch_size: examples in a batch, 1 or more. It affects memory, and results by rounding only.
+        batch_size: examples in a batch, 1 or more. None takes examples of similar length until they make up 4096
+            tokens. It affects memory, and results by rounding only.
 
     Raises:
         ValueError: if no counted token of a group has another token before it.
@@ -635,7 +645,7 @@ def greedy_answers(
     max_new_tokens: int = 16,
     *,
     progress: bool | None = None,
-    batch_size: int = 64,
+    batch_size: int | None = None,
 ) -> list[str]:
     """The model's greedy answer to every prompt, up to its end-of-sequence token.
 
@@ -647,7 +657,8 @@ def greedy_answers(
         max_new_tokens: where to cut an answer that does not end by itself, 1 or more. The end of the context cuts it
             too.
         progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
-        batch_size: examples in a batch, 1 or more. It affects memory, and results by rounding only.
+        batch_size: examples in a batch, 1 or more. None takes examples of similar length until they make up 4096
+            tokens. It affects memory, and results by rounding only.
 
     Raises:
         ValueError: if the model cannot read a prompt, or `max_new_tokens` is below 1.
@@ -666,7 +677,7 @@ def measure(
     classifier: Classifier | None = None,
     max_new_tokens: int | None = None,
     progress: bool | None = None,
-    batch_size: int = 64,
+    batch_size: int | None = None,
 ) -> Run:
     """What a model answers to every question, in one teacher-forced pass and one pass of greedy answers.
 
@@ -677,7 +688,8 @@ def measure(
             Without one, fluency is reported as missing.
         max_new_tokens: the length at which a generated answer is cut. None means the length of the longest true answer.
         progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
-        batch_size: examples in a batch, 1 or more. It affects memory, and results by rounding only.
+        batch_size: examples in a batch, 1 or more. None takes examples of similar length until they make up 4096
+            tokens. It affects memory, and results by rounding only.
 
     Raises:
         ValueError: if the model cannot read an example.
@@ -700,7 +712,7 @@ def evaluate(
     n_resamples: int = 500,
     seed: int = 0,
     progress: bool | None = None,
-    batch_size: int = 64,
+    batch_size: int | None = None,
 ) -> Evaluation:
     """Every score of an unlearned model: `measure`, then `Run.evaluate`.
 
@@ -713,7 +725,8 @@ def evaluate(
         n_resamples: see `Run.evaluate`.
         seed: see `Run.evaluate`.
         progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
-        batch_size: examples in a batch, 1 or more. It affects memory, and results by rounding only.
+        batch_size: examples in a batch, 1 or more. None takes examples of similar length until they make up 4096
+            tokens. It affects memory, and results by rounding only.
 
     Raises:
         ValueError: see `measure` and `Run.evaluate`.
@@ -735,12 +748,13 @@ def choose_alpha(
     *,
     rel_tol: Number = 0.05,
     progress: bool | None = None,
-    batch_size: int = 64,
+    batch_size: int | None = None,
 ) -> AlphaChoice:
     """The strongest ablation that keeps the reference's answer accuracy at `keep` of what it was.
 
     The strength is doubled (or halved) from 1 until it is bracketed, then bisected. Every trial edits the model in
-    place and scores both sides. The model is restored bit for bit.
+    place and scores the target, and as much of the reference as it takes to tell; the strength that is returned keeps
+    enough of all of it. The model is restored bit for bit.
 
     Args:
         model: the model that the engram is part of.
@@ -749,7 +763,8 @@ def choose_alpha(
         keep: the share of the reference's answer accuracy (see `score`) that must stay, in (0, 1].
         rel_tol: the search stops when the bracket is this narrow, as a share of alpha, or as narrow as floats allow.
         progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
-        batch_size: examples in a batch, 1 or more. It affects memory, and results by rounding only.
+        batch_size: examples in a batch, 1 or more. None takes examples of similar length until they make up 4096
+            tokens. It affects memory, and results by rounding only.
 
     Raises:
         ValueError: if `keep` or `rel_tol` is out of range, or the model gets nothing of the reference right.
@@ -773,7 +788,7 @@ def rewrite(
     rtol: float | int | None = None,
     absorb_bias: bool = True,
     progress: bool | None = None,
-    batch_size: int = 64,
+    batch_size: int | None = None,
 ) -> Engram:
     """The change that gives matrices chosen outputs at the target's counted positions: `.inject(model)` makes it.
 
@@ -788,7 +803,8 @@ def rewrite(
             the size of the moment matrix. Raises ValueError if it is outside [0, 1).
         absorb_bias: treats a bias as one more column of its weight.
         progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
-        batch_size: examples in a batch, 1 or more. It affects memory, and results by rounding only.
+        batch_size: examples in a batch, 1 or more. None takes examples of similar length until they make up 4096
+            tokens. It affects memory, and results by rounding only.
 
     Raises:
         ValueError: if the model lacks a key, values have another shape or are not finite, or `weight` is 0 or less; see
@@ -811,7 +827,7 @@ def values_like(
     layer: int,
     *,
     progress: bool | None = None,
-    batch_size: int = 64,
+    batch_size: int | None = None,
 ) -> dict[str, Float[Tensor, 'n d_model']]:
     """Outputs of a layer's `W_out` that make the residual stream after it what it is in other examples, for `rewrite`.
 
@@ -825,7 +841,8 @@ def values_like(
         like: for each example, the one to be like at its counted positions: the same number of them, in order.
         layer: the layer of `W_out`.
         progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
-        batch_size: examples in a batch, 1 or more. It affects memory, and results by rounding only.
+        batch_size: examples in a batch, 1 or more. None takes examples of similar length until they make up 4096
+            tokens. It affects memory, and results by rounding only.
 
     Raises:
         ValueError: if the examples do not pair up, the model lacks the layer, or its `W_out` does not write into the
@@ -876,7 +893,7 @@ def concept_from_sae(
     max_tokens: int | None = None,
     seed: int = 0,
     progress: bool | None = None,
-    batch_size: int = 64,
+    batch_size: int | None = None,
 ) -> SaeConcept:
     """A concept from where SAE features fire in a corpus, and where they do not.
 
@@ -905,7 +922,8 @@ def concept_from_sae(
         max_tokens: how many tokens each side keeps, drawn at random, 1 or more. None keeps all.
         seed: the seed of that draw.
         progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
-        batch_size: examples in a batch, 1 or more. It affects memory, and results by rounding only.
+        batch_size: examples in a batch, 1 or more. None takes examples of similar length until they make up 4096
+            tokens. It affects memory, and results by rounding only.
 
     Raises:
         ImportError: if sae-lens is not installed.
@@ -934,7 +952,7 @@ def concepts_from_sae(
     threshold: float | int = 0.0,
     quantile: float | int | None = None,
     progress: bool | None = None,
-    batch_size: int = 64,
+    batch_size: int | None = None,
 ) -> dict[str, list[Example]]:
     """Examples by feature, `"feature 3"`, and the `"rest"`, for `decompose`. Every token is in one of them.
 
@@ -955,7 +973,8 @@ def concepts_from_sae(
         quantile: sets the threshold of each feature to this quantile of its activations above zero in the corpus, in
             [0, 1]. Raises ValueError if `threshold` is given too.
         progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
-        batch_size: examples in a batch, 1 or more. It affects memory, and results by rounding only.
+        batch_size: examples in a batch, 1 or more. None takes examples of similar length until they make up 4096
+            tokens. It affects memory, and results by rounding only.
 
     Raises:
         ValueError: if no token goes to a feature, which is then named; see also `concept_from_sae`.
@@ -970,7 +989,7 @@ def rank_features(
     threshold: float | int = 0.0,
     confidence: float = 0.95,
     progress: bool | None = None,
-    batch_size: int = 64,
+    batch_size: int | None = None,
 ) -> pd.DataFrame:
     """Which features fire in these examples more than in others? One row per feature, the largest difference first.
 
@@ -983,7 +1002,8 @@ def rank_features(
         confidence: the level of each interval by itself. The first of many features is there partly by luck, which the
             intervals do not correct for.
         progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
-        batch_size: examples in a batch, 1 or more. It affects memory, and results by rounding only.
+        batch_size: examples in a batch, 1 or more. None takes examples of similar length until they make up 4096
+            tokens. It affects memory, and results by rounding only.
 
     Returns:
         A table with the columns `feature`; `target_rate` and `reference_rate`, the shares of examples in which it
@@ -1004,7 +1024,7 @@ def reconstruction(
     corpus: Corpus,
     *,
     progress: bool | None = None,
-    batch_size: int = 64,
+    batch_size: int | None = None,
 ) -> Reconstruction:
     """Does an SAE fit a model? How much it explains of the activations over a corpus, without BOS and padding.
 
@@ -1016,7 +1036,8 @@ def reconstruction(
         sae: any `sae_lens.SAE`.
         corpus: see `concept_from_sae`.
         progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
-        batch_size: examples in a batch, 1 or more. It affects memory, and results by rounding only.
+        batch_size: examples in a batch, 1 or more. None takes examples of similar length until they make up 4096
+            tokens. It affects memory, and results by rounding only.
 
     Raises:
         NotImplementedError: if `sae` is a transcoder, which does not reconstruct the activation that it reads.

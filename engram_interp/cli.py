@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 # Each command imports what it needs, so `--help` is fast. The choices below are written out for the same reason, and a
 # test compares them with the library's.
-BATCH_SIZE = 64
 NULLS = ("analytic", "resampled")
 SCALES = ("wnorm", "fisher", "excess", "fisher_excess")
 DIAGNOSES = (
@@ -114,7 +113,7 @@ _engram_options = _with(
         help="Whether a bias is one more column of its weight.",
     ),
     click.option("--delta-from", help="Take the engram of the difference from this model, named as --model is."),
-    click.option("--batch-size", type=click.IntRange(min=1), default=BATCH_SIZE, help="Examples in a batch."),
+    click.option("--batch-size", type=click.IntRange(min=1), help="Examples in a batch; 4096 tokens by default."),
     click.option("--progress/--no-progress", default=None, help="Show a bar; in a terminal by default."),
 )  # fmt: skip
 

@@ -24,8 +24,6 @@ from engram_interp.common.arguments import Layers, whole
 from engram_interp.linalg.filters import Function, require_filter, soft
 from engram_interp.linalg.spectrum import require_ridge, require_rtol
 
-BATCH_SIZE = 64
-
 R = TypeVar("R")
 
 
@@ -108,13 +106,15 @@ class Run(Show):
     """How examples go through the model.
 
     Attributes:
-        batch_size: examples in a batch, 1 or more. It affects memory, and results by rounding only.
+        batch_size: examples in a batch, 1 or more. None takes examples of similar length until they make up 4096
+            tokens. It affects memory, and results by rounding only.
     """
 
-    batch_size: int = BATCH_SIZE
+    batch_size: int | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "batch_size", whole(self.batch_size, "batch_size", at_least=1))
+        if self.batch_size is not None:
+            object.__setattr__(self, "batch_size", whole(self.batch_size, "batch_size", at_least=1))
 
 
 def takes(*kinds: type) -> Callable[[Callable[..., R]], Callable[..., R]]:
@@ -131,7 +131,7 @@ def takes(*kinds: type) -> Callable[[Callable[..., R]], Callable[..., R]]:
         >>> double(3, batch_size=8)
         6
         >>> str(inspect.signature(double))
-        "(x: 'int', *, progress: 'bool | None' = None, batch_size: 'int' = 64) -> 'int'"
+        "(x: 'int', *, progress: 'bool | None' = None, batch_size: 'int | None' = None) -> 'int'"
     """
     options = {kind.__name__.lower(): kind for kind in kinds}
 

@@ -26,7 +26,7 @@ from engram_interp import (
 from engram_interp.cli import main
 from engram_interp.concepts.files import read_examples
 from engram_interp.maps import diagnosis, localization_map
-from engram_interp.options import BATCH_SIZE, Run, Solve, Which
+from engram_interp.options import Run, Solve, Which
 from engram_interp.report.sentences import map_sentence
 from engram_interp.sae import rule
 from tests import huggingface
@@ -90,7 +90,7 @@ def test_the_choices_are_the_librarys():
     assert tuple(localization_map.NULLS) == cli.NULLS
     assert set(localization_map.DRAWN) == set(cli.SCALES)
     assert tuple(diagnosis.DIAGNOSED) == cli.DIAGNOSES
-    assert (cli.UNITS, cli.REFERENCE_MODES, cli.BATCH_SIZE) == (rule.UNITS, rule.REFERENCE_MODES, BATCH_SIZE)
+    assert (cli.UNITS, cli.REFERENCE_MODES) == (rule.UNITS, rule.REFERENCE_MODES)
     assert (cli.EXAMPLE, cli.REST) == (rule.EXAMPLE, rule.REST)
 
 

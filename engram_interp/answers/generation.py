@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import takewhile
+from itertools import pairwise, takewhile
 
 import torch
 from jaxtyping import Int
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from engram_interp.common.arguments import whole
 from engram_interp.common.progress import bar
-from engram_interp.concepts.batches import encode_groups
+from engram_interp.concepts.batches import batch_ends, encode_groups
 from engram_interp.models import Adapter, adapt
 from engram_interp.models.exclusive import exclusive
 from engram_interp.options import Run, takes
@@ -53,8 +53,8 @@ def greedy_answers(
     with bar(None, run.progress, "answering", "prompt", total=len(encoded)) as shown:
         for length in sorted(set(lengths)):
             alike = [i for i, mine in enumerate(lengths) if mine == length]
-            for start in range(0, len(alike), run.batch_size):
-                some = alike[start : start + run.batch_size]
+            for start, stop in pairwise(batch_ends([length] * len(alike), run.batch_size, max_new_tokens)):
+                some = alike[start:stop]
                 texts = continued(adapter, torch.stack([encoded[i].tokens for i in some]), max_new_tokens)
                 answers |= {i: adapter.encoder.decode(text).strip() for i, text in zip(some, texts, strict=True)}
                 shown.update(len(some))

@@ -68,8 +68,7 @@ def score(
 
 def score_encoded(adapter: Adapter, encoded: dict[str, list[TokenExample]], run: Run) -> dict[str, Score]:
     """`score` on token examples."""
-    totals = _totals(adapter, encoded, run)
-    return {group: _score(group, *total.sum(0).tolist()) for group, total in totals.items()}
+    return {group: pooled(group, total) for group, total in totals(adapter, encoded, run).items()}
 
 
 @dataclass(frozen=True)
@@ -95,9 +94,8 @@ def example_scores(
 ) -> dict[str, ExampleScores]:
     """Accuracy and loss example by example; otherwise as `score`."""
     adapter = adapt(model)
-    totals = _totals(adapter, encode_groups(groups, adapter.encoder), run)
     scores = {}
-    for group, total in totals.items():
+    for group, total in totals(adapter, encode_groups(groups, adapter.encoder), run).items():
         right, loss, n = total[total[:, 2] > 0].T
         if not len(n):
             raise ValueError(_nothing(group))
@@ -119,17 +117,15 @@ def side_by_side(scores: Mapping[str, Score]) -> dict[str, float]:
     }
 
 
-def _totals(
-    adapter: Adapter, encoded: dict[str, list[TokenExample]], run: Run
-) -> dict[str, Float[Tensor, "example 3"]]:
+def totals(adapter: Adapter, encoded: dict[str, list[TokenExample]], run: Run) -> dict[str, Float[Tensor, "example 3"]]:
     """For every example: how many tokens are right, the sum of their losses, and how many are scored."""
-    totals = {group: torch.zeros(len(examples), 3, dtype=torch.float64) for group, examples in encoded.items()}
+    found = {group: torch.zeros(len(examples), 3, dtype=torch.float64) for group, examples in encoded.items()}
     for batch in batches(encoded, run.batch_size, run.progress, "scoring"):
         scores, groups, numbers = _measured(adapter, batch, _right_and_loss)
-        for index, total in enumerate(totals.values()):
+        for index, total in enumerate(found.values()):
             mine = groups == index
             total.index_add_(0, numbers[mine], scores[mine])
-    return totals
+    return found
 
 
 @dataclass(frozen=True)
@@ -187,7 +183,13 @@ def token_scores(
     return {group: [scores[i] for i in sorted(scores)] for group, scores in found.items()}
 
 
-def _score(group: str, right: float, loss: float, n_tokens: float) -> Score:
+def pooled(group: str, totals: Float[Tensor, "example 3"]) -> Score:
+    """The score of a group, over the tokens of all its examples.
+
+    Raises:
+        ValueError: if no token is scored; the message names the group.
+    """
+    right, loss, n_tokens = totals.sum(0).tolist()
     if not n_tokens:
         raise ValueError(_nothing(group))
     return Score(right / n_tokens, loss / n_tokens, int(n_tokens))

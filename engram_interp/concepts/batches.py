@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from jaxtyping import Bool, Int
@@ -13,6 +14,9 @@ from engram_interp.common.arguments import whole
 from engram_interp.common.progress import bar
 from engram_interp.concepts.concept import Example, TokenExample, listed_examples
 from engram_interp.concepts.encoding import Encoder
+
+TOKENS = 4096
+"""Tokens in a batch, padding included, where no number of examples is given."""
 
 
 @dataclass(frozen=True)
@@ -61,25 +65,48 @@ def encode_groups(groups: Mapping[str, Iterable[Example]], encoder: Encoder) -> 
 
 
 def batches(
-    encoded: dict[str, list[TokenExample]], batch_size: int, progress: bool | None, describe: str
+    encoded: dict[str, list[TokenExample]], batch_size: int | None, progress: bool | None, describe: str
 ) -> Iterator[Batch]:
     """Yields every example once, in batches of examples of similar length, so that there is little padding.
 
     Args:
         encoded: token examples by group.
-        batch_size: examples in a batch.
+        batch_size: examples in a batch. None takes as many as make up `TOKENS` tokens with their padding.
         progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
         describe: what the bar says.
     """
-    batch_size = whole(batch_size, "batch_size", at_least=1)
     flat = [
         (example, group, i, f"{name}[{i}]")
         for group, (name, examples) in enumerate(encoded.items())
         for i, example in enumerate(examples)
     ]
     flat.sort(key=lambda item: len(item[0].tokens))
-    for start in bar(range(0, len(flat), batch_size), progress, describe, "batch"):
-        yield _pad(flat[start : start + batch_size])
+    ends = batch_ends([len(example.tokens) for example, *_ in flat], batch_size)
+    for start, stop in bar(list(pairwise(ends)), progress, describe, "batch"):
+        yield _pad(flat[start:stop])
+
+
+def batch_ends(lengths: Sequence[int], batch_size: int | None, longer: int = 0) -> list[int]:
+    """Where batches of examples begin and end.
+
+    Args:
+        lengths: tokens of each example, ascending.
+        batch_size: examples in a batch. None takes as many as make up `TOKENS` tokens with their padding, at least one.
+        longer: how many tokens each example will grow by.
+
+    Example:
+        >>> batch_ends([1000, 2000, 2000, 9000], None)
+        [0, 2, 3, 4]
+        >>> batch_ends([1, 1, 1], batch_size=2)
+        [0, 2, 3]
+    """
+    if batch_size is not None:
+        return [*range(0, len(lengths), whole(batch_size, "batch_size", at_least=1)), len(lengths)]
+    ends = [0]
+    for place, length in enumerate(lengths):
+        if place > ends[-1] and (place + 1 - ends[-1]) * (length + longer) > TOKENS:
+            ends.append(place)
+    return [*ends, len(lengths)] if lengths else [0]
 
 
 def _pad(items: list[tuple[TokenExample, int, int, str]]) -> Batch:

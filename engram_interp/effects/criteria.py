@@ -237,13 +237,16 @@ def algebraic(
         {'specificity': 0.25, 'reactivation': 0.25, 'sufficiency': 0.25, 'necessity': 0.25}
     """
     dW = W_1 - W_0
-    missed = {
-        "specificity": (W_plus, W_1, S_minus),
-        "reactivation": (W_plus - dW, dW, S_plus),
-        "sufficiency": (W_0 + W_plus - W_1, W_1, S_plus),
-        "necessity": (W_1 - W_plus - W_0, W_1, S_plus),
+    # For one matrix, W+ misses dW by as much in both directions, injected or ablated.
+    missed, all_of_it = output_norm(W_plus - dW, S_plus), output_norm(W_1, S_plus)
+    learned = all_of_it if not W_0.count_nonzero() else output_norm(dW, S_plus)
+    shares = {
+        "specificity": share(output_norm(W_plus, S_minus), output_norm(W_1, S_minus)),
+        "reactivation": share(missed, learned),
+        "sufficiency": share(missed, all_of_it),
+        "necessity": share(missed, all_of_it),
     }
-    return {name: share(output_norm(by, S), output_norm(of, S)).square().item() for name, (by, of, S) in missed.items()}
+    return {name: value.square().item() for name, value in shares.items()}
 
 
 def behavioural(behaviour: pd.DataFrame) -> dict[str, float]:
@@ -286,10 +289,12 @@ def _matrices(
             f"the statistics have the groups {', '.join(statistics.groups)} and lack {', '.join(missing) or 'no input'}"
             f": collect target and reference for the engram's matrices"
         )
-    rows = []
+    rows, moments, read = [], {}, None
     for site in bar(sites, progress, "testing", "matrix"):
         absorbed = site.input in absorbing
-        moments = {group: statistics.groups[group][site.input].matrix(absorbed).cpu() for group in (TARGET, REFERENCE)}
+        if site.input != read:
+            read, groups = site.input, statistics.groups
+            moments = {group: groups[group][read].matrix(absorbed).cpu() for group in (TARGET, REFERENCE)}
         W_1 = matrix_of(adapter, site, absorbed).cpu()
         W_0 = torch.zeros_like(W_1) if base is None else matrix_of(base, site, absorbed).cpu()
         if base is None and absorbed and site.bias not in set(engram.tensors):

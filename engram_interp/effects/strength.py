@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pandas as pd
 from torch import nn
 
-from engram_interp.answers.scoring import Score, score_encoded, side_by_side
+from engram_interp.answers.scoring import Score, side_by_side
 from engram_interp.common.arguments import Number, number
 from engram_interp.common.progress import bar
 from engram_interp.concepts.batches import encode_groups
 from engram_interp.concepts.concept import REFERENCE, TARGET, Concept, require_concept
+from engram_interp.effects.trials import Trials
 from engram_interp.engrams.engram import Engram, require_engram
 from engram_interp.models import adapt
 from engram_interp.models.exclusive import exclusive
@@ -41,8 +42,9 @@ class AlphaChoice:
         alpha: the strongest edit tried that keeps enough of the reference. At the limits of the search it is 1024, if
             every edit keeps enough, or 0, if even the weakest does not. A warning is logged then.
         keep: the share of the reference's answer accuracy that had to stay.
-        curve: a row for each strength, from 0 up: `alpha`, `target_accuracy`, `target_loss`, `reference_accuracy` and
-            `reference_loss`.
+        curve: a row for each strength, from 0 up: `alpha`, `target_accuracy`, `target_loss`, `reference_accuracy`,
+            `reference_loss`, and `reference_share`, the share of the reference's examples that were scored. It is 1 at
+            0 and at `alpha`; elsewhere a part may have been enough to tell.
         name: the concept's name.
     """
 
@@ -99,7 +101,8 @@ def choose_alpha(
     """The strongest ablation that keeps the reference's answer accuracy at `keep` of what it was.
 
     The strength is doubled (or halved) from 1 until it is bracketed, then bisected. Every trial edits the model in
-    place and scores both sides. The model is restored bit for bit.
+    place and scores the target, and as much of the reference as it takes to tell; the strength that is returned keeps
+    enough of all of it. The model is restored bit for bit.
 
     Args:
         model: the model that the engram is part of.
@@ -125,21 +128,27 @@ def choose_alpha(
     require_engram(engram)
     adapter = adapt(model)
     encoded = encode_groups(concept.sides, adapter.encoder)
-    tried: dict[float, dict[str, Score]] = {}
+    trials = Trials(adapter, encoded, keep, run)
+    kept: dict[float, bool] = {}
     with engram.editing(model) as ablate, bar(None, run.progress, "choosing alpha", "strength") as shown:
+        trials.keeps_surely(0.0)
+        if not trials.scores()[0.0][REFERENCE].accuracy:
+            raise ValueError("the model gets no answer token of the reference right, so there is nothing to keep")
 
         def keeps(alpha: float) -> bool:
-            ablate(alpha)
-            tried[alpha] = score_encoded(adapter, encoded, replace(run, progress=False))
-            shown.update()
-            return tried[alpha][REFERENCE].accuracy >= keep * tried[0.0][REFERENCE].accuracy
+            if alpha not in kept:
+                ablate(alpha)
+                kept[alpha] = trials.keeps(alpha)
+                shown.update()
+            return kept[alpha]
 
-        keeps(0.0)
-        if not tried[0.0][REFERENCE].accuracy:
-            raise ValueError("the model gets no answer token of the reference right, so there is nothing to keep")
-        alpha = _strongest(keeps, rel_tol)
+        while not trials.is_whole(alpha := _strongest(keeps, rel_tol)):
+            ablate(alpha)
+            kept[alpha] = trials.keeps_surely(alpha)
+    tried = trials.scores()
+    _warn_of_limits(alpha)
     _warn_if_not_forgotten(tried, alpha, keep)
-    return AlphaChoice(alpha, keep, _curve(tried), concept.name)
+    return AlphaChoice(alpha, keep, _curve(tried, trials.shares()), concept.name)
 
 
 def _share(keep: Number) -> float:
@@ -157,17 +166,20 @@ def _width(rel_tol: Number) -> float:
 def _strongest(keeps: Callable[[float], bool], rel_tol: float) -> float:
     """The strongest edit tried that keeps enough: bracketed, then bisected."""
     low, high = _bracket(keeps)
-    if low == high:
-        logger.warning(
-            "alpha = %g is a limit of the search, not a choice: %s", low,
-            "every edit tried keeps enough" if low else "no edit tried keeps enough",
-        )  # fmt: skip
     while high - low > rel_tol * high:
         middle = (low + high) / 2
         if middle in (low, high):
             break
         low, high = (middle, high) if keeps(middle) else (low, middle)
     return low
+
+
+def _warn_of_limits(alpha: float) -> None:
+    if alpha in (0.0, MAX_ALPHA):
+        logger.warning(
+            "alpha = %g is a limit of the search, not a choice: %s", alpha,
+            "every edit tried keeps enough" if alpha else "no edit tried keeps enough",
+        )  # fmt: skip
 
 
 def _warn_if_not_forgotten(tried: dict[float, dict[str, Score]], alpha: float, keep: float) -> None:
@@ -193,5 +205,7 @@ def _bracket(keeps: Callable[[float], bool]) -> tuple[float, float]:
     return 0.0, 0.0
 
 
-def _curve(tried: dict[float, dict[str, Score]]) -> pd.DataFrame:
-    return pd.DataFrame({"alpha": alpha, **side_by_side(scores)} for alpha, scores in sorted(tried.items()))
+def _curve(tried: dict[float, dict[str, Score]], shares: dict[float, float]) -> pd.DataFrame:
+    return pd.DataFrame(
+        {"alpha": alpha, **side_by_side(scores), "reference_share": shares[alpha]} for alpha, scores in tried.items()
+    )

@@ -29,8 +29,9 @@ class Factor:
     @property
     def matrix(self) -> Float[Tensor, "D D"]:
         """`S_i`, with a row of ones if a bias is absorbed."""
-        total = MomentSum(self.X)
-        total.add(self.X)
+        X = precise(self.X)
+        total = MomentSum(X)
+        total.add(X)
         return total.result().matrix(self.absorbed)
 
     @property
@@ -98,6 +99,11 @@ class Packed:
         return self.triangle.numel()
 
 
+def precise(X: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+    """Rows in the precision in which their moment is held, so that a complement can tell nothing from very little."""
+    return X.to(moment_dtype(X.shape[1], X.dtype))
+
+
 def _upper(S: Float[Tensor, "D D"]) -> Bool[Tensor, "D D"]:
     """A mask of the upper triangle and the diagonal."""
     return torch.ones_like(S, dtype=torch.bool).triu()
@@ -120,8 +126,8 @@ class ConceptSum:
         self._waiting.append(rows)
         size = rows.shape[1] + self._absorbed
         if sum(len(waiting) for waiting in self._waiting) * rows.shape[1] > size * (size + 1) // 2:
-            self._moments = self._moments or MomentSum(rows)
-            self._moments.add(torch.cat(self._waiting))
+            self._moments = self._moments or MomentSum(precise(rows))
+            self._moments.add(precise(torch.cat(self._waiting)))
             self._waiting = []
 
     def result(self, none: Float[Tensor, "0 d"]) -> Factor | Packed:
@@ -129,5 +135,5 @@ class ConceptSum:
         rows, self._waiting = torch.cat([none, *self._waiting]), []
         if self._moments is None:
             return Factor(rows, self._absorbed)
-        self._moments.add(rows)
+        self._moments.add(precise(rows))
         return Packed.of(self._moments.result(), self._absorbed)

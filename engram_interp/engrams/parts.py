@@ -1,4 +1,4 @@
-"""Statistics + weights -> every matrix with its engram: `P+ = S+ S^pinv` once an input, `W+ = W P+` once a matrix.
+"""Statistics + weights -> every matrix with what it reads: `S` is factorised once an input, `W+ = W S+ S^pinv` follows.
 
 (Paper, Eq. 3 to 5.) Extracting, mapping and diagnosing all begin here: `prepare`, then `parts`.
 """
@@ -16,10 +16,13 @@ from torch import Tensor, nn
 from engram_interp.common.progress import bar
 from engram_interp.concepts.concept import TARGET, Concept
 from engram_interp.engrams.weights import absorbing_inputs, base_of, matrix_of, without_bias
+from engram_interp.linalg.engram import engram_matrix
 from engram_interp.linalg.filters import Function, soft, values_of
 from engram_interp.linalg.norms import Heads
 from engram_interp.linalg.ownership import Ownership, ownership
-from engram_interp.linalg.spectrum import Spectrum, engram_matrix, spectrum
+from engram_interp.linalg.solution import Solution
+from engram_interp.linalg.spectrum import Spectrum
+from engram_interp.linalg.total import Total
 from engram_interp.models import Adapter, adapt
 from engram_interp.models.components import COMPONENT, UNEMBED
 from engram_interp.models.sites import Site, by_input, component_of, layer_of
@@ -50,43 +53,66 @@ class InputData:
     Attributes:
         absorbed: whether the input has a row of ones, as the last of its `d` dimensions.
         S_plus: second moment of the target.
-        S: second moment of target and reference together.
-        every: the directions of `S` that the data have; with a ridge, those of `S + ridge I`.
+        total: second moment of target and reference together, and its factorisations.
         solve: how the engram is solved for.
     """
 
     absorbed: bool
     S_plus: Float[Tensor, "d d"]
-    S: Float[Tensor, "d d"]
-    every: Spectrum
+    total: Total
     solve: Solve = field(default_factory=Solve)
+
+    @property
+    def S(self) -> Float[Tensor, "d d"]:
+        """Second moment of target and reference together."""
+        return self.total.S
+
+    @property
+    def solution(self) -> Solution:
+        """How to apply `S^pinv`."""
+        return self.total.solution(self.solve.cut)
 
     @cached_property
     def kept(self) -> Spectrum:
         """The directions of `S` above the cut."""
-        return self.every.above(self.solve.cut)
+        return self.total.every.above(self.solve.cut)
+
+    @property
+    def is_soft(self) -> bool:
+        """Whether the filter is the paper's."""
+        return self.solve.filter == soft
+
+    @property
+    def is_paper(self) -> bool:
+        """Whether the engram is the paper's, with neither a filter nor a ridge: it needs no directions."""
+        return self.is_soft and not self.solve.ridge
 
     @cached_property
     def P_plus(self) -> Float[Tensor, "d d"]:
         """The soft projector `P+` (paper, Eq. 5), or `g(P+)` with another filter."""
-        if self.solve.filter == soft:
-            return self.kept.soft_projector(self.S_plus)
-        return self.owned.projector(self.solve.filter)
+        return self.solution.solve(self.S_plus) if self.is_soft else self.owned.projector(self.solve.filter)
+
+    def engram(self, W: Float[Tensor, "out d"]) -> Float[Tensor, "out d"]:
+        """`W P+`, or `W g(P+)` with another filter (paper, Eq. 3)."""
+        return engram_matrix(W, self.S_plus, self.solution) if self.is_soft else W @ self.P_plus
 
     @cached_property
     def present(self) -> Float[Tensor, "k"]:
         """`lambda / (lambda + ridge)` of every kept direction: what a target that owns all of it would own."""
         return 1 - self.solve.ridge / self.kept.lam
 
-    def P_null(self, target_share: float, filter: Function) -> Float[Tensor, "d d"]:
-        """What `P+` would be of a target that owns nothing of its own, `S+ = (n/N) S`: `(n/N) Pi` without a filter.
+    def null(self, W: Float[Tensor, "out d"], target_share: float, filter: Function) -> Float[Tensor, "out d"]:
+        """The engram of a target that owns nothing of its own, `S+ = (n/N) S`: `(n/N) W Pi` without a filter.
 
         Args:
+            W: a matrix.
             target_share: `n/N`, the target's share of the positions that count.
             filter: how much of a direction is taken.
         """
+        if filter == soft and not self.solve.ridge:
+            return target_share * self.solution.project(W)
         taken = values_of(filter, target_share * self.present)
-        return self.kept.U * taken @ self.kept.U.T
+        return (W @ self.kept.U * taken) @ self.kept.U.T
 
     @cached_property
     def owned(self) -> Ownership:
@@ -130,7 +156,7 @@ class Part:
     @cached_property
     def W_plus(self) -> Float[Tensor, "out d"]:
         """The engram, `W+ = dW P+` (paper, Eq. 3)."""
-        return engram_matrix(self.dW, self.data.P_plus)
+        return self.data.engram(self.dW)
 
     @property
     def change(self) -> Change:
@@ -166,7 +192,7 @@ def parts(prepared: Prepared, solve: Solve, progress: bool | None) -> Iterator[P
         absorbed = name in absorbing
         S = statistics.total(name).matrix(absorbed)
         S_plus = statistics.groups[TARGET][name].matrix(absorbed).to(S.device)
-        data = InputData(absorbed, S_plus, S, spectrum(S, 0.0, solve.ridge), solve)
+        data = InputData(absorbed, S_plus, Total(S, solve.ridge), solve)
         for site in readers:
             yield part_of(site, data, adapter, base)
 

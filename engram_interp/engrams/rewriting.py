@@ -18,7 +18,7 @@ from engram_interp.engrams.extract import engram_of
 from engram_interp.engrams.parts import Change
 from engram_interp.engrams.weights import absorbing_inputs, matrix_of
 from engram_interp.linalg.rewriting import rewriting
-from engram_interp.linalg.spectrum import spectrum
+from engram_interp.linalg.total import Total
 from engram_interp.models import Adapter, adapt
 from engram_interp.models.exclusive import exclusive
 from engram_interp.models.sites import Site
@@ -79,8 +79,8 @@ def rewrite(
         W = matrix_of(adapter, site, absorbed).to(X)
         V_star = values[site.key].to(X)
         _require_values(V_star, site.key, (len(X), len(W)))
-        kept = spectrum(statistics.total(site.input).matrix(absorbed).to(X), cut.rtol)
-        changes.append(Change(site, rewriting(W, V_star.T, X.T, kept, weight), absorbed))
+        solution = Total(statistics.total(site.input).matrix(absorbed).to(X)).solution(cut.rtol)
+        changes.append(Change(site, rewriting(W, V_star.T, X.T, solution, weight), absorbed))
     options = {"rewrite weight": float(weight), **vars(cut)}
     return engram_of(adapter, sites, changes, concept.name, options)
 

@@ -26,9 +26,9 @@ def matrix_of(adapter: Adapter, site: Site, absorbed: bool) -> Float[Tensor, "ou
     return torch.cat([W, bias.to(W)[:, None]], dim=1)
 
 
-def without_bias(matrix: Float[Tensor, "out d"], absorbed: bool) -> Float[Tensor, "out in"]:
+def without_bias(matrix: Float[Tensor, "*set out d"], absorbed: bool) -> Float[Tensor, "*set out in"]:
     """A matrix without its last column if that is the bias."""
-    return matrix[:, :-1] if absorbed else matrix
+    return matrix[..., :-1] if absorbed else matrix
 
 
 def base_of(adapter: Adapter, delta_from: nn.Module | None, sites: list[Site]) -> Adapter | None:

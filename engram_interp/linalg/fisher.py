@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from engram_interp.linalg.spectrum import Spectrum
+from engram_interp.linalg.gram import strips
+from engram_interp.linalg.solution import Solution
 
 
 def squared_length(
@@ -30,13 +31,19 @@ def squared_length(
         >>> squared_length(A, torch.eye(2)).item(), squared_length(A, torch.eye(2), torch.tensor([[3.0]])).item()
         (5.0, 15.0)
     """
-    A = A.double()
+    A, S = A.double(), S.double()
     weighted = A if G is None else G.double() @ A
-    return (weighted @ S.double() * A).sum((-2, -1))
+    # S is symmetric: what lies left of a strip's own block is what lies above it, and counts twice.
+    total = A.new_zeros(A.shape[:-2])
+    for start, stop in strips(S.shape[-1]):
+        own = weighted[..., start:stop] @ S[..., start:stop, start:stop]
+        below = weighted[..., stop:] @ S[..., stop:, start:stop]
+        total += ((own + 2 * below) * A[..., start:stop]).sum((-2, -1))
+    return total
 
 
 def natural_gradient(
-    gradient: Float[Tensor, "out d"], kept: Spectrum, G: Float[Tensor, "out out"] | None = None
+    gradient: Float[Tensor, "out d"], solution: Solution, G: Float[Tensor, "out out"] | None = None
 ) -> Float[Tensor, "out d"]:
     """`F^pinv` times a gradient, `G^pinv gradient S^pinv`, in float64.
 
@@ -44,7 +51,7 @@ def natural_gradient(
 
     Args:
         gradient: the gradient of a loss by the weight.
-        kept: the kept directions of `S`.
+        solution: of `S`.
         G: second moment of the gradients at the outputs; the identity by default.
 
     Example:
@@ -53,5 +60,5 @@ def natural_gradient(
         >>> (natural_gradient(2 * W @ S_plus, spectrum(S)) / 2).tolist()
         [[0.25, 0.0]]
     """
-    step = gradient.double() @ kept.U / kept.lam @ kept.U.T
+    step = solution.solve(gradient.double())
     return step if G is None else torch.linalg.pinv(G.double(), hermitian=True) @ step

@@ -7,18 +7,14 @@ folding a LayerNorm does. `|W S^1/2|_F` stays the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from einops import rearrange
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from engram_interp.linalg.fisher import squared_length
-
-CHUNK = 2**24
-"""Numbers that `block_norms` makes at a time."""
 
 
 @dataclass(frozen=True)
@@ -96,38 +92,11 @@ def output_norms(
         heads: where its heads lie; None for a matrix without heads.
         absorbed: whether the last column is the bias.
     """
+    if heads is not None and heads.along == "rows":
+        by_head = output_norm(heads.of(W), S)
+        return torch.cat([by_head.norm()[None], by_head])
     whole = output_norm(W, S)[None]
     if heads is None:
         return whole
-    if heads.along == "rows":
-        return torch.cat([whole, output_norm(heads.of(W), S)])
     size = len(S) - absorbed
     return torch.cat([whole, output_norm(heads.of(W[:, :size]), heads.moments(S[:size, :size]))])
-
-
-def block_norms(
-    A: Float[Tensor, "n a"],
-    B: Float[Tensor, "n b"],
-    index: Int[Tensor, "set m"],
-    n_blocks: int,
-    between: Callable[[Int[Tensor, "some m"]], Float[Tensor, "some m m"]] | None = None,
-) -> Float[Tensor, "set unit"]:
-    """`|A_r^T H_r B_r|_F` of every set of rows: of the whole, and then by blocks of the columns of `A`.
-
-    Args:
-        A: rows, the last of which is zero.
-        B: rows, the last of which is zero.
-        index: the rows of every set.
-        n_blocks: how many blocks; 0 for the whole alone.
-        between: gives `H_r` of some sets; the identity by default.
-    """
-    m = index.shape[1]
-    size = m * (A.shape[1] + B.shape[1]) + A.shape[1] * B.shape[1] + (0 if between is None else 4 * m * m)
-    found = []
-    for chunk in index.to(A.device).split(max(1, CHUNK // size)):
-        a, b = (one.index_select(0, chunk.flatten()).unflatten(0, chunk.shape) for one in (A, B))
-        product = torch.bmm(a.mT, b if between is None else between(chunk) @ b)
-        blocks = torch.linalg.vector_norm(product.view(len(chunk), max(n_blocks, 1), -1), dim=-1)
-        found.append(blocks.double().cpu())
-    norms = torch.cat(found)
-    return torch.cat([norms.norm(dim=1, keepdim=True), norms], dim=1) if n_blocks else norms

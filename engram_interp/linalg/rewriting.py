@@ -14,14 +14,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from engram_interp.linalg.spectrum import Spectrum
+from engram_interp.linalg.solution import Solution
 
 
 def rewriting(
     W: Float[Tensor, "out d"],
     V_star: Float[Tensor, "out n"],
     X_plus: Float[Tensor, "d n"],
-    kept: Spectrum,
+    solution: Solution,
     weight: float | int = 1.0,
 ) -> Float[Tensor, "out d"]:
     """`W_new - W` in float64. It is zero in directions that the data does not have (paper, Eq. 32).
@@ -30,7 +30,7 @@ def rewriting(
         W: the weight.
         V_star: the outputs that it should have, one column for each input.
         X_plus: these inputs.
-        kept: the kept directions of `S = X+ X+^T + S-`.
+        solution: of `S = X+ X+^T + S-`.
         weight: how much an error on the target counts against one on the reference. `math.inf` gives exactly `V*`, as
             far as the kept directions tell the inputs apart.
 
@@ -38,20 +38,20 @@ def rewriting(
         ValueError: if `weight` is not above 0.
 
     Example:
-        >>> from engram_interp.linalg.spectrum import spectrum
+        >>> from engram_interp.linalg.total import Total
         >>> W, k = torch.eye(2), torch.tensor([[1.0], [0.0]])
-        >>> kept = spectrum(k @ k.T + torch.diag(torch.tensor([1.0, 1.0])))
-        >>> (W + rewriting(W, torch.tensor([[0.0], [3.0]]), k, kept, math.inf)).tolist()
+        >>> solution = Total(k @ k.T + torch.diag(torch.tensor([1.0, 1.0]))).solution(None)
+        >>> (W + rewriting(W, torch.tensor([[0.0], [3.0]]), k, solution, math.inf)).round(decimals=9).tolist()
         [[0.0, 0.0], [3.0, 1.0]]
     """
     if not weight > 0:
         raise ValueError(f"weight must be above 0; got {weight}")
-    X = X_plus.to(kept.U)
-    inverted = (kept.U.T @ X) / kept.lam[:, None]
-    H = X.T @ kept.U @ inverted
+    X = X_plus.double()
+    whitened = solution.whiten(X.T)
+    H = whitened @ whitened.T
     if math.isinf(weight):
         M = torch.linalg.pinv(H, hermitian=True, rtol=len(H) * 2.0**-23)
     else:
         M = weight * torch.linalg.inv(torch.eye(len(H)).to(H) + (weight - 1) * H)
-    missed = V_star.to(kept.U) - W.to(kept.U) @ X
-    return missed @ M @ inverted.T @ kept.U.T
+    missed = V_star.to(X) - W.to(X) @ X
+    return missed @ M @ solution.unwhiten(whitened)

@@ -1,4 +1,4 @@
-"""`W+ = W S+ (S+ + S-)^pinv = W P+`: the part of a weight that the target owns (paper, Eq. 3 to 5), on plain tensors.
+"""`S = U lam U^T`: the directions of a second moment, and which of them count.
 
 The pseudo-inverse drops directions whose eigenvalue is at most `rtol * lambda_max`. On language models condition
 numbers reach 1e13, so this cut is a regularisation strength and not a guard against rounding. It is therefore explicit,
@@ -14,10 +14,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from engram_interp.common.arguments import number
+from engram_interp.linalg.solution import Solution
 
 
 @dataclass(frozen=True)
-class Spectrum:
+class Spectrum(Solution):
     """The kept directions of a second moment.
 
     Attributes:
@@ -40,9 +41,22 @@ class Spectrum:
         dropped = int((self.lam <= rtol * self.lam[-1:].clamp(min=0)).sum())
         return Spectrum(self.U[:, dropped:], self.lam[dropped:])
 
-    def soft_projector(self, S_plus: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
-        """`P+ = S+ S^pinv` in float64, where `S` is the moment that has this spectrum (paper, Eq. 5)."""
-        return (S_plus.to(self.U) @ self.U / self.lam) @ self.U.T
+    @property
+    def rank(self) -> int:
+        """How many directions are kept."""
+        return len(self.lam)
+
+    def whiten(self, A: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
+        """`C = A U lam^(-1/2)`."""
+        return A.to(self.U) @ self.U / self.lam.sqrt()
+
+    def unwhiten(self, C: Float[Tensor, "n k"]) -> Float[Tensor, "n d"]:
+        """`C lam^(-1/2) U^T`."""
+        return (C / self.lam.sqrt()) @ self.U.T
+
+    def project(self, A: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        """`A Pi = A U U^T`."""
+        return (A.to(self.U) @ self.U) @ self.U.T
 
 
 def default_rtol(d: int) -> float:
@@ -77,6 +91,16 @@ def require_ridge(ridge: float | int) -> None:
         raise ValueError(f"ridge must be 0 or more; got {ridge}")
 
 
+def require_finite(S: Float[Tensor, "d d"]) -> None:
+    """Checks a second moment.
+
+    Raises:
+        ValueError: if it is not finite.
+    """
+    if not S.isfinite().all():
+        raise ValueError(f"a second moment of size {len(S)} is not finite, because its activations overflowed")
+
+
 def spectrum(S: Float[Tensor, "d d"], rtol: float | int | None = None, ridge: float | int = 0.0) -> Spectrum:
     """The directions of a second moment above the cut, by an eigendecomposition in float64.
 
@@ -95,8 +119,7 @@ def spectrum(S: Float[Tensor, "d d"], rtol: float | int | None = None, ridge: fl
     """
     require_rtol(rtol)
     require_ridge(ridge)
-    if not S.isfinite().all():
-        raise ValueError(f"a second moment of size {len(S)} is not finite, because its activations overflowed")
+    require_finite(S)
     S = S.double()
     lam, U = torch.linalg.eigh((S + S.T) / 2)
     if ridge:
@@ -104,26 +127,3 @@ def spectrum(S: Float[Tensor, "d d"], rtol: float | int | None = None, ridge: fl
         has = lam > len(S) * torch.finfo(torch.float64).eps * lam[-1]
         return Spectrum(U[:, has], lam[has] + ridge).above(rtol or 0.0)
     return Spectrum(U, lam).above(rtol)
-
-
-def soft_projector(
-    S_plus: Float[Tensor, "d d"], S: Float[Tensor, "d d"], rtol: float | int | None = None
-) -> Float[Tensor, "d d"]:
-    """`P+ = S+ S^pinv` with `S = S+ + S-` (paper, Eq. 5), in float64.
-
-    Args:
-        S_plus: second moment of the target.
-        S: second moment of target and reference together.
-        rtol: the cut of the pseudo-inverse; see `spectrum`.
-
-    Example:
-        >>> S_plus, S_minus = torch.diag(torch.tensor([3.0, 0.0])), torch.diag(torch.tensor([1.0, 2.0]))
-        >>> soft_projector(S_plus, S_plus + S_minus).diagonal().tolist()
-        [0.75, 0.0]
-    """
-    return spectrum(S, rtol).soft_projector(S_plus)
-
-
-def engram_matrix(W: Float[Tensor, "out d"], P_plus: Float[Tensor, "d d"]) -> Float[Tensor, "out d"]:
-    """`W+ = W P+` in float64: the part of `W` that the target owns (paper, Eq. 4; Eq. 3 for `W - W_0`)."""
-    return W.double() @ P_plus

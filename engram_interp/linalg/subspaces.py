@@ -33,7 +33,7 @@ def overlaps(
         >>> together.tolist(), norms.tolist()
         ([[1.0, 0.0], [0.0, 1.0]], [1.0, 1.0])
     """
-    Z = [whitened(root, kept) for root in roots]
+    Z = [kept.whiten(root) for root in roots]
     owner = torch.cat([torch.full((len(rows),), i, device=kept.U.device) for i, rows in enumerate(Z)])
     everyone = torch.cat(Z)
     together = torch.stack(
@@ -43,16 +43,11 @@ def overlaps(
     return together, torch.stack(norms).clamp(min=0).sqrt(), torch.stack([rows.square().sum() for rows in Z])
 
 
-def whitened(root: Float[Tensor, "n d"], kept: Spectrum) -> Float[Tensor, "n k"]:
-    """`Z = X S^-1/2` in the coordinates of the kept directions: `Z^T Z = M`."""
-    return root.to(kept.U) @ kept.U / kept.lam.sqrt()
-
-
 def owned_subspace(Z: Float[Tensor, "n k"]) -> Float[Tensor, "k r"]:
     """The directions that a concept owns most of, by `M = Z^T Z`. Their number is its effective rank, rounded.
 
     Args:
-        Z: whitened rows; see `whitened`.
+        Z: rows `X S^-1/2`; see `Spectrum.whiten`.
     """
     _, singular, directions = torch.linalg.svd(Z, full_matrices=False)
     shares = singular.square()

@@ -114,11 +114,10 @@ def complement(parts: Decomposition, names: Collection[str] | None = None, *, sh
     inputs: dict[str, dict[str, object]] = {}
     matrices: dict[str, dict[str, object]] = {}
     for name, readers in bar(by_input(parts.sites).items(), show.progress, "projecting", "input"):
-        S, every = parts.total(name)
-        kept, present = every.above(parts.solve.cut), _present(parts, name)
+        kept, present = parts.total(name).every.above(parts.solve.cut), _present(parts, name)
         everyone = len(chosen) == len(parts) and not parts.solve.ridge
-        P = kept.Pi if everyone else kept.soft_projector(parts.moment(name, chosen))
-        identity = torch.eye(len(S), dtype=P.dtype, device=P.device)
+        P = kept.Pi if everyone else kept.solve(parts.moment(name, chosen))
+        identity = torch.eye(len(P), dtype=P.dtype, device=P.device)
         Q, N = identity - P, identity - present.Pi
         absorbed = name in parts.absorbing
         inputs[name] = {"input": name, **_dimensions(P, kept, present)}
@@ -139,7 +138,7 @@ def complement(parts: Decomposition, names: Collection[str] | None = None, *, sh
 
 def _present(parts: Decomposition, name: str) -> Spectrum:
     """The directions that the data have, above rounding. Rows that are at hand are summed in float64 for it."""
-    _, every = parts.total(name)
+    every = parts.total(name).every
     d, found = len(every.U), [kept[name] for kept in parts.kept.values()]
     resolution, finest = max(one.resolution for one in found), torch.finfo(torch.float64).eps
     if resolution > finest and all(isinstance(one, Factor) for one in found):

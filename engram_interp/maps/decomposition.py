@@ -26,7 +26,7 @@ from engram_interp.engrams.parts import InputData, Part, part_of
 from engram_interp.engrams.strengths import Alpha
 from engram_interp.engrams.weights import absorbing_inputs, base_of
 from engram_interp.linalg.filters import Function
-from engram_interp.linalg.spectrum import Spectrum, spectrum
+from engram_interp.linalg.total import Total
 from engram_interp.maps.diagnosis import CUTS, Diagnosis, diagnosis_of
 from engram_interp.maps.localization import map_of
 from engram_interp.maps.localization_map import LocalizationMap
@@ -59,7 +59,7 @@ class Decomposition(IdentityMapping):  # of str to Engram; checking items' types
     run: Run
     absorbing: set[str]
     _checks: list[Tensor] = field(repr=False)
-    _totals: dict[str, tuple[Tensor, Spectrum]] = field(default_factory=dict, repr=False)
+    _totals: dict[str, Total] = field(default_factory=dict, repr=False)
 
     def __getitem__(self, name: str) -> Engram:
         if name not in self.kept:
@@ -153,9 +153,7 @@ class Decomposition(IdentityMapping):  # of str to Engram; checking items' types
     def _parts(self, chosen: Sequence[str], adapter: Adapter, solve: Solve) -> Iterator[Part]:
         base = self.unchanged(adapter)
         for name, readers in bar(by_input(self.sites).items(), self.run.progress, "solving", "input"):
-            S, every = self.total(name)
-            S_plus = self.moment(name, chosen)
-            data = InputData(name in self.absorbing, S_plus, S, every, solve)
+            data = InputData(name in self.absorbing, self.moment(name, chosen), self.total(name), solve)
             for site in readers:
                 yield part_of(site, data, adapter, base)
 
@@ -173,10 +171,10 @@ class Decomposition(IdentityMapping):  # of str to Engram; checking items' types
             )
         return base
 
-    def total(self, name: str) -> tuple[Float[Tensor, "D D"], Spectrum]:
-        """The second moment of one input over all concepts, and its directions. They are computed once."""
+    def total(self, name: str) -> Total:
+        """The second moment of one input over all concepts, and its factorisations. They are computed once."""
         if name not in self._totals:
-            self._totals[name] = (S := self.moment(name, list(self.kept))), spectrum(S, 0.0, self.solve.ridge)
+            self._totals[name] = Total(self.moment(name, list(self.kept)), self.solve.ridge)
         return self._totals[name]
 
     def moment(self, name: str, concepts: Sequence[str]) -> Float[Tensor, "D D"]:

@@ -17,7 +17,8 @@ from engram_interp.engrams.parts import InputData, Part, parts, prepare
 from engram_interp.figures.scale import Scale
 from engram_interp.linalg.filters import Function, filter_name, values_of
 from engram_interp.linalg.norms import share
-from engram_interp.linalg.spectrum import require_rtol, spectrum
+from engram_interp.linalg.spectrum import require_rtol
+from engram_interp.linalg.total import Total
 from engram_interp.maps.diagnosis_tables import InputSpectra, Tables
 from engram_interp.models import Adapter
 from engram_interp.models.components import COMPONENTS
@@ -237,7 +238,7 @@ def _of_statistics(
     for name in statistics.inputs:
         S = statistics.total(name).matrix(ones=False)
         S_plus = statistics.groups[group][name].matrix(ones=False).to(S.device)
-        tables.add_input(name, InputData(False, S_plus, S, spectrum(S, 0.0, solve.ridge), solve))
+        tables.add_input(name, InputData(False, S_plus, Total(S, solve.ridge), solve))
     return Diagnosis(
         inputs=tables.inputs,
         matrices=None,

@@ -10,7 +10,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from engram_interp.engrams.parts import InputData, Part
-from engram_interp.linalg.filters import soft
 from engram_interp.linalg.norms import output_norm, share
 from engram_interp.linalg.projectors import at_cuts, condition, norms_at_cuts, properties, stretch
 from engram_interp.linalg.spectrum import default_rtol
@@ -49,12 +48,13 @@ class Tables:
 
     def add_input(self, name: str, data: InputData) -> None:
         """Add an input."""
-        d, lam = len(data.S), data.every.lam
+        d, lam = len(data.S), data.total.every.lam
         rtol = float(default_rtol(d) if data.solve.cut is None else data.solve.cut)
         rtols = sorted({rtol, *map(float, self._rtols)})
         # An input's projectors at the cuts serve all its matrices, which come before the next input.
-        self._bent = {} if _is_plain(data) else {one: _at(data, one) for one in rtols}
-        at = [_row(one, found, data) for one, found in self._bent.items()] or at_cuts(data.S_plus, data.every, rtols)
+        self._bent = {} if data.is_paper else {one: _at(data, one) for one in rtols}
+        at = [_row(one, found, data) for one, found in self._bent.items()]
+        at = at or at_cuts(data.S_plus, data.total.every, rtols)
         (here,) = (row for row in at if row["rtol"] == rtol)
         self._cuts[name] = at
         self._inputs[name] = {
@@ -91,7 +91,7 @@ class Tables:
         data = part.data
         if self._bent:
             return [part.weight(part.dW @ at.P_plus).norm().item() for at in self._bent.values()]
-        return norms_at_cuts(part.dW, data.S_plus, data.every, [int(row["rank"]) for row in rows], data.absorbed)
+        return norms_at_cuts(part.dW, data.S_plus, data.total.every, [int(row["rank"]) for row in rows], data.absorbed)
 
     @property
     def inputs(self) -> pd.DataFrame:
@@ -116,11 +116,6 @@ class Tables:
 def _carried(part: Part, S: Float[Tensor, "d d"]) -> float:
     """`|W+ X|^2 / |W X|^2`."""
     return share(output_norm(part.W_plus, S), output_norm(part.W, S)).square().item()
-
-
-def _is_plain(data: InputData) -> bool:
-    """Whether `P` is the paper's, which has short cuts: one eigendecomposition serves all cuts."""
-    return data.solve.filter == soft and not data.solve.ridge
 
 
 def _row(rtol: float, at: InputData, data: InputData) -> dict[str, float | int]:

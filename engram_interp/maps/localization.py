@@ -7,8 +7,10 @@ model and the concept, take every part, measure it, and put the sizes into a tab
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
 
 import pandas as pd
+import torch
 from torch import nn
 
 from engram_interp.concepts.concept import TARGET, Concept
@@ -87,7 +89,7 @@ def map_of(
     Args:
         adapter: the model.
         sites: the matrices, in the order of the map.
-        made: the matrices and their engrams, in any order.
+        made: the matrices and what they read. Matrices that share an input come together.
         counts: how many positions count, by side.
         name: the concept's name.
         sets: random sets to compare with, if there are any.
@@ -95,21 +97,24 @@ def map_of(
     target_share = counts[TARGET] / sum(counts.values())
     sizes: dict[str, Sizes] = {}
     drawn = {}
-    for part in made:
-        sizes[part.site.key] = sizes_of(part, target_share)
+    for _, readers in groupby(made, key=lambda part: part.site.input):
+        some = list(readers)
+        sizes |= {part.site.key: sizes_of(part, target_share) for part in some}
         if sets is not None:
-            drawn[part.site.key] = sets.compared(part, sizes[part.site.key], target_share)
+            drawn |= sets.compared(some, sizes, target_share)
     if sets is not None:
         sizes = significance(sizes, drawn, n_target=sets.sets.shape[1])
-    table = pd.concat([_rows(site, sizes[site.key]) for site in sites], ignore_index=True)
-    table = table.astype({"layer": "Int64", "expert": "Int64", "head": "Int64"})
+    table = _table(sites, sizes)
     null = "analytic" if sets is None else "resampled"
     return LocalizationMap(table, adapter.n_layers, null, name, adapter.info.name, dict(counts))
 
 
-def _rows(site: Site, sizes: Sizes) -> pd.DataFrame:
-    """A row for the matrix and one for every head."""
-    numbers = {name: values.tolist() for name, values in sizes.items()}
-    heads = [None, *range(len(numbers["wnorm"]) - 1)]
-    place = {"key": site.key, "component": site.component, "layer": site.layer, "expert": site.expert}
-    return pd.DataFrame({"head": heads, **numbers}, dtype=object).assign(**place).astype(dict.fromkeys(numbers, float))
+def _table(sites: Sequence[Site], sizes: Mapping[str, Sizes]) -> pd.DataFrame:
+    """For every matrix, a row of its own and one for each of its heads."""
+    units = [(site, head) for site in sites for head in (None, *range(len(sizes[site.key]["wnorm"]) - 1))]
+    table: dict[str, object] = {"head": [head for _, head in units]}
+    for name in sizes[sites[0].key]:
+        table[name] = torch.cat([sizes[site.key][name] for site in sites]).double().numpy()
+    for name in ("key", "component", "layer", "expert"):
+        table[name] = [getattr(site, name) for site, _ in units]
+    return pd.DataFrame(table).astype({"layer": "Int64", "expert": "Int64", "head": "Int64"})

@@ -1,8 +1,7 @@
 """What would a map show of examples that own nothing of their own? Random sets of equal size, resampled.
 
-The engram of a set `r` is `W S_r S^pinv` with `S_r = X_r^T X_r`, so its size is that of `(X_r W^T)^T (X_r S^pinv)`: it
-follows from the rows of the inputs, with no forward pass and no factorisation of its own. A filter `g` puts `h(G_r)`
-between the two, with `G_r = X_r S^pinv X_r^T` and `h(x) = g(x) / x`.
+The engram of a set `r` is `W S_r S^pinv` with `S_r = X_r^T X_r`, so its size follows from the rows of the inputs, with
+no forward pass and no factorisation of its own: see `set_norms`.
 """
 
 from __future__ import annotations
@@ -10,11 +9,10 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
-from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
@@ -26,12 +24,12 @@ from engram_interp.engrams.parts import Part, Prepared
 from engram_interp.engrams.weights import base_of
 from engram_interp.linalg.filters import Function, filter_name, soft, values_of
 from engram_interp.linalg.intervals import family_p_values, interval
-from engram_interp.linalg.norms import block_norms, share
-from engram_interp.linalg.ownership import slopes
-from engram_interp.maps.quantities import FISHER, METRICS, WNORM, Metric, Sizes
+from engram_interp.linalg.norms import share
+from engram_interp.maps.quantities import METRICS, Metric, Norms, Sizes
+from engram_interp.maps.set_norms import few_rows, set_norms
 from engram_interp.models import Adapter, adapt
-from engram_interp.models.components import ATTENTION, COMPONENT, to_matrix
-from engram_interp.models.sites import Site
+from engram_interp.models.components import ATTENTION, to_matrix
+from engram_interp.models.sites import Input, Site
 from engram_interp.options import Run, Solve, Which
 from engram_interp.statistics.moments import full_precision
 from engram_interp.statistics.passes import warn_of_few
@@ -98,28 +96,41 @@ class Resampling:
     sets: Int[Tensor, "set m"]
 
     @torch.no_grad()
-    def compared(self, part: Part, sizes: Sizes, target_share: float) -> dict[Metric, Compared]:
-        """The sizes of the target's and all sets' engrams, by metric.
+    def compared(
+        self, parts: Sequence[Part], sizes: Mapping[str, Sizes], target_share: float
+    ) -> dict[str, dict[Metric, Compared]]:
+        """The sizes of the target's and all sets' engrams, by key and metric.
 
         Args:
-            part: the matrix and the target's engram.
-            sizes: what `sizes_of` says of it.
+            parts: matrices that read one input, and the target's engrams.
+            sizes: what `sizes_of` says of them, by key.
             target_share: `n/N`, the target's share of the positions that count.
         """
-        rows = self.rows[part.site.input]
+        rows = self.rows[parts[0].site.input]
         with full_precision():
-            norms = set_norms(part, rows, rows_of_sets(rows, self.sets))
+            norms = set_norms(parts, rows, rows_of_sets(rows, self.sets))
         offered = rows.offered[self.sets].sum(1).double()
-        is_soft = part.data.solve.filter == soft
-        null = None if is_soft else part.dW @ part.data.P_null(target_share, soft)
-        found = {}
-        for metric in METRICS:
-            whole = sizes[metric.whole]
-            # Without a filter, the unit is the analytic null's size, which is at hand.
-            unit = sizes[metric.column("expected")] if null is None else share(metric.norms(part, null).cpu(), whole)
-            of_sets = share(norms[metric], unit * whole * (offered / offered[0])[:, None])
-            found[metric] = Compared(unit, share(sizes[metric.name], unit), of_sets, 1.0 if is_soft else math.nan)
-        return found
+        growth = (offered / offered[0])[:, None]
+        return {
+            part.site.key: _compared(part, sizes[part.site.key], of_sets, growth, target_share)
+            for part, of_sets in zip(parts, norms, strict=True)
+        }
+
+
+def _compared(
+    part: Part, sizes: Sizes, norms: Norms, growth: Float[Tensor, "set 1"], target_share: float
+) -> dict[Metric, Compared]:
+    """The sizes of one matrix; `growth` is how many positions a set has for each of the target's."""
+    is_soft = part.data.is_soft
+    null = None if is_soft else part.data.null(part.dW, target_share, soft)
+    found = {}
+    for metric in METRICS:
+        whole = sizes[metric.whole]
+        # Without a filter, the unit is the analytic null's size, which is at hand.
+        unit = sizes[metric.column("expected")] if null is None else share(metric.norms(part, null).cpu(), whole)
+        of_sets = share(norms[metric], unit * whole * growth)
+        found[metric] = Compared(unit, share(sizes[metric.name], unit), of_sets, 1.0 if is_soft else math.nan)
+    return found
 
 
 def resampling(
@@ -203,78 +214,6 @@ def _family_wise(sets: dict[str, Float[Tensor, "set unit"]]) -> dict[str, Float[
     return {key: torch.cat(p) for key, p in found.items()}
 
 
-def set_norms(part: Part, rows: Rows, index: Int[Tensor, "set n"]) -> dict[Metric, Float[Tensor, "set unit"]]:
-    """Norms of the engrams of all sets, of the matrix and then of its heads, by metric.
-
-    Args:
-        part: the matrix, and the directions of its input that are kept.
-        rows: of its input.
-        index: the rows of every set; see `rows_of_sets`.
-    """
-    U, lam, heads = part.data.kept.U.float(), part.data.kept.lam.float(), part.heads
-    X = nn.functional.pad(rows.X.float(), (0, int(part.data.absorbed)), value=1.0)
-    X = nn.functional.pad(X, (0, 0, 0, 1))
-    Y = X @ (part.dW if heads else _triangular(part.dW)).float().T
-    whitened = X @ U / lam.sqrt()
-    owned = part.weight((whitened / lam.sqrt()) @ U.T)
-    seen = whitened * part.data.present.float().sqrt()
-    between = None if part.data.solve.filter == soft else partial(_bent, whitened, part.data.solve.filter)
-    if heads is None or heads.along == "rows":
-        n = heads.n if heads else 0
-        return {
-            WNORM: block_norms(Y, owned, index, n, between),
-            FISHER: block_norms(Y, seen, index, n, between),
-        }
-    fisher = block_norms(Y, seen, index, 0, between)
-    by_head = block_norms(_by_own_moment(part, owned), Y, index, heads.n, between)[:, 1:]
-    return {WNORM: block_norms(owned, Y, index, heads.n, between), FISHER: torch.cat([fisher, by_head], dim=1)}
-
-
-def _bent(whitened: Float[Tensor, "n k"], g: Function, index: Int[Tensor, "set m"]) -> Float[Tensor, "set m m"]:
-    """`h(G_r)` of every set with `h(x) = g(x) / x`, so that `X_r^T h(G_r) X_r S^pinv = g(P_r)`.
-
-    With `Z = X_r S^-1/2`, `G_r = Z Z^T` and `M_r = Z^T Z` have the same eigenvalues, and `h(Z Z^T)` is
-    `h(0) I + Z b(M_r) Z^T` with `b(x) = (h(x) - h(0)) / x`. The smaller of the two is factorised. A set in which
-    examples repeat owns more than there is of some directions; its shares are cut at 1.
-    """
-    Z = whitened.index_select(0, index.flatten()).unflatten(0, index.shape).double()
-    if Z.shape[1] <= Z.shape[2]:
-        x, V = torch.linalg.eigh(Z @ Z.mT)
-        h = _slopes_of(g, x)
-        return ((V * h[:, None]) @ V.mT).to(whitened)
-    x, V = torch.linalg.eigh(Z.mT @ Z)
-    at_zero = slopes(g, x.new_zeros(1))
-    b = share(_slopes_of(g, x) - at_zero, _shares_of(x))
-    ZV = Z @ V
-    return (at_zero * torch.eye(Z.shape[1]).to(Z) + (ZV * b[:, None]) @ ZV.mT).to(whitened)
-
-
-def _slopes_of(g: Function, x: Float[Tensor, "set k"]) -> Float[Tensor, "set k"]:
-    """`h(x)` of the eigenvalues of sets."""
-    return slopes(g, _shares_of(x).flatten()).view_as(x)
-
-
-def _shares_of(x: Float[Tensor, "set k"]) -> Float[Tensor, "set k"]:
-    """Eigenvalues of sets as shares in [0, 1]. Rows are float32, and what their rounding makes of 0 is 0."""
-    rounding = x.shape[1] * torch.finfo(torch.float32).eps * x[:, -1:].clamp(min=0)
-    return x.where(x > rounding, 0.0).clamp(max=1)
-
-
-def _triangular(W: Float[Tensor, "out d"]) -> Float[Tensor, "rows d"]:
-    """`R` with `R^T R = W^T W` and no more rows than columns. Products with it have the norms of those with `W`."""
-    return W if len(W) <= W.shape[1] else torch.linalg.qr(W, mode="r").R
-
-
-def _by_own_moment(part: Part, owned: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-    """Every head's columns times a square root of the second moment of its own part of the input."""
-    assert part.heads is not None
-    size = len(part.data.S) - part.data.absorbed
-    lam, V = torch.linalg.eigh(part.heads.moments(part.data.S[:size, :size]))
-    root = (V * lam.clamp(min=0).sqrt()[:, None]).to(owned)
-    by_head = rearrange(owned, "n (head x) -> head n x", head=part.heads.n) @ root
-    return rearrange(by_head, "head n x -> n (head x)")
-
-
 def _require_nothing_of_nothing(g: Function) -> None:
     taken = float(values_of(g, torch.zeros(1, dtype=torch.float64)))
     if taken:
@@ -300,19 +239,17 @@ def _announce(
     widths = adapter.widths({site.input for site in sites})
     weights = {site: adapter.parameter(site.key) for site in sites}
     size = next(iter(weights.values())).element_size()
-    # Beside all rows, those of one input are held in float32, times a matrix, and times two inverses.
-    needed = sum(counted) * (sum(widths.values()) * size + 5 * max(widths.values()) * 4)
+    outs = {name: sum(some) for name, some in _outputs(weights).items()}
+    # Beside all rows, those of one input are held in float32 as they are, whitened, solved for, and times each matrix.
+    of_one = max(3 * widths[name] + some for name, some in outs.items())
+    needed = sum(counted) * (sum(widths.values()) * size + of_one * 4)
     rows_of_a_set = sum(counted) * sets.shape[1] / len(counted)
+    m = max(1, round(rows_of_a_set))
     work = 0.0
-    for site, weight in weights.items():
-        out, d = to_matrix(site.component, weight).shape
-        heads = COMPONENT[site.component].heads(1)
-        n_products = 3 if heads and heads.along == "columns" else 2
-        columns = out if site.component in ATTENTION else min(out, d)
-        work += len(sets) * n_products * rows_of_a_set * columns * d + sum(counted) * d * (columns + 2 * d)
-    rate = _multiply_adds_a_second(
-        max(1, round(rows_of_a_set)), max(widths.values()), next(iter(weights.values())).device
-    )
+    for name, some in outs.items():
+        d = widths[name]
+        work += len(sets) * _work(m, d, some) + sum(counted) * d * (some + 2 * d)
+    rate = _multiply_adds_a_second(m, max(widths.values()), next(iter(weights.values())).device)
     seconds = 2 * work / rate  # everything else takes about as long again
     logger.log(
         level,
@@ -321,13 +258,26 @@ def _announce(
     )  # fmt: skip
 
 
+def _outputs(weights: Mapping[Site, Tensor]) -> dict[Input, list[int]]:
+    """The outputs of every input's matrices; a matrix without heads is made no taller than wide."""
+    found: dict[Input, list[int]] = {}
+    for site, weight in weights.items():
+        out, d = to_matrix(site.component, weight).shape
+        found.setdefault(site.input, []).append(out if site.component in ATTENTION else min(out, d))
+    return found
+
+
+def _work(m: int, d: int, outs: int) -> int:
+    """Multiply-adds of a set of `m` rows; see `few_rows`."""
+    return 2 * m * m * (d + outs) if few_rows(m, d, outs) else d * d * (m + 2 * outs)
+
+
 def _multiply_adds_a_second(n: int, d: int, device: torch.device) -> float:
     """Measured on a few sets of `n` rows: the fastest of five, since the first warms up and others are disturbed."""
-    A = torch.randn(n, d, generator=torch.Generator().manual_seed(0)).to(device)
-    index = torch.arange(n).repeat(4, 1)
+    A = torch.randn(16, n, d, generator=torch.Generator().manual_seed(0)).to(device)
     seconds = []
     for _ in range(5):
         began = time.perf_counter()
-        block_norms(A, A, index, 0)
+        (A @ A.mT).sum().item()
         seconds.append(time.perf_counter() - began)
-    return index.numel() * d * d / min(seconds)
+    return 16 * n * n * d / min(seconds)

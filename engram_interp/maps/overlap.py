@@ -15,7 +15,7 @@ import pandas as pd
 from engram_interp.common.progress import bar
 from engram_interp.engrams.strengths import Alpha
 from engram_interp.figures.scale import Scale
-from engram_interp.linalg.subspaces import overlaps, owned_subspace, principal_angles, whitened
+from engram_interp.linalg.subspaces import overlaps, owned_subspace, principal_angles
 from engram_interp.maps.decomposition import Decomposition
 from engram_interp.models import adapt
 from engram_interp.models.sites import by_input
@@ -162,11 +162,10 @@ def overlap(parts: Decomposition, names: Collection[str] | None = None, *, show:
 
 
 def _of_input(parts: Decomposition, name: str, chosen: Sequence[str]) -> pd.DataFrame:
-    _, every = parts.total(name)
-    kept = every.above(parts.solve.cut)
+    kept = parts.total(name).every.above(parts.solve.cut)
     roots = [parts.kept[concept][name].root for concept in chosen]
     together, norms, traces = overlaps(roots, kept)
-    subspaces = [owned_subspace(whitened(root, kept)) for root in roots]
+    subspaces = [owned_subspace(kept.whiten(root)) for root in roots]
     rows = []
     for i, j in [*((i, i) for i in range(len(chosen))), *combinations(range(len(chosen)), 2)]:
         angles = principal_angles(subspaces[i], subspaces[j])

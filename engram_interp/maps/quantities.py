@@ -7,7 +7,7 @@ With `S+ = (n/N) S` a target has the same share of every direction, and its engr
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import torch
@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from engram_interp.engrams.parts import Part
+from engram_interp.linalg.gram import compact
 from engram_interp.linalg.norms import frobenius_norms, output_norms, share
 
 logger = logging.getLogger("engram_interp")
@@ -54,6 +55,9 @@ WNORM = Metric("wnorm", "weight_norm", "W-Norm")
 FISHER = Metric("fisher", "output_norm", "Fisher share", "fisher_")
 METRICS = (WNORM, FISHER)
 
+Norms: TypeAlias = dict[Metric, Tensor]
+"""The norms of a matrix, then of its heads, `[unit]`, by metric."""
+
 
 @dataclass(frozen=True)
 class Quantity:
@@ -92,12 +96,43 @@ def sizes_of(part: Part, target_share: float) -> Sizes:
         part: the matrix and its engram.
         target_share: `n/N`, the target's share of the positions that count.
     """
-    null = part.dW @ part.data.P_null(target_share, part.data.solve.filter)
+    part = _compacted(part)
+    wholes = {metric: metric.norms(part, part.W) for metric in METRICS}
+    engram, null = _engram_norms(part), _null_norms(part, target_share, wholes)
     sizes: Sizes = {}
     for metric in METRICS:
-        size, whole, expected = (metric.norms(part, matrix) for matrix in (part.W_plus, part.W, null))
+        size, whole, expected = engram[metric], wholes[metric], null[metric]
         sizes[metric.whole] = whole
         sizes[metric.name] = share(size, whole)
         sizes[metric.column("expected")] = share(expected, whole)
         sizes[metric.column("excess")] = share(size, expected).where((expected > 0) | (size == 0), torch.nan)
     return {name: values.cpu() for name, values in sizes.items()}
+
+
+def _compacted(part: Part) -> Part:
+    """A matrix of the same sizes with no more rows than columns; heads that are rows stay as they are."""
+    if part.heads is not None:
+        return part
+    W = compact(part.W)
+    return replace(part, W=W, dW=W if part.dW is part.W else compact(part.dW))
+
+
+def _engram_norms(part: Part) -> Norms:
+    """The sizes of the engram. `|W+ S^1/2|_F` is that of `dW S+ S^(-1/2)`, which is on the way to `W+`."""
+    data, heads = part.data, part.heads
+    if not data.is_paper:
+        return {metric: metric.norms(part, part.W_plus) for metric in METRICS}
+    whitened = data.solution.whiten(part.dW @ data.S_plus)
+    W_plus = data.solution.unwhiten(whitened)
+    by_columns = heads is not None and heads.along == "columns"
+    fisher = FISHER.norms(part, W_plus) if by_columns else frobenius_norms(whitened, heads)
+    return {WNORM: WNORM.norms(part, W_plus), FISHER: fisher}
+
+
+def _null_norms(part: Part, target_share: float, wholes: Norms) -> Norms:
+    """The sizes of `(n/N) dW Pi`: of `dW` itself, times `n/N`, where no direction is dropped."""
+    data = part.data
+    if data.is_paper and part.dW is part.W and data.solution.rank == len(data.S):
+        return {metric: target_share * whole for metric, whole in wholes.items()}
+    null = data.null(part.dW, target_share, data.solve.filter)
+    return {metric: metric.norms(part, null) for metric in METRICS}

@@ -7,7 +7,7 @@ on the spot. No activation is kept, so the extra memory is the moments and one b
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import TypeAlias
 
@@ -19,14 +19,17 @@ from engram_interp.concepts.batches import Batch, encode_groups
 from engram_interp.concepts.concept import Concept, require_concept
 from engram_interp.models import Record, adapt
 from engram_interp.models.exclusive import exclusive
-from engram_interp.models.sites import by_input
+from engram_interp.models.sites import Input, Site, by_input
 from engram_interp.options import Run, Which, takes
-from engram_interp.statistics.moments import MomentSum, moment_dtype
-from engram_interp.statistics.passes import NonFiniteError, keys_of, one_pass, taken_rows, warn_of_few
+from engram_interp.statistics.moments import NEVER, MomentSum, moment_dtype
+from engram_interp.statistics.passes import keys_of, non_finite, one_pass, taken_rows, warn_of_few
 from engram_interp.statistics.statistics import Statistics
 
 Sums: TypeAlias = dict[str, dict[str, MomentSum]]
 """Moments being summed, by group and input."""
+
+CHECKED_EVERY = 16
+"""After so many batches, what was summed is checked to be finite."""
 
 logger = logging.getLogger("engram_interp")
 
@@ -63,12 +66,17 @@ def collect(model: nn.Module, concept: Concept, *, which: Which, run: Run) -> St
     logger.info("statistics of %d inputs and %d groups take %.1f MB", len(readers), len(encoded), megabytes)
 
     sums: Sums = {group: {} for group in encoded}
+    seen: list[tuple[str, ...]] = []
 
     def begin(batch: Batch) -> Record:
+        if len(seen) % CHECKED_EVERY == 0:
+            _require_finite(sums, readers, seen)
+        seen.append(batch.examples)
         counted = {group: at for place, group in enumerate(encoded) if len(at := batch.counted(place))}
-        return partial(_add, sums, counted)
+        return partial(_add, sums, counted, len(seen) - 1)
 
     one_pass(adapter, sites, encoded, begin, run)
+    _require_finite(sums, readers, seen)
     groups = {group: {name: moments[name].result() for name in names} for group, moments in sums.items()}
     for group, moments in groups.items():
         if overflowed := [name for name in readers if not moments[name].is_finite]:
@@ -92,15 +100,33 @@ def statistics_bytes(widths: Iterable[int], n_groups: int) -> int:
 def _add(
     sums: Sums,
     counted: dict[str, Int[Tensor, "n"]],
+    batch: int,
     name: str,
     activation: Float[Tensor, "*batch_pos d"],
     routed: Int[Tensor, "m"] | None = None,
 ) -> None:
     """Add an input's counted positions to the moments of their groups."""
     for group, at in counted.items():
+        if at.device != activation.device:
+            counted[group] = at = at.to(activation.device)  # once a batch
         rows, _ = taken_rows(activation, at, routed)
         if name not in sums[group]:
             sums[group][name] = MomentSum(rows)
-        sums[group][name].add(rows, offered=len(at))
-        if not sums[group][name].is_finite:
-            raise NonFiniteError(name)
+        sums[group][name].add(rows, len(at), batch)
+
+
+def _require_finite(sums: Sums, readers: Mapping[Input, list[Site]], seen: list[tuple[str, ...]]) -> None:
+    """Check that every row so far was finite. This waits for the device, so it is not done for every batch.
+
+    Args:
+        sums: what was summed.
+        readers: the matrices that read each input, in the order in which they run.
+        seen: the examples of every batch so far.
+
+    Raises:
+        ValueError: if one was not; the message names its matrices and its batch.
+    """
+    spoiled = [(name, moments[name].spoiled) for name in readers for moments in sums.values() if name in moments]
+    found = {batch: name for name, batch in reversed([(name, int(batch)) for name, batch in spoiled])}
+    if (first := min(found, default=NEVER)) < NEVER:
+        raise ValueError(non_finite(readers[found[first]], first, seen[first]))

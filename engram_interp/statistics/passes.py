@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -48,8 +48,8 @@ def one_pass(
         try:
             adapter.run(batch, readers, begin(batch))
         except NonFiniteError as error:
-            matrices = next(keys_of(sites) for name, sites in readers.items() if name == str(error))
-            raise ValueError(_non_finite(matrices, batch, index)) from None
+            sites = next(sites for name, sites in readers.items() if name == str(error))
+            raise ValueError(non_finite(sites, index, batch.examples)) from None
 
 
 def taken_rows(
@@ -57,6 +57,8 @@ def taken_rows(
 ) -> tuple[Float[Tensor, "taken d"], Int[Tensor, "taken"]]:
     """An input's rows at the positions `at`, and these positions; only the `routed` ones if some are given."""
     rows = activation.flatten(0, -2)
+    if routed is None and len(at) == len(rows):
+        return rows, at
     if routed is None:
         return rows.index_select(0, at.to(rows.device)), at
     taken = torch.isin(routed, at.to(routed.device)).nonzero().flatten()
@@ -109,8 +111,9 @@ def _warn_of_hooks(adapter: Adapter) -> None:
         )  # fmt: skip
 
 
-def _non_finite(keys: str, batch: Batch, index: int) -> str:
+def non_finite(sites: Iterable[Site], index: int, examples: Sequence[str]) -> str:
+    """What an error says of an activation that is not finite: the matrices that read it, and its batch."""
     return (
-        f"non-finite activation in the input of {keys}, batch {index} ({batch.examples[0]} to {batch.examples[-1]}): "
+        f"non-finite activation in the input of {keys_of(sites)}, batch {index} ({examples[0]} to {examples[-1]}): "
         f"look at these examples, or run the model in a wider dtype"
     )

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from engram_interp.concepts.batches import batches, encode_groups
+from engram_interp.concepts import batches as module
+from engram_interp.concepts.batches import batch_ends, batches, encode_groups
 from engram_interp.concepts.concept import TokenExample
 from engram_interp.concepts.encoding import Encoder
 from tests.conftest import tokens
@@ -37,3 +38,11 @@ def test_a_group_in_which_nothing_counts_is_refused():
 def test_a_batch_holds_at_least_one_example():
     with pytest.raises(ValueError, match="batch_size.*1.*0"):
         next(batches({}, 0, False, ""))
+
+
+def test_a_batch_holds_as_many_tokens_as_fit_and_never_less_than_an_example(monkeypatch):
+    monkeypatch.setattr(module, "TOKENS", 10)
+    # 3 x 3 and then 2 x 4 and 2 x 5 tokens; the longest alone is more than a batch.
+    assert batch_ends([1, 2, 3, 4, 4, 5, 5, 30], None) == [0, 3, 5, 7, 8]
+    assert batch_ends([2, 2, 2], None, longer=4) == [0, 1, 2, 3]
+    assert batch_ends([], None) == [0]

@@ -3,8 +3,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engram_interp.linalg.engram import engram_matrix
 from engram_interp.linalg.fisher import natural_gradient, squared_length
-from engram_interp.linalg.spectrum import Spectrum, engram_matrix, soft_projector, spectrum
+from engram_interp.linalg.spectrum import Spectrum, spectrum
+from engram_interp.linalg.total import Total
 from tests.linalg.test_ownership import DATA, inputs
 
 few = st.integers(1, 20)
@@ -18,7 +20,13 @@ def layer(n: int, m: int, out: int, d: int, seed: int, kind: str = "full"):
     """`W`, `S+`, `S-`, their sum's kept directions, and `W+`."""
     X_plus, X_minus = DATA[kind](n, d, seed), DATA[kind](m, d, seed + 1000)
     W, S_plus, S_minus = inputs(out, d, seed + 2000), X_plus.T @ X_plus, X_minus.T @ X_minus
-    return W, S_plus, S_minus, spectrum(S_plus + S_minus), engram_matrix(W, soft_projector(S_plus, S_plus + S_minus))
+    return (
+        W,
+        S_plus,
+        S_minus,
+        spectrum(S_plus + S_minus),
+        engram_matrix(W, S_plus, Total(S_plus + S_minus).solution(None)),
+    )
 
 
 def outputs(out: int, seed: int) -> torch.Tensor:

@@ -4,8 +4,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from engram_interp.linalg import filters
+from engram_interp.linalg.engram import soft_projector
 from engram_interp.linalg.ownership import Ownership, ownership
-from engram_interp.linalg.spectrum import soft_projector, spectrum
+from engram_interp.linalg.spectrum import spectrum
 
 CHOICES = [filters.soft, filters.power(2), filters.power(0.5), filters.hard(0.3), filters.clip(3), filters.over(0.1)]
 

@@ -5,10 +5,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engram_interp.linalg.engram import soft_projector
 from engram_interp.linalg.filters import hard
 from engram_interp.linalg.ownership import ownership
 from engram_interp.linalg.projectors import at_cuts, norms_at_cuts, passes, properties, stretch
-from engram_interp.linalg.spectrum import soft_projector, spectrum
+from engram_interp.linalg.spectrum import spectrum
 from tests.linalg.test_ownership import DATA, inputs
 
 sizes = st.integers(1, 30)

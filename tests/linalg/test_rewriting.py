@@ -24,7 +24,7 @@ def test_the_papers_equation_32():
 def test_tabula_rasa_is_v_star_of_zero():
     W, V, plus, minus = data()
     kept = spectrum(plus @ plus.T + minus @ minus.T, 0.0)
-    engram = W @ kept.soft_projector(plus @ plus.T)
+    engram = W @ kept.solve(plus @ plus.T)
     torch.testing.assert_close(rewriting(W, torch.zeros_like(V), plus, kept), -engram)
 
 

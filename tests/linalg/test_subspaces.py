@@ -18,7 +18,7 @@ kinds = st.sampled_from(sorted(DATA))
 def test_overlaps_are_those_of_the_projectors_themselves(sizes, d, seed, kind):
     roots = [DATA[kind](n, d, seed + n) for n in sizes]
     kept = spectrum(sum(X.T @ X for X in roots))
-    P = [kept.soft_projector(X.T @ X) for X in roots]
+    P = [kept.solve(X.T @ X) for X in roots]
     together, norms, traces = overlaps(roots, kept)
     for i in range(len(P)):
         assert float(norms[i]) == pytest.approx(float(P[i].norm()), rel=1e-6, abs=1e-7)

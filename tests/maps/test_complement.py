@@ -36,7 +36,7 @@ def test_weight_energy_is_that_of_the_weight_times_q(gpt2):
     found = complement(parts, ["A", "C"]).to_frame().set_index("key")
     name = "blocks.0.attn.in"
     S_plus, S = parts.moment(name, ["A", "C"]), parts.moment(name, list(parts))
-    Q = torch.eye(17).double() - spectrum(S).soft_projector(S_plus)
+    Q = torch.eye(17).double() - spectrum(S).solve(S_plus)
     W, b = (adapt(gpt2).parameter(f"blocks.0.attn.{one}_Q").detach().double() for one in ("W", "b"))
     W = W.permute(0, 2, 1).flatten(0, 1)
     augmented = torch.cat([W, b.flatten()[:, None]], dim=1)

@@ -1,4 +1,5 @@
 import math
+import weakref
 from dataclasses import replace
 
 import pandas as pd
@@ -6,6 +7,7 @@ import pytest
 import torch
 
 from engram_interp import LocalizationMap, collect, extract, localize
+from engram_interp.linalg.total import Total
 from engram_interp.models import adapt
 from engram_interp.statistics.moments import Moment
 from tests.conftest import build, token_concept
@@ -250,3 +252,23 @@ def test_stars_mark_what_is_significant(llama):
     assert marked.top(2, by="p_value")["p_value"].tolist() == [0.05, 1.0]
     assert "p ≤ 0.05" in marked.plot().layout.title.text
     assert not any("*" in label for row in localize(llama, token_concept()).plot().data[0].text for label in row)
+
+
+def test_no_more_than_one_input_is_solved_for_at_a_time(monkeypatch):
+    # What the solutions of inputs take does not grow with depth: the one before goes as the next one comes.
+    model, alive = build("llama", n_layers=6), []
+    solved = Total._solve
+
+    def spy(total, rtol):
+        alive.append(weakref.ref(total))
+        assert sum(one() is not None for one in alive) <= 2
+        return solved(total, rtol)
+
+    monkeypatch.setattr(Total, "_solve", spy)
+    localize(model, token_concept())
+    assert len(alive) == 25
+
+
+def test_the_same_call_gives_the_same_bits(llama):
+    first, second = (localize(llama, token_concept()).to_frame() for _ in range(2))
+    assert first.equals(second)

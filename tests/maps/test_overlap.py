@@ -11,7 +11,7 @@ from tests.maps.test_decomposition import concepts, rows_of
 
 def projectors(parts, name: str) -> dict[str, torch.Tensor]:
     S = sum(parts.kept[concept][name].matrix for concept in parts)
-    return {concept: spectrum(S).soft_projector(parts.kept[concept][name].matrix) for concept in parts}
+    return {concept: spectrum(S).solve(parts.kept[concept][name].matrix) for concept in parts}
 
 
 def test_overlaps_are_those_of_the_projectors_at_every_input_and_over_all(gpt2):

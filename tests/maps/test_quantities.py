@@ -4,6 +4,9 @@ import torch
 from engram_interp import collect, localize
 from engram_interp.concepts.batches import encode_groups
 from engram_interp.engrams.parts import Prepared, parts
+from engram_interp.linalg.norms import share
+from engram_interp.linalg.spectrum import spectrum
+from engram_interp.maps.quantities import METRICS, sizes_of
 from engram_interp.models import adapt
 from engram_interp.options import Run, Solve
 from engram_interp.statistics.rows import collect_rows
@@ -55,6 +58,27 @@ def test_the_fisher_share_is_the_share_of_output_energy(variant):
                 expected = (z @ part.W_plus[:, columns].T).norm() / (z @ part.W[:, columns].T).norm()
                 found = wmap.heads("O", "fisher")[part.site.layer, head]
                 assert float(found) == pytest.approx(float(expected), rel=1e-4)
+
+
+@pytest.mark.parametrize("variant", ["llama", "gpt2", "parallel"])
+@pytest.mark.parametrize("n", [120, 4], ids=["full rank", "deficient"])
+@pytest.mark.parametrize("with_base", [False, True])
+def test_sizes_are_those_of_the_matrices_formed(variant, n, with_base):
+    # W+, (n/N) dW Pi and W as they stand in the paper, by an eigendecomposition, and their norms.
+    model, concept = build(variant), token_concept(n=n)
+    solve = Solve(delta_from=build(variant, seed=5) if with_base else None)
+    adapter = adapt(model)
+    prepared = Prepared(adapter, collect(model, concept), adapter.sites())
+    for part in parts(prepared, solve, False):
+        kept = spectrum(part.data.S)
+        formed = part.dW @ (part.data.S_plus @ kept.U / kept.lam @ kept.U.T)
+        null = 0.3 * part.dW @ kept.U @ kept.U.T
+        sizes = sizes_of(part, 0.3)
+        for metric in METRICS:
+            whole = metric.norms(part, part.W)
+            for column, matrix in ((metric.name, formed), (metric.column("expected"), null)):
+                expected = share(metric.norms(part, matrix), whole)
+                torch.testing.assert_close(sizes[column], expected, rtol=1e-8, atol=1e-10)
 
 
 @pytest.mark.parametrize("variant", ["llama", "gpt2"])

@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 
 from engram_interp import Concept, Statistics, collect, names_filter
 from engram_interp.models import adapt
-from engram_interp.statistics.moments import FLOAT64_BELOW, MomentSum, moment_dtype
+from engram_interp.statistics import moments as module
+from engram_interp.statistics.moments import EXACT_BELOW, FLOAT64_BELOW, MomentSum, moment_dtype
 from tests.conftest import VARIANTS, build, folded, skip_unless_it_runs, token_concept, tokens
 
 
@@ -24,6 +25,39 @@ def test_a_moment_is_the_product_of_its_rows(n, d, seed):
     torch.testing.assert_close(moment.second, X.double().T @ X.double())
     torch.testing.assert_close(moment.first, X.double().sum(0))
     assert moment.count == n
+
+
+@pytest.mark.parametrize("mean", [0.0, 30.0])
+@pytest.mark.parametrize("d", [EXACT_BELOW - 1, EXACT_BELOW, FLOAT64_BELOW])
+def test_a_mean_that_carries_the_energy_costs_no_precision(d, mean):
+    # Plain float32 products would be off by mean^2 * 2^-24 a row, 5e-5 here; the rest of a row has a variance of 1.
+    generator = torch.Generator().manual_seed(0)
+    X = torch.randn(3000, d, generator=generator) + mean * torch.randn(d, generator=generator)
+    total = MomentSum(X)
+    for rows in X.split(700):
+        total.add(rows)
+    found, m = total.result(), X.double().mean(0)
+    centred = found.second.double() - len(X) * torch.outer(m, m)
+    expected = (X.double() - m).T @ (X.double() - m)
+    held = torch.finfo(found.second.dtype).eps * len(X) * float(m.square().max())
+    torch.testing.assert_close(centred, expected, rtol=0, atol=len(X) * 5e-6 + held)
+    torch.testing.assert_close(found.first, X.double().sum(0), rtol=1e-6, atol=1e-2)
+
+
+def test_rows_may_come_in_any_batches_and_none_at_all():
+    X = torch.randn(2500, 5, generator=torch.Generator().manual_seed(0))
+    total = MomentSum(X)
+    for rows in (X[:0], X[:1], X[1:2000], X[2000:]):
+        total.add(rows)
+    torch.testing.assert_close(total.result().second, moment_of(X).result().second, rtol=1e-12, atol=1e-9)
+    assert not MomentSum(X).result().second.any()
+
+
+def test_the_first_batch_that_is_not_finite_is_remembered():
+    total = MomentSum(torch.zeros(1, 2))
+    for batch, value in enumerate([1.0, 2.0, float("inf"), float("-inf"), float("nan"), 1.0]):
+        assert int(total.spoiled) == (2 if batch > 2 else module.NEVER)
+        total.add(torch.full((1, 2), value), batch=batch)
 
 
 def test_a_wide_moment_is_summed_in_float32_block_by_block():
@@ -54,8 +88,8 @@ def test_the_row_of_ones_by_hand():
 def assert_same(a: Statistics, b: Statistics, **tolerance) -> None:
     assert a.counts == b.counts
     assert a.inputs == b.inputs
-    for group, moments in a.groups.items():
-        for name, moment in moments.items():
+    for group, found in a.groups.items():
+        for name, moment in found.items():
             torch.testing.assert_close(moment.second, b.groups[group][name].second, **tolerance)
             torch.testing.assert_close(moment.first, b.groups[group][name].first, **tolerance)
 
@@ -159,13 +193,7 @@ def test_a_non_finite_cache_is_refused_by_its_place(llama):
 
 def test_moments_are_summed_in_full_precision_whatever_the_user_set(monkeypatch):
     seen = []
-    addmm_ = torch.Tensor.addmm_
-
-    def spy(self, *args):
-        seen.append(torch.get_float32_matmul_precision())
-        return addmm_(self, *args)
-
-    monkeypatch.setattr(torch.Tensor, "addmm_", spy)
+    monkeypatch.setattr(module, "add_gram", lambda *_: seen.append(torch.get_float32_matmul_precision()))
     torch.set_float32_matmul_precision("medium")
     try:
         moment_of(torch.ones(2, 3))
@@ -181,7 +209,7 @@ def test_statistics_are_described_in_a_line(llama):
     assert repr(statistics) == f"Statistics('x', 9 inputs of {name!r}, 6 target tokens, 9 reference tokens)"
 
 
-def test_narrow_inputs_are_summed_in_float64():
+def test_narrow_moments_are_held_in_float64():
     assert moment_dtype(FLOAT64_BELOW - 1) == torch.float64
     assert moment_dtype(FLOAT64_BELOW) == torch.float32
     assert moment_dtype(FLOAT64_BELOW, torch.float64) == torch.float64

@@ -1,0 +1,88 @@
+import random
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engram_interp import Concept, choose_alpha, extract, score, testbed
+from engram_interp.concepts.batches import encode_groups
+from engram_interp.effects import trials as module
+from engram_interp.effects.trials import FEWEST, Trials, decided, parts_of
+from engram_interp.models import adapt
+from engram_interp.options import Run
+
+
+@given(lengths=st.lists(st.integers(1, 30), min_size=1, max_size=3000))
+@settings(deadline=None, max_examples=30)
+def test_parts_are_every_example_once_and_begin_with_a_fair_sample(lengths):
+    parts = parts_of(lengths)
+    assert sorted(i for part in parts for i in part) == list(range(len(lengths)))
+    assert len(parts[0]) >= min(FEWEST, len(lengths))
+    # Every length is there in proportion, to within one example at either end of its run.
+    share = len(parts[0]) / len(lengths)
+    for length in set(lengths):
+        expected = share * lengths.count(length)
+        assert abs(sum(lengths[i] == length for i in parts[0]) - expected) <= 2
+
+
+@pytest.mark.parametrize("lost_share", [0.0, 0.01, 0.02, 0.03, 0.1])
+def test_a_part_that_decides_is_right(lost_share):
+    # 2000 examples of one token, of which 0.02 may be lost: a sample decides as the whole would, or not at all.
+    for seed in range(200):
+        rng = random.Random(seed)
+        lost = torch.tensor([-float(rng.random() < lost_share) for _ in range(2000)]).double()
+        keeps = 2000 + float(lost.sum()) >= 1960
+        for n in (128, 256, 512, 1000):
+            assert decided(lost[:n], 2000, 2000, 1960) in (None, keeps)
+
+
+def test_a_part_decides_what_is_clear_and_leaves_what_is_close():
+    assert decided(torch.zeros(256).double(), 4096, 4096, 0.9 * 4096) is True
+    assert decided(-torch.ones(256).double(), 4096, 4096, 0.9 * 4096) is False
+    tenth = torch.zeros(256).double()
+    tenth[::10] = -1
+    assert decided(tenth, 4096, 4096, 0.9 * 4096) is None
+
+
+@pytest.fixture(scope="module")
+def concept() -> Concept:
+    corpus = testbed.authors()
+    author, *others = corpus.forget10
+    return Concept(author.examples, [example for other in others for example in other.examples])
+
+
+def test_parts_choose_the_alpha_that_the_whole_chooses(full, concept, monkeypatch):
+    engram = extract(full, concept)
+    found = choose_alpha(full, engram, concept, rel_tol=0.2)
+    monkeypatch.setattr(module, "SHARES", (1.0,))
+    whole = choose_alpha(full, engram, concept, rel_tol=0.2)
+    assert found.alpha == whole.alpha
+    assert found.curve["alpha"].tolist() == whole.curve["alpha"].tolist()
+    assert (whole.curve["reference_share"] == 1).all()
+    assert found.curve["reference_share"].min() < 1
+    assert found.chosen.to_dict() == pytest.approx(whole.chosen.to_dict())
+    with engram.ablated(full, found.alpha):
+        assert score(full, concept.sides)["reference"].accuracy == found.chosen["reference_accuracy"]
+
+
+def test_a_strength_that_only_a_part_kept_is_not_returned(full, concept, monkeypatch):
+    # Parts that always say yes: the whole is scored before anything is returned.
+    monkeypatch.setattr(module, "decided", lambda *_: True)
+    engram = extract(full, concept)
+    choice = choose_alpha(full, engram, concept, rel_tol=0.5)
+    assert choice.chosen["reference_share"] == 1
+    assert choice.chosen["reference_accuracy"] >= choice.floor
+
+
+def test_scores_are_those_of_what_was_scored(full, concept):
+    adapter = adapt(full)
+    encoded = encode_groups(concept.sides, adapter.encoder)
+    trials = Trials(adapter, encoded, 0.98, Run(progress=False))
+    assert trials.keeps_surely(0.0)
+    assert trials.keeps(1.0)  # the model is as it was, so a part is enough
+    assert trials.shares() == {0.0: 1.0, 1.0: pytest.approx(FEWEST / len(concept.reference), rel=0.5)}
+    assert not trials.is_whole(1.0)
+    assert vars(trials.scores()[1.0]["target"]) == pytest.approx(vars(trials.scores()[0.0]["target"]))
+    expected = score(full, concept.sides)["reference"]
+    assert vars(trials.scores()[0.0]["reference"]) == pytest.approx(vars(expected))
