@@ -54,9 +54,7 @@ lint: $(VENV)/.ready
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 bench: $(VENV)/.ready
-	$(BIN)/python benchmarks/collect.py
-	$(BIN)/python benchmarks/decompose.py
-	$(BIN)/python benchmarks/diagnose.py
+	$(BIN)/python -m benchmarks
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

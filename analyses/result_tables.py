@@ -12,6 +12,7 @@ import click
 import pandas as pd
 
 from analyses import results
+from analyses.markdown import table
 from analyses.paper import published
 from analyses.paper.tables import compared, of_combinations, of_costs
 from analyses.results import Tables
@@ -36,6 +37,15 @@ class Block:
         return f"{self.make(tables)}\n\n{' '.join(source(name) for name in self.files)}"
 
 
+def of_speed(tables: Tables) -> str:
+    """What `python -m benchmarks --json` recorded, a row for each measurement."""
+    rows = []
+    for row in tables["rows"].to_dict("records"):
+        takes = f"{row['value']:.0f} MB" if row["unit"] == "MB" else f"{row['value']:.1f} s"
+        rows.append([row["on"], row["what"], takes, f"{row['ratio']:.2f} x {row['over']}"])
+    return table(["on", "what", "takes", "ratio"], rows)
+
+
 TOFU = tuple(f"paper/tofu_{name}" for name in ("closed_form", "filters", "naive_delta", "gradient"))
 BLOCKS = {
     "table_3": Block(partial(compared, paper=published.TABLE_3, methods=published.TABLE_3), ("paper/table_3_methods",)),
@@ -49,6 +59,7 @@ BLOCKS = {
     "overlap": Block(of_overlap, ("studies/overlap",)),
     "filters": Block(of_filters, ("studies/filter_frontier",)),
     "sae": Block(of_authors, ("studies/sae_partition",)),
+    "speed": Block(of_speed, ("../benchmarks/record",)),
 }
 
 
