@@ -20,6 +20,9 @@ from engram_interp.models import adapt
 from engram_interp.models.sites import by_input
 from engram_interp.statistics.collect import statistics_bytes
 
+N_PRODUCTS = 10
+"""So many products are timed together, since one is over in milliseconds."""
+
 
 def rows(shape: str, repeats: int) -> Iterator[Row]:
     """The lines of one shape."""
@@ -35,7 +38,7 @@ def rows(shape: str, repeats: int) -> Iterator[Row]:
         {
             "forward": lambda: forward(given.hooked, given.tokens),
             "bridge forward": lambda: bridge_forward(given.bridge, given.tokens),
-            "gemm": lambda: [b.T @ a for _ in range(10)],
+            "gemm": lambda: [b.T @ a for _ in range(N_PRODUCTS)],
             "collect": lambda: ei.collect(given.hooked, concept, **run),
             "bridge collect": lambda: ei.collect(given.bridge, concept, **run),
             "extract": lambda: ei.extract(given.hooked, found, progress=False),
@@ -47,7 +50,7 @@ def rows(shape: str, repeats: int) -> Iterator[Row]:
         repeats,
     )
     half = given.tokens.numel() * sum(d * d for d in adapt(given.hooked).widths(found.inputs).values()) / 2
-    moments = half * 10 * took["gemm"] / (10 * 10 * BATCH_SIZE * LENGTH * one.width * one.mlp)
+    moments = half * took["gemm"] / (N_PRODUCTS * BATCH_SIZE * LENGTH * one.width * one.mlp)
     for name, prefix in (("HookedTransformer", ""), ("bridge", "bridge ")):
         on = f"{shape} {name}"
         floor = took[f"{prefix}forward"] + moments
