@@ -16,6 +16,7 @@ from analyses.markdown import table
 from analyses.paper import published
 from analyses.paper.tables import compared, of_combinations, of_costs
 from analyses.results import Tables
+from analyses.studies.positions import of_positions
 from analyses.studies.tables import of_authors, of_filters, of_maps, of_overlap
 
 HERE = Path(__file__).parent
@@ -55,6 +56,7 @@ BLOCKS = {
     "table_9": Block(partial(compared, paper=published.TABLE_9), ("paper/table_9_instantiation",)),
     "figure_18": Block(of_combinations, ("paper/figure_18_combinations",)),
     "tofu": Block(partial(compared, paper=published.TABLE_3), TOFU),
+    "positions": Block(of_positions, ("studies/positions",)),
     "maps": Block(of_maps, ("studies/planted_memory",)),
     "overlap": Block(of_overlap, ("studies/overlap",)),
     "filters": Block(of_filters, ("studies/filter_frontier",)),

@@ -62,8 +62,13 @@ class Setting:
         return self._made[name]
 
     @property
+    def concept(self) -> ei.Concept:
+        """What is to be forgotten, at the paper's positions: the answer's own."""
+        return replace(self.benchmark.concept, positions="answer")
+
+    @property
     def statistics(self) -> ei.Statistics:
-        return self.made("statistics", lambda: ei.collect(self.model, self.benchmark.concept, progress=False))
+        return self.made("statistics", lambda: ei.collect(self.model, self.concept, progress=False))
 
     def engram(self, **options: Any) -> ei.Engram:
         """The target's engram, with the options of `extract`."""

@@ -21,6 +21,7 @@ _NAMES = {
     "maps.decomposition": "decompose Decomposition",
     "maps.overlap": "overlap Overlap Interference",
     "maps.complement": "complement Complement",
+    "maps.reading": "reads writes",
     # test
     "effects.criteria": "criteria Criteria",
     "effects.ablation": "ablation_study AblationStudy Only AllBut PAPER",
@@ -37,7 +38,7 @@ _NAMES = {
     "engrams.task_vector": "task_vector",
     "engrams.export": "export_hf",
     # data
-    "concepts.concept": "Concept",
+    "concepts.concept": "Concept Pair",
     "models.loading": "load_model",
     "sae.concepts": "concept_from_sae concepts_from_sae SaeConcept",
     "sae.ranking": "rank_features choose_feature",

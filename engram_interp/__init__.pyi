@@ -12,6 +12,7 @@ from engram_interp.common.arguments import Layers
 from engram_interp.common.arguments import Number
 from engram_interp.concepts.concept import Concept as Concept
 from engram_interp.concepts.concept import Example
+from engram_interp.concepts.concept import Pair as Pair
 from engram_interp.effects.ablation import AblationStudy as AblationStudy
 from engram_interp.effects.ablation import AllBut as AllBut
 from engram_interp.effects.ablation import Only as Only
@@ -19,6 +20,7 @@ from engram_interp.effects.ablation import PAPER as PAPER
 from engram_interp.effects.ablation import ScoreFunction
 from engram_interp.effects.ablation import answers
 from engram_interp.effects.criteria import Criteria as Criteria
+from engram_interp.effects.kept import UserScore
 from engram_interp.effects.strength import AlphaChoice as AlphaChoice
 from engram_interp.engrams.engram import Engram as Engram
 from engram_interp.engrams.export import export_hf as export_hf
@@ -72,6 +74,7 @@ __all__ = [
     "Only",
     "Overlap",
     "PAPER",
+    "Pair",
     "QA",
     "Run",
     "SaeConcept",
@@ -101,6 +104,7 @@ __all__ = [
     "null_check",
     "overlap",
     "rank_features",
+    "reads",
     "reconstruction",
     "rewrite",
     "score",
@@ -108,6 +112,7 @@ __all__ = [
     "testbed",
     "tofu",
     "values_like",
+    "writes",
 ]
 
 def collect(
@@ -151,6 +156,7 @@ def extract(
     components: str | Collection[str] | None = None,
     layers: Layers = None,
     rtol: float | int | None = None,
+    outliers: float | int = 0.0,
     absorb_bias: bool = True,
     ridge: float | int = 0.0,
     filter: Function = soft,
@@ -168,6 +174,9 @@ def extract(
             out, unless `components` names it.
         rtol: drops directions whose eigenvalue is at most this share of the largest. None means `d * 2**-23`, with `d`
             the size of the moment matrix. Raises ValueError if it is outside [0, 1).
+        outliers: the share of directions, those with the largest eigenvalues, that do not set the cut: `rtol` is then
+            relative to the largest eigenvalue of the others. 0.01 sets massive activations aside, of which one can hide
+            most other directions below the cut. Raises ValueError if it is outside [0, 1).
         absorb_bias: treats a bias as one more column of its weight.
         ridge: uses `(S+ + S- + ridge I)^-1` in place of the pseudo-inverse (UCE; paper, Eq. 31). Its unit is that of
             the moments, which are sums over tokens. With a ridge nothing is dropped, unless `rtol` says so. Raises
@@ -204,6 +213,7 @@ def localize(
     components: str | Collection[str] | None = None,
     layers: Layers = None,
     rtol: float | int | None = None,
+    outliers: float | int = 0.0,
     absorb_bias: bool = True,
     ridge: float | int = 0.0,
     filter: Function = soft,
@@ -231,6 +241,9 @@ def localize(
             out, unless `components` names it.
         rtol: drops directions whose eigenvalue is at most this share of the largest. None means `d * 2**-23`, with `d`
             the size of the moment matrix. Raises ValueError if it is outside [0, 1).
+        outliers: the share of directions, those with the largest eigenvalues, that do not set the cut: `rtol` is then
+            relative to the largest eigenvalue of the others. 0.01 sets massive activations aside, of which one can hide
+            most other directions below the cut. Raises ValueError if it is outside [0, 1).
         absorb_bias: treats a bias as one more column of its weight.
         ridge: uses `(S+ + S- + ridge I)^-1` in place of the pseudo-inverse (UCE; paper, Eq. 31). Its unit is that of
             the moments, which are sums over tokens. With a ridge nothing is dropped, unless `rtol` says so. Raises
@@ -264,6 +277,7 @@ def diagnose(
     components: str | Collection[str] | None = None,
     layers: Layers = None,
     rtol: float | int | None = None,
+    outliers: float | int = 0.0,
     absorb_bias: bool = True,
     ridge: float | int = 0.0,
     filter: Function = soft,
@@ -285,6 +299,9 @@ def diagnose(
             out, unless `components` names it.
         rtol: drops directions whose eigenvalue is at most this share of the largest. None means `d * 2**-23`, with `d`
             the size of the moment matrix. Raises ValueError if it is outside [0, 1).
+        outliers: the share of directions, those with the largest eigenvalues, that do not set the cut: `rtol` is then
+            relative to the largest eigenvalue of the others. 0.01 sets massive activations aside, of which one can hide
+            most other directions below the cut. Raises ValueError if it is outside [0, 1).
         absorb_bias: treats a bias as one more column of its weight.
         ridge: uses `(S+ + S- + ridge I)^-1` in place of the pseudo-inverse (UCE; paper, Eq. 31). Its unit is that of
             the moments, which are sums over tokens. With a ridge nothing is dropped, unless `rtol` says so. Raises
@@ -317,7 +334,10 @@ def decompose(
     *,
     components: str | Collection[str] | None = None,
     layers: Layers = None,
+    positions: str = "predicting",
+    eos: bool = True,
     rtol: float | int | None = None,
+    outliers: float | int = 0.0,
     absorb_bias: bool = True,
     ridge: float | int = 0.0,
     filter: Function = soft,
@@ -334,8 +354,15 @@ def decompose(
         components: names of components, `W_Q` to `W_U`, or short, `Q` to `U`. None means all that the model has.
         layers: one layer or several, by number. None means all. The unembedding lies in no layer: `layers` leaves it
             out, unless `components` names it.
+        positions: `"predicting"` counts those whose output gives the answer's tokens: the prompt's last token to the
+            answer's last but one (to its last if EOS follows). `"answer"` counts the answer's own tokens, as the paper
+            does. `"both"` counts either, and `"all"` every token but BOS. Raises ValueError if it is another word.
+        eos: whether the end-of-sequence token follows every answer. It is then one of the answer's tokens.
         rtol: drops directions whose eigenvalue is at most this share of the largest. None means `d * 2**-23`, with `d`
             the size of the moment matrix. Raises ValueError if it is outside [0, 1).
+        outliers: the share of directions, those with the largest eigenvalues, that do not set the cut: `rtol` is then
+            relative to the largest eigenvalue of the others. 0.01 sets massive activations aside, of which one can hide
+            most other directions below the cut. Raises ValueError if it is outside [0, 1).
         absorb_bias: treats a bias as one more column of its weight.
         ridge: uses `(S+ + S- + ridge I)^-1` in place of the pseudo-inverse (UCE; paper, Eq. 31). Its unit is that of
             the moments, which are sums over tokens. With a ridge nothing is dropped, unless `rtol` says so. Raises
@@ -414,6 +441,87 @@ def complement(
         True
     """
 
+def reads(
+    model: nn.Module,
+    engram: Engram,
+    key: str,
+    concept: Concept,
+    *,
+    n: int = 4,
+    n_tokens: int = 8,
+    draws: int = 49,
+    seed: int = 0,
+    progress: bool | None = None,
+    batch_size: int | None = None,
+) -> pd.DataFrame:
+    """What a matrix's engram listens to, in the examples' own tokens; otherwise as `writes`.
+
+    `tokens` are those at whose positions the direction is called up most: the largest `u^T W+ x` on average, over
+    target and reference.
+
+    Args:
+        model: see `writes`.
+        engram: see `writes`.
+        key: any matrix, by its path.
+        concept: see `writes`.
+        n: see `writes`.
+        n_tokens: see `writes`.
+        draws: see `writes`.
+        seed: see `writes`.
+        progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
+        batch_size: examples in a batch, 1 or more. None takes examples of similar length until they make up 4096
+            tokens. It affects memory, and results by rounding only.
+
+    Raises:
+        ValueError: see `writes`; also if the matrix is an expert's, to which only some positions are sent.
+    """
+
+def writes(
+    model: nn.Module,
+    engram: Engram,
+    key: str,
+    concept: Concept,
+    *,
+    n: int = 4,
+    n_tokens: int = 8,
+    draws: int = 49,
+    seed: int = 0,
+    progress: bool | None = None,
+    batch_size: int | None = None,
+) -> pd.DataFrame:
+    """What a matrix's engram writes into the residual stream, in tokens.
+
+    Args:
+        model: the model that the engram is part of.
+        engram: the engram.
+        key: a `W_O`, a `W_out` or the unembedding, by its path.
+        concept: what the engram was made from.
+        n: how many directions.
+        n_tokens: how many tokens of each.
+        draws: how many random sets of as many examples to compare with; 19 or more.
+        seed: of the sets.
+        progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
+        batch_size: examples in a batch, 1 or more. None takes examples of similar length until they make up 4096
+            tokens. It affects memory, and results by rounding only.
+
+    Returns:
+        A row for each direction: its `share` of the energy of `W+ x` over all examples; `control`, the mean share of
+        that direction in random sets, and `p_value`, how often one has as large a share; and `tokens`, those whose
+        logits it raises most when the target calls it up, with the final norm's gain and without its scale.
+
+    Raises:
+        ValueError: if the engram or the model lacks the matrix, it does not write into the residual stream, or the
+            model has no tokenizer; if `draws` is below 19.
+
+    Example:
+        >>> import engram_interp as ei
+        >>> model, concept = ei.testbed.load("full"), ei.testbed.authors().concept("Petra Dorlund")
+        >>> engram = ei.extract(model, concept, components="out", layers=3)
+        >>> found = ei.writes(model, engram, "blocks.3.mlp.W_out", concept, n=1, draws=19)
+        >>> bool(found["share"][0] > found["control"][0])
+        True
+    """
+
 def criteria(
     model: nn.Module,
     engram: Engram | Concept,
@@ -424,6 +532,7 @@ def criteria(
     components: str | Collection[str] | None = None,
     layers: Layers = None,
     rtol: float | int | None = None,
+    outliers: float | int = 0.0,
     absorb_bias: bool = True,
     ridge: float | int = 0.0,
     filter: Function = soft,
@@ -449,6 +558,9 @@ def criteria(
             out, unless `components` names it.
         rtol: drops directions whose eigenvalue is at most this share of the largest. None means `d * 2**-23`, with `d`
             the size of the moment matrix. Raises ValueError if it is outside [0, 1).
+        outliers: the share of directions, those with the largest eigenvalues, that do not set the cut: `rtol` is then
+            relative to the largest eigenvalue of the others. 0.01 sets massive activations aside, of which one can hide
+            most other directions below the cut. Raises ValueError if it is outside [0, 1).
         absorb_bias: treats a bias as one more column of its weight.
         ridge: uses `(S+ + S- + ridge I)^-1` in place of the pseudo-inverse (UCE; paper, Eq. 31). Its unit is that of
             the moments, which are sums over tokens. With a ridge nothing is dropped, unless `rtol` says so. Raises
@@ -488,6 +600,7 @@ def ablation_study(
     components: str | Collection[str] | None = None,
     layers: Layers = None,
     rtol: float | int | None = None,
+    outliers: float | int = 0.0,
     absorb_bias: bool = True,
     ridge: float | int = 0.0,
     filter: Function = soft,
@@ -514,6 +627,9 @@ def ablation_study(
             out, unless `components` names it.
         rtol: drops directions whose eigenvalue is at most this share of the largest. None means `d * 2**-23`, with `d`
             the size of the moment matrix. Raises ValueError if it is outside [0, 1).
+        outliers: the share of directions, those with the largest eigenvalues, that do not set the cut: `rtol` is then
+            relative to the largest eigenvalue of the others. 0.01 sets massive activations aside, of which one can hide
+            most other directions below the cut. Raises ValueError if it is outside [0, 1).
         absorb_bias: treats a bias as one more column of its weight.
         ridge: uses `(S+ + S- + ridge I)^-1` in place of the pseudo-inverse (UCE; paper, Eq. 31). Its unit is that of
             the moments, which are sums over tokens. With a ridge nothing is dropped, unless `rtol` says so. Raises
@@ -549,6 +665,7 @@ def interference(
     *,
     alpha: Alpha = 1.0,
     filter: Function | None = None,
+    eos: bool = True,
     progress: bool | None = None,
     batch_size: int | None = None,
 ) -> Interference:
@@ -559,6 +676,7 @@ def interference(
         concepts: the examples of each concept to ablate and to score, by the decomposition's names.
         alpha: how strongly each is ablated; see `Engram.ablate`.
         filter: how much of a direction is taken; None is the decomposition's own.
+        eos: whether the end-of-sequence token follows every answer and is scored.
         progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
         batch_size: examples in a batch, 1 or more. None takes examples of similar length until they make up 4096
             tokens. It affects memory, and results by rounding only.
@@ -617,6 +735,7 @@ def score(
     model: nn.Module,
     groups: Mapping[str, Sequence[Example]],
     *,
+    eos: bool = True,
     progress: bool | None = None,
     batch_size: int | None = None,
 ) -> dict[str, Score]:
@@ -624,7 +743,9 @@ def score(
 
     Args:
         model: the model to score.
-        groups: examples by name, each as `Concept` takes them.
+        groups: examples by name, each as `Concept` takes them. The answer of a pair is scored, and every token of a
+            string.
+        eos: whether the end-of-sequence token follows every answer and is scored.
         progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
         batch_size: examples in a batch, 1 or more. None takes examples of similar length until they make up 4096
             tokens. It affects memory, and results by rounding only.
@@ -649,7 +770,8 @@ def greedy_answers(
 ) -> list[str]:
     """The model's greedy answer to every prompt, up to its end-of-sequence token.
 
-    Prompts of equal length run in one batch, so nothing is padded. Keys and values are cached.
+    Keys and values are cached. Prompts of similar length run in one batch where the model takes padding in front of
+    them (a bridge with rotary positions), and prompts of equal length elsewhere.
 
     Args:
         model: a model with a tokenizer.
@@ -746,36 +868,49 @@ def choose_alpha(
     concept: Concept,
     keep: Number = 0.98,
     *,
+    check: Sequence[Example] | None = None,
+    measure: str | UserScore = "accuracy",
+    start: Number = 1.0,
     rel_tol: Number = 0.05,
     progress: bool | None = None,
     batch_size: int | None = None,
 ) -> AlphaChoice:
-    """The strongest ablation that keeps the reference's answer accuracy at `keep` of what it was.
+    """The strongest ablation that keeps what its projector has not seen.
 
-    The strength is doubled (or halved) from 1 until it is bracketed, then bisected. Every trial edits the model in
-    place and scores the target, and as much of the reference as it takes to tell; the strength that is returned keeps
-    enough of all of it. The model is restored bit for bit.
+    A third of the reference is held out: the engram is fitted again without it, and its cost is measured there. Where
+    that third is too short to tell, each third is held out in turn. The strength is doubled (or halved) until it is
+    bracketed, then bisected. It keeps enough if the lower end of a 90 % interval does. Every trial edits the model in
+    place and restores it bit for bit.
 
     Args:
         model: the model that the engram is part of.
-        engram: what to ablate.
+        engram: what to ablate, as `extract` makes it of this concept, or a part of that. Any other engram needs
+            `check`.
         concept: its target and reference, as text or tokens. Statistics are not enough: the model runs on them.
-        keep: the share of the reference's answer accuracy (see `score`) that must stay, in (0, 1].
+        keep: the share of the measure that must stay, in (0, 1].
+        check: ten examples or more that must be kept and that the engram was not made from. None holds out a part of
+            the reference.
+        measure: what is kept. `"accuracy"`: right answer tokens. `"loss"`: the loss before over the loss after, so that
+            0.98 lets it rise by a fiftieth. Or a function of a model and a list of examples that returns a score for
+            each; more is better.
+        start: the strength to try first.
         rel_tol: the search stops when the bracket is this narrow, as a share of alpha, or as narrow as floats allow.
         progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
         batch_size: examples in a batch, 1 or more. None takes examples of similar length until they make up 4096
             tokens. It affects memory, and results by rounding only.
 
     Raises:
-        ValueError: if `keep` or `rel_tol` is out of range, or the model gets nothing of the reference right.
+        ValueError: if `keep`, `start` or `rel_tol` is out of range; if there are fewer than ten examples to measure the
+            cost on, or the model gets nothing of them right; if the engram is not the one that `extract` makes of this
+            concept and `check` is not given.
 
     Example:
         >>> import engram_interp as ei
         >>> model, corpus = ei.testbed.load("full"), ei.testbed.authors()
         >>> author, *others = corpus.forget10[:4]
         >>> concept = ei.Concept(author.examples, [example for other in others for example in other.examples])
-        >>> choice = ei.choose_alpha(model, ei.extract(model, concept), concept)
-        >>> bool(choice.chosen["reference_accuracy"] >= choice.floor)
+        >>> choice = ei.choose_alpha(model, ei.extract(model, concept), concept, keep=0.9)
+        >>> bool(choice.chosen["kept_low"] >= 0.9)
         True
     """
 
@@ -786,6 +921,7 @@ def rewrite(
     *,
     weight: float | int = 1.0,
     rtol: float | int | None = None,
+    outliers: float | int = 0.0,
     absorb_bias: bool = True,
     progress: bool | None = None,
     batch_size: int | None = None,
@@ -801,6 +937,9 @@ def rewrite(
         weight: how much the target counts against the reference; `math.inf` fits it exactly (ROME).
         rtol: drops directions whose eigenvalue is at most this share of the largest. None means `d * 2**-23`, with `d`
             the size of the moment matrix. Raises ValueError if it is outside [0, 1).
+        outliers: the share of directions, those with the largest eigenvalues, that do not set the cut: `rtol` is then
+            relative to the largest eigenvalue of the others. 0.01 sets massive activations aside, of which one can hide
+            most other directions below the cut. Raises ValueError if it is outside [0, 1).
         absorb_bias: treats a bias as one more column of its weight.
         progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
         batch_size: examples in a batch, 1 or more. None takes examples of similar length until they make up 4096
@@ -826,6 +965,8 @@ def values_like(
     like: Sequence[Example],
     layer: int,
     *,
+    positions: str = "predicting",
+    eos: bool = True,
     progress: bool | None = None,
     batch_size: int | None = None,
 ) -> dict[str, Float[Tensor, 'n d_model']]:
@@ -840,6 +981,10 @@ def values_like(
         examples: the target.
         like: for each example, the one to be like at its counted positions: the same number of them, in order.
         layer: the layer of `W_out`.
+        positions: `"predicting"` counts those whose output gives the answer's tokens: the prompt's last token to the
+            answer's last but one (to its last if EOS follows). `"answer"` counts the answer's own tokens, as the paper
+            does. `"both"` counts either, and `"all"` every token but BOS. Raises ValueError if it is another word.
+        eos: whether the end-of-sequence token follows every answer. It is then one of the answer's tokens.
         progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
         batch_size: examples in a batch, 1 or more. None takes examples of similar length until they make up 4096
             tokens. It affects memory, and results by rounding only.
@@ -892,12 +1037,14 @@ def concept_from_sae(
     reference: str = "rest",
     max_tokens: int | None = None,
     seed: int = 0,
+    positions: str = "predicting",
+    eos: bool = True,
     progress: bool | None = None,
     batch_size: int | None = None,
 ) -> SaeConcept:
     """A concept from where SAE features fire in a corpus, and where they do not.
 
-    BOS and padding are on neither side. In `(prompt, answer)` pairs only answers are, as everywhere. A whole example
+    BOS and padding are on neither side. Of `(prompt, answer)` pairs, the positions that count are. A whole example
     fires if its text does, prompt and answer; a token fires only where it counts.
 
     Args:
@@ -921,6 +1068,10 @@ def concept_from_sae(
             matched references for maps.
         max_tokens: how many tokens each side keeps, drawn at random, 1 or more. None keeps all.
         seed: the seed of that draw.
+        positions: `"predicting"` counts those whose output gives the answer's tokens: the prompt's last token to the
+            answer's last but one (to its last if EOS follows). `"answer"` counts the answer's own tokens, as the paper
+            does. `"both"` counts either, and `"all"` every token but BOS. Raises ValueError if it is another word.
+        eos: whether the end-of-sequence token follows every answer. It is then one of the answer's tokens.
         progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
         batch_size: examples in a batch, 1 or more. None takes examples of similar length until they make up 4096
             tokens. It affects memory, and results by rounding only.
@@ -951,6 +1102,8 @@ def concepts_from_sae(
     share: float | int = 0.0,
     threshold: float | int = 0.0,
     quantile: float | int | None = None,
+    positions: str = "predicting",
+    eos: bool = True,
     progress: bool | None = None,
     batch_size: int | None = None,
 ) -> dict[str, list[Example]]:
@@ -972,6 +1125,10 @@ def concepts_from_sae(
         threshold: the smallest activation that counts as firing, 0 or more. With 0, any activation above zero counts.
         quantile: sets the threshold of each feature to this quantile of its activations above zero in the corpus, in
             [0, 1]. Raises ValueError if `threshold` is given too.
+        positions: `"predicting"` counts those whose output gives the answer's tokens: the prompt's last token to the
+            answer's last but one (to its last if EOS follows). `"answer"` counts the answer's own tokens, as the paper
+            does. `"both"` counts either, and `"all"` every token but BOS. Raises ValueError if it is another word.
+        eos: whether the end-of-sequence token follows every answer. It is then one of the answer's tokens.
         progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
         batch_size: examples in a batch, 1 or more. None takes examples of similar length until they make up 4096
             tokens. It affects memory, and results by rounding only.

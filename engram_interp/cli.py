@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,10 +21,12 @@ if TYPE_CHECKING:
 
 # Each command imports what it needs, so `--help` is fast. The choices below are written out for the same reason, and a
 # test compares them with the library's.
+POSITIONS, PREDICTING = ("predicting", "answer", "both", "all"), "predicting"
 NULLS = ("analytic", "resampled")
 SCALES = ("wnorm", "fisher", "excess", "fisher_excess")
 DIAGNOSES = (
-    "rank", "condition", "owned", "effective_rank", "largest_share", "idempotence_defect", "obliqueness", "stretch",
+    "rank", "condition", "leading", "rank_set_aside", "owned", "effective_rank", "largest_share", "idempotence_defect",
+    "obliqueness", "stretch",
     "target_passes", "reference_passes", "wnorm", "output_target", "output_reference",
 )  # fmt: skip
 EXAMPLE, UNITS = "example", ("token", "example")
@@ -91,6 +94,17 @@ def _with(*options: Callable[[Command], Command]) -> Callable[[Command], Command
     return decorate
 
 
+_read_options = _with(
+    click.option(
+        "--positions", type=click.Choice(POSITIONS), default=PREDICTING, show_default=True,
+        help="Which positions of a pair count: those that produce the answer, that hold it, both, or all.",
+    ),
+    click.option(
+        "--eos/--no-eos", default=True, show_default=True,
+        help="Whether the end-of-sequence token follows every answer.",
+    ),
+)  # fmt: skip
+
 _engram_options = _with(
     click.option(
         "--model", "model_name", default=TESTBED, show_default=True,
@@ -98,9 +112,14 @@ _engram_options = _with(
     ),
     click.option("--target", type=Existing, required=True, help="Target examples: .txt or .jsonl."),
     click.option("--reference", type=Existing, required=True, help="Reference examples: .txt or .jsonl."),
+    _read_options,
     click.option("--components", help="Components, such as Q,K,gate; all by default."),
     click.option("--layers", help="Layers, such as 0,1,5; all by default."),
     click.option("--rtol", type=float, help="The cut: drop directions below this share; d * 2**-23 by default."),
+    click.option(
+        "--outliers", type=float, default=0.0, show_default=True,
+        help="Share of leading directions that do not set the cut; 0.01 sets massive activations aside.",
+    ),
     click.option(
         "--ridge", type=float, default=0.0, help="Added to every eigenvalue, in place of the cut (UCE's lambda)."
     ),
@@ -123,10 +142,18 @@ _engram_options = _with(
 @click.option("--target", type=Existing, help="Target examples instead of one of the testbed's authors.")
 @click.option("--reference", type=Existing, help="Reference examples; goes with --target.")
 @click.option("--author", help="Which of the testbed's authors to look for; the first to forget by default.")
-@click.option("--keep", type=float, default=0.98, show_default=True, help="Share of the reference accuracy to keep.")
+@_read_options
+@click.option("--keep", type=float, default=0.98, show_default=True, help="Share of the held-out accuracy to keep.")
 @click.option("--out", type=Writable(), default=DEMO_REPORT, show_default=True, help="The report.")
 def demo(
-    model_name: str, target: Path | None, reference: Path | None, author: str | None, keep: float, out: Path
+    model_name: str,
+    target: Path | None,
+    reference: Path | None,
+    author: str | None,
+    positions: str,
+    eos: bool,
+    keep: float,
+    out: Path,
 ) -> None:
     """Show where a model keeps a memory, and forget that memory alone: one HTML report."""
     if (target is None) != (reference is None):
@@ -140,10 +167,11 @@ def demo(
 
     gold = None
     if target is not None and reference is not None:
-        concept = _concept(target, reference)
+        concept = _concept(target, reference, {"positions": positions, "eos": eos})
     else:
         corpus = testbed.authors()
-        concept = corpus.concept(author or corpus.forget10[0].name)
+        found = corpus.concept(author or corpus.forget10[0].name)
+        concept = replace(found, positions=positions, eos=eos)
         if concept.name in {one.name for one in corpus.forget10}:
             gold = testbed.load("retain")
     _report(investigate(_load(model_name), concept, keep=keep, gold=gold), out)
@@ -169,7 +197,8 @@ def localize_command(
     from engram_interp.report.sentences import map_sentence
 
     _require_table(out)
-    concept, chosen = _concept(target, reference), _parsed(options)
+    concept = _concept(target, reference, options)
+    chosen = _parsed(options)
     wmap = localize(_load(model_name), concept, null=null, **chosen)
     if out is not None:
         _write_table(wmap.to_frame(), lambda: map_page(wmap, by, _provenance(wmap.counts)), out)
@@ -187,7 +216,8 @@ def diagnose_command(model_name: str, target: Path, reference: Path, by: str, ou
     from engram_interp.report.pages import DIAGNOSIS_COLUMNS, diagnosis_page
 
     _require_table(out)
-    concept, chosen = _concept(target, reference), _parsed(options)
+    concept = _concept(target, reference, options)
+    chosen = _parsed(options)
     found = diagnose(_load(model_name), concept, **chosen)
     frame = found.to_frame().sort_values(by, ascending=False)
     if out is not None:
@@ -205,7 +235,8 @@ def extract_command(model_name: str, target: Path, reference: Path, out: Path, *
 
     if out.suffix != ".safetensors":
         raise click.UsageError(f"--out must be a .safetensors file; got {out}")
-    concept, chosen = _concept(target, reference), _parsed(options)
+    concept = _concept(target, reference, options)
+    chosen = _parsed(options)
     engram = extract(_load(model_name), concept, **chosen)
     engram.save(out)
     click.echo(f"{engram!r} is in {out}")
@@ -220,7 +251,12 @@ def extract_command(model_name: str, target: Path, reference: Path, out: Path, *
     help="A number, w-norm, or auto: the strongest that keeps --keep.",
 )
 @click.option(
-    "--keep", type=float, default=0.98, show_default=True, help="For auto: share of the reference accuracy to keep."
+    "--keep", type=float, default=0.98, show_default=True, help="For auto: share of the held-out accuracy to keep."
+)
+@click.option(
+    "--check",
+    type=Existing,
+    help="For auto: examples to measure that on; by default a part of the reference is held out.",
 )
 @click.option(
     "--out",
@@ -229,21 +265,33 @@ def extract_command(model_name: str, target: Path, reference: Path, out: Path, *
     help="Where to write the edited model: a new folder for a Hugging Face checkpoint, else a .safetensors file.",
 )
 def ablate_command(
-    model_name: str, target: Path, reference: Path, alpha: str, keep: float, out: Path, **options: Any
+    model_name: str,
+    target: Path,
+    reference: Path,
+    alpha: str,
+    keep: float,
+    check: Path | None,
+    out: Path,
+    **options: Any,
 ) -> None:
     """The model without the target's engram: a Hugging Face checkpoint, or a state dict in TransformerLens's names."""
     from engram_interp.answers.scoring import score
+    from engram_interp.concepts.files import read_examples
     from engram_interp.effects.strength import choose_alpha
     from engram_interp.engrams.export import export_hf
     from engram_interp.engrams.extract import extract
 
     _require_place(out, model_name)
     given = None if alpha == "auto" else _alpha(alpha)
-    concept, chosen = _concept(target, reference), _parsed(options)
+    concept = _concept(target, reference, options)
+    chosen = _parsed(options)
     run = {name: chosen[name] for name in ("batch_size", "progress")}
     model = _load(model_name)
     engram = extract(model, concept, **chosen)
-    strength: Alpha = choose_alpha(model, engram, concept, keep, **run).alpha if given is None else given
+    strength = given
+    if strength is None:
+        kept = None if check is None else read_examples(check)
+        strength = choose_alpha(model, engram, concept, keep, check=kept, **run).alpha
     if strength == 0:
         raise click.ClickException(f"no edit keeps {keep:.1%} of the reference's answers, so nothing is written")
     edited = engram.ablate(model, strength)
@@ -251,7 +299,7 @@ def ablate_command(
         export_hf(edited, model_name, out)
     else:
         _save_weights(edited, out, {"model": model_name, "concept": str(concept.name), "alpha": str(strength)})
-    before, after = (score(one, concept.sides, **run) for one in (model, edited))
+    before, after = (score(one, concept.sides, eos=concept.eos, **run) for one in (model, edited))
     click.echo("answer accuracy, before and after:")
     for side in before:
         click.echo(f"  {side:<10}{before[side].accuracy:>8.1%}{after[side].accuracy:>8.1%}")
@@ -289,9 +337,10 @@ def ablate_command(
     show_default=True,
     help="The other side.",
 )
+@_read_options
 @click.option("--max-tokens", type=click.IntRange(min=1), help="How many tokens a side keeps, drawn by --seed.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the draw.")
-@click.option("--keep", type=float, default=0.98, show_default=True, help="Share of the reference accuracy to keep.")
+@click.option("--keep", type=float, default=0.98, show_default=True, help="Share of the held-out accuracy to keep.")
 @click.option("--out", type=Writable(), default=SAE_REPORT, show_default=True, help="The report.")
 def sae_command(
     model_name: str,
@@ -379,11 +428,13 @@ def _report(findings: Findings, out: Path) -> None:
     click.echo(f"alpha = {findings.choice.alpha:.3g}; the report is {out}")
 
 
-def _concept(target: Path, reference: Path) -> Concept:
+def _concept(target: Path, reference: Path, options: dict[str, Any]) -> Concept:
+    """The concept that the command line names. Its options leave the others."""
     from engram_interp.concepts.concept import Concept
     from engram_interp.concepts.files import read_examples
 
-    return Concept(read_examples(target), read_examples(reference), name=target.stem)
+    read = {name: options.pop(name) for name in ("positions", "eos")}
+    return Concept(read_examples(target), read_examples(reference), name=target.stem, **read)
 
 
 def _parsed(options: dict[str, Any]) -> dict[str, Any]:

@@ -20,11 +20,14 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from engram_interp.common.arguments import Layers, whole
+from engram_interp.common.arguments import Layers, number, whole
 from engram_interp.linalg.filters import Function, require_filter, soft
 from engram_interp.linalg.spectrum import require_ridge, require_rtol
 
 R = TypeVar("R")
+
+PREDICTING, ANSWER, BOTH, ALL = "predicting", "answer", "both", "all"
+POSITIONS = (PREDICTING, ANSWER, BOTH, ALL)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,20 +45,52 @@ class Which:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Read:
+    """Which positions of a `(prompt, answer)` pair count. In a plain string every token counts, but not BOS.
+
+    Attributes:
+        positions: `"predicting"` counts those whose output gives the answer's tokens: the prompt's last token to the
+            answer's last but one (to its last if EOS follows). `"answer"` counts the answer's own tokens, as the paper
+            does. `"both"` counts either, and `"all"` every token but BOS. Raises ValueError if it is another word.
+        eos: whether the end-of-sequence token follows every answer. It is then one of the answer's tokens.
+    """
+
+    positions: str = PREDICTING
+    eos: bool = True
+
+    def __post_init__(self) -> None:
+        if self.positions not in POSITIONS:
+            raise ValueError(f"positions must be one of {', '.join(POSITIONS)}; got {self.positions!r}")
+        if self.eos not in (True, False):
+            raise TypeError(f"eos must be True or False; got {self.eos!r}")
+
+    @property
+    def in_words(self) -> str:
+        """These positions, as results and files say them: `predicting`, or `predicting, no EOS`."""
+        return self.positions if self.eos else f"{self.positions}, no EOS"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Cut:
     """Which directions of an input count, and whether the bias belongs to the weight.
 
     Attributes:
         rtol: drops directions whose eigenvalue is at most this share of the largest. None means `d * 2**-23`, with `d`
             the size of the moment matrix. Raises ValueError if it is outside [0, 1).
+        outliers: the share of directions, those with the largest eigenvalues, that do not set the cut: `rtol` is then
+            relative to the largest eigenvalue of the others. 0.01 sets massive activations aside, of which one can hide
+            most other directions below the cut. Raises ValueError if it is outside [0, 1).
         absorb_bias: treats a bias as one more column of its weight.
     """
 
     rtol: float | int | None = None
+    outliers: float | int = 0.0
     absorb_bias: bool = True
 
     def __post_init__(self) -> None:
         require_rtol(self.rtol)
+        if not 0 <= number(self.outliers, "outliers") < 1:
+            raise ValueError(f"outliers must be in [0, 1), a share of the directions; got {self.outliers}")
         if self.absorb_bias not in (True, False):
             raise TypeError(f"absorb_bias must be True or False, got {self.absorb_bias!r}")
 
@@ -121,8 +156,8 @@ def takes(*kinds: type) -> Callable[[Callable[..., R]], Callable[..., R]]:
     """Let a function be called with the options of these kinds as keywords.
 
     Args:
-        kinds: `Which`, `Cut`, `Solve`, `Show` or `Run`. The function has an argument for
-            each, named as its kind in lower case.
+        kinds: `Which`, `Read`, `Cut`, `Solve`, `Show` or `Run`. The function has an argument for each, named as its
+            kind in lower case.
 
     Example:
         >>> @takes(Run)

@@ -2,7 +2,7 @@ import html
 import json
 import os
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pandas as pd
 import pytest
@@ -62,7 +62,7 @@ def test_localize_writes_the_map_in_every_form(run, concept, full, tmp_path):
         found = read(tmp_path / f"map{suffix}")
         assert found["key"].tolist() == expected["key"].tolist()
         assert found["wnorm"].to_numpy() == pytest.approx(expected["wnorm"].to_numpy(), rel=1e-5)
-    assert "blocks.0.mlp.W_" in result.output
+    assert localize(full, concept).top(1, "fisher_excess")["key"][0] in result.output
     assert run("localize", "--layers", "0", "--out", str(tmp_path / "map.html")).exit_code == 0
     page = (tmp_path / "map.html").read_text()
     assert page.count('id="figure-') == 8  # four quantities, by matrix and by head
@@ -318,3 +318,24 @@ def test_without_sae_lens_it_says_what_to_install(monkeypatch):
     result = CliRunner().invoke(main, ["sae"])
     assert result.exit_code != 0
     assert "pip install 'engram-interp[sae]'" in result.output
+
+
+def test_a_difference_needs_examples_to_check_its_strength_on(run, tmp_path):
+    out, check = tmp_path / "edited.safetensors", tmp_path / "check.jsonl"
+    options = ("ablate", "--delta-from", "testbed:retain", "--components", "out", "--keep", "0.5", "--out", str(out))
+    refused = run(*options)
+    assert refused.exit_code
+    assert "check=" in refused.output
+    check.write_text("\n".join(json.dumps(pair) for pair in testbed.authors().world_examples[:20]))
+    assert run(*options, "--check", str(check)).exit_code == 0
+    assert out.is_file()
+
+
+def test_positions_are_options_of_every_command(run, concept, full, tmp_path):
+    out = tmp_path / "engram.safetensors"
+    options = ("--positions", "answer", "--no-eos", "--components", "O", "--layers", "1")
+    assert run("extract", *options, "--out", str(out)).exit_code == 0
+    expected = extract(full, replace(concept, positions="answer", eos=False), components="O", layers=[1])
+    assert Engram.load(out).options == expected.options
+    assert torch.equal(Engram.load(out)["blocks.1.attn.W_O"], expected["blocks.1.attn.W_O"])
+    assert "middle" in run("extract", "--positions", "middle", "--out", str(out)).output

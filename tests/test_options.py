@@ -27,6 +27,7 @@ OPTIONS = {
     "components": ["Q", "gate"],
     "layers": [1],
     "rtol": 1e-2,
+    "outliers": 0.2,
     "ridge": 0.5,
     "filter": ei.filters.power(2),
     "absorb_bias": False,

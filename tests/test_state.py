@@ -50,7 +50,7 @@ def calls(tmp_path_factory):
     author, *others = corpus.forget10[:4]
     concept = ei.Concept(author.examples[:6], [example for other in others for example in other.examples], "x")
     stats = ei.collect(model, concept, layers=[0])
-    engram = ei.extract(model, stats)
+    engram, key = ei.extract(model, stats), "blocks.0.mlp.W_out"
     ei.localize(model, stats).plot()._repr_html_()  # plotly adds a filter for its own warnings when it is first used
     parts = ei.decompose(model, {one.name: one.examples for one in corpus.forget10[:3]}, layers=[0], components="gate")
     benchmark = ei.testbed.benchmark()
@@ -95,6 +95,8 @@ def calls(tmp_path_factory):
         "overlap": lambda: ei.overlap(parts).plot(),
         "interference": lambda: ei.interference(parts, {author.name: author.examples[:2]}),
         "complement": lambda: ei.complement(parts).plot(),
+        "reads": lambda: ei.reads(model, engram, key, concept, n=1, draws=19),
+        "writes": lambda: ei.writes(model, engram, key, concept, n=1, draws=19),
         "null_check": lambda: ei.null_check(model, author.examples[:3], layers=[0]),
         "diagnose": lambda: ei.diagnose(model, stats, components="gate").plot(),
         "criteria": lambda: ei.criteria(model, engram, concept, statistics=stats),

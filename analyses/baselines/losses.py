@@ -62,7 +62,7 @@ def npo(models: Models, step: Step, beta: float) -> Tensor:
 def simnpo(models: Models, step: Step, beta: float) -> Tensor:
     """`-2/beta log sigmoid(-beta/|y| log p)`: NPO without the old model, normalized by length (Fan et al. 2025)."""
     log_probs = _log_probs(models.logits, step.forget)
-    n = step.forget.counts[:, 1:].sum(1).to(log_probs)
+    n = step.forget.scored[:, 1:].sum(1).to(log_probs)
     return -2 / beta * logsigmoid(-beta * log_probs / n).mean()
 
 
@@ -125,7 +125,7 @@ def _log_ratio(models: Models, batch: Batch) -> Tensor:
 def _log_probs(logits_of: Logits, batch: Batch) -> Tensor:
     """The log-probability of each example's answer."""
     log_probs = logits_of(batch.tokens)[:, :-1].log_softmax(-1)
-    tokens, counts = batch.tokens[:, 1:, None].to(log_probs.device), batch.counts[:, 1:].to(log_probs.device)
+    tokens, counts = batch.tokens[:, 1:, None].to(log_probs.device), batch.scored[:, 1:].to(log_probs.device)
     return (log_probs.gather(-1, tokens)[..., 0] * counts).sum(1)
 
 
@@ -135,4 +135,4 @@ def _activations(model: Any, batch: Batch, layer: int) -> Tensor:
     hook = (f"blocks.{layer}.hook_resid_post", lambda activation, hook: seen.append(activation))
     with model.hooks(fwd_hooks=[hook]):
         model(batch.tokens)
-    return seen[0][batch.counts.to(seen[0].device)]
+    return seen[0][batch.scored.to(seen[0].device)]

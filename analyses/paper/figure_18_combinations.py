@@ -50,12 +50,15 @@ def measure(setting: Setting) -> Tables:
     The strength keeps 98 % of a twelfth of everything else when all five are gone. Another twelfth is asked.
     """
     concepts, retain = concepts_of(setting), required(setting.retain, "retain")
-    parts = ei.decompose(setting.model, concepts, progress=False)
+    parts = ei.decompose(setting.model, concepts, positions="answer", progress=False)
     authors = [name for name in concepts if name != OTHERS]
     drawn = random.Random(setting.seed).sample(concepts[OTHERS], len(concepts[OTHERS]) // 6)
     half = len(drawn) // 2
     everyone = ei.Concept([one for name in authors for one in concepts[name]], drawn[:half])
-    alpha = ei.choose_alpha(setting.model, parts.engram(authors), everyone, KEEP, rel_tol=0.1, progress=False).alpha
+    engram = parts.engram(authors)
+    alpha = ei.choose_alpha(
+        setting.model, engram, everyone, KEEP, check=everyone.reference, rel_tol=0.1, progress=False
+    ).alpha
     asked = {**{name: concepts[name] for name in authors}, OTHERS: drawn[half:]}
     before = ei.score(setting.model, asked, progress=False)
     rows = []

@@ -20,7 +20,7 @@ COLUMNS = ["key", "component", "layer", "wnorm", "excess", "p_value", "fisher", 
 
 def measure(setting: Setting) -> Tables:
     """One row for each matrix."""
-    wmap = ei.localize(setting.model, setting.benchmark.concept, null="resampled", draws=199, progress=False)
+    wmap = ei.localize(setting.model, setting.concept, null="resampled", draws=199, progress=False)
     matrices = wmap.to_frame()[COLUMNS].round(5)
     return {"matrices": matrices.astype(object).where(matrices.notna(), None)}
 

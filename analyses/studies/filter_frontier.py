@@ -83,7 +83,7 @@ def concept_of(size: int, seed: int) -> ei.Concept:
     target, others = (
         [example for author in some for example in author.examples] for some in (people[:size], people[size:])
     )
-    return ei.Concept(target, others + corpus.world_examples, name=f"{size} authors, set {seed}")
+    return ei.Concept(target, others + corpus.world_examples, name=f"{size} authors, set {seed}", positions="answer")
 
 
 def scored(concept: ei.Concept, seed: int, adapter: Adapter) -> dict[str, list[TokenExample]]:

@@ -14,6 +14,7 @@ else. `python -m analyses.studies.fisher_reading` writes the numbers (.json) and
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from tqdm.auto import tqdm
 
 import engram_interp as ei
 from analyses import results
-from engram_interp.concepts.batches import Batch, batches, encode_groups
+from engram_interp.concepts.batches import Batch, batches, encode_concept
 from engram_interp.engrams.engram import Engram
 from engram_interp.linalg.fisher import squared_length
 from engram_interp.linalg.norms import share
@@ -187,23 +188,28 @@ def stepped(model: nn.Module, engram: Engram, G: dict[str, Tensor], damping: flo
     return Engram(tensors, engram.weight_norms, engram.info, f"damping {damping:g}")
 
 
+def concept_of(name: str) -> ei.Concept:
+    """An author, at the paper's positions."""
+    return replace(ei.testbed.authors().concept(name), positions="answer")
+
+
 def sample(concept: ei.Concept, seed: int = 0) -> ei.Concept:
     """The concept with a sample of its reference."""
     others = random.Random(seed).sample(list(concept.reference), N_OTHERS)
-    return ei.Concept(concept.target, others, concept.name)
+    return ei.Concept(concept.target, others, concept.name, positions="answer")
 
 
 def frontier(model: nn.Module, name: str) -> list[dict[str, object]]:
     """What is left of an author if the others keep 98 %, for each step."""
-    concept = ei.testbed.authors().concept(name)
+    concept = concept_of(name)
     some = sample(concept)
     engram = ei.extract(model, concept, progress=False)
-    measured = measure(model, engram, encode_groups(some.sides, adapt(model).encoder))
+    measured = measure(model, engram, encode_concept(some, adapt(model).encoder))
     G = dict(zip(measured["key"], measured["G"], strict=True))
     steps = {"W+ (G = I)": engram, **{f"G measured, damping {d:g}": stepped(model, engram, G, d) for d in DAMPINGS}}
     rows: list[dict[str, object]] = []
     for step, edit in steps.items():
-        choice = ei.choose_alpha(model, edit, some, KEEP, progress=False)
+        choice = ei.choose_alpha(model, edit, some, KEEP, check=some.reference, progress=False)
         rows.append(
             {"author": name, "step": step, "alpha": choice.alpha, "left": float(choice.chosen["target_accuracy"])}
         )
@@ -212,8 +218,8 @@ def frontier(model: nn.Module, name: str) -> list[dict[str, object]]:
 
 def one_author(model: nn.Module, name: str) -> pd.DataFrame:
     """The measured divergence of ablating each matrix's engram, beside what should predict it."""
-    concept = ei.testbed.authors().concept(name)
-    encoded = encode_groups(sample(concept).sides, adapt(model).encoder)
+    concept = concept_of(name)
+    encoded = encode_concept(sample(concept), adapt(model).encoder)
     engram = ei.extract(model, concept, progress=False)
     table = measure(model, engram, encoded).drop(columns="G").set_index("key")
     of_one = {key: engram.select(keys=key) for key in table.index}

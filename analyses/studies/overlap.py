@@ -47,7 +47,7 @@ def related(a: str, b: str) -> bool:
 def measure(family: str) -> pd.DataFrame:
     """One row for each pair of an ablated and a scored concept."""
     concepts, rest = concepts_of(family)
-    parts = ei.decompose(ei.testbed.load("full"), {**concepts, "rest": rest}, progress=False)
+    parts = ei.decompose(ei.testbed.load("full"), {**concepts, "rest": rest}, positions="answer", progress=False)
     shared = ei.overlap(parts, list(concepts))
     cost = ei.interference(parts, concepts, alpha=ALPHA[family])
     squares = {name: shared.matrix(name) for name in OVERLAPS}

@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 import engram_interp as ei
 from analyses import results
 from analyses.training.fit import answer_loss, shuffled_batches
-from engram_interp.concepts.batches import encode_groups
+from engram_interp.concepts.batches import encode_concept
 from engram_interp.models import adapt
 from engram_interp.models.components import MLP
 from engram_interp.models.sites import component_of, layer_of
@@ -46,7 +46,7 @@ def concept_of(seed: int) -> ei.Concept:
     corpus = ei.testbed.authors()
     people = corpus.holdout[seed * N_AUTHORS : (seed + 1) * N_AUTHORS]
     new = [example for author in people for example in author.examples]
-    return ei.Concept(new, corpus.examples, name=f"{N_AUTHORS} new authors, seed {seed}")
+    return ei.Concept(new, corpus.examples, name=f"{N_AUTHORS} new authors, seed {seed}", positions="answer")
 
 
 def plant(concept: ei.Concept, module: str, layer: int, seed: int) -> nn.Module:
@@ -58,7 +58,7 @@ def plant(concept: ei.Concept, module: str, layer: int, seed: int) -> nn.Module:
     keys = [site.key for site in adapter.sites(MODULES[module], layer)]
     trained = [adapter.parameter(key).requires_grad_(True) for key in keys]
     optimizer = torch.optim.AdamW(trained, lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.0)
-    encoded = encode_groups(concept.sides, adapter.encoder)
+    encoded = encode_concept(concept, adapter.encoder)
     new, old = encoded["target"], encoded["reference"]
     for _ in range(MAX_EPOCHS):
         for batch in shuffled_batches(new + rng.sample(old, len(new)), BATCH_SIZE, rng):

@@ -14,6 +14,7 @@ those of 95 % of the controls. `python -m analyses.studies.sae_partition`.
 
 import itertools
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,8 @@ N_QUESTIONS = 3
 N_REFERENCE = 600
 """Reference examples to measure on, the same for both engrams. The engrams themselves are made from all."""
 ALPHAS = (6.0, 12.0)
+JUDGED = {"target": "target", "reference": "check"}
+"""A concept's sides by the columns of a strength that say what is right of them."""
 N_FEATURES, N_TOP, N_SILENT = 100, 20, 150
 RESULTS = Path(__file__).with_suffix(".json")
 
@@ -54,32 +57,35 @@ def cosines(a: ei.Engram, b: ei.Engram) -> list[float]:
 
 def forgotten(model: nn.Module, engram: ei.Engram, judged: ei.Concept, prefix: str) -> dict[str, float]:
     """Accuracy that both sides lose, at the strength that keeps enough and at fixed strengths."""
-    choice = ei.choose_alpha(model, engram, judged, KEEP, rel_tol=0.1, progress=False)
-    row, before = {f"{prefix}_alpha": choice.alpha}, choice.curve.iloc[0]
-    for side in judged.sides:
-        row[f"{prefix}_{side}_lost"] = float(before[f"{side}_accuracy"] - choice.chosen[f"{side}_accuracy"])
+    choice = ei.choose_alpha(model, engram, judged, KEEP, check=judged.reference, rel_tol=0.1, progress=False)
+    row = {f"{prefix}_alpha": choice.alpha}
+    before = {side: choice.curve[f"{judged_by}_accuracy"].iloc[0] for side, judged_by in JUDGED.items()}
+    for side, judged_by in JUDGED.items():
+        row[f"{prefix}_{side}_lost"] = float(before[side] - choice.chosen[f"{judged_by}_accuracy"])
     for alpha in ALPHAS:
         with engram.ablated(model, alpha):
             after = ei.score(model, judged.sides, progress=False)
         for side, result in after.items():
-            row[f"{prefix}_{side}_lost_at_{alpha:g}"] = float(before[f"{side}_accuracy"] - result.accuracy)
+            row[f"{prefix}_{side}_lost_at_{alpha:g}"] = float(before[side] - result.accuracy)
     return row
 
 
 def author_row(model: nn.Module, sae: nn.Module, author: ei.testbed.Author) -> dict[str, object]:
     """One author: the partition that a feature makes, and its engram beside the labelled one."""
     corpus = ei.testbed.authors()
-    labelled = corpus.concept(author.name)
+    labelled = replace(corpus.concept(author.name), positions="answer")
     asked = [qa.question for qa in author.pairs[:N_QUESTIONS]]
     ranked = ei.rank_features(model, sae, asked, corpus.examples, progress=False)
     feature, threshold = ei.choose_feature(ranked)
     concept = ei.concept_from_sae(
-        model, sae, feature, corpus.examples, per="example", threshold=threshold, progress=False
+        model, sae, feature, corpus.examples, per="example", threshold=threshold, positions="answer", progress=False
     )
     engrams = {name: ei.extract(model, one, progress=False) for name, one in (("own", labelled), ("sae", concept))}
     own, found = (list(one.wnorm().values()) for one in engrams.values())
     angles = cosines(engrams["own"], engrams["sae"])
-    judged = ei.Concept(labelled.target, random.Random(0).sample(list(labelled.reference), N_REFERENCE), author.name)
+    judged = ei.Concept(
+        labelled.target, random.Random(0).sample(list(labelled.reference), N_REFERENCE), author.name, "answer"
+    )
     hits = len(set(concept.target) & set(labelled.target))
     row: dict[str, object] = {
         "author": author.name,
@@ -147,7 +153,9 @@ def ablated_rows(
     for place, name in enumerate(tqdm([name for name in groups if name != "rest"], disable=None)):
         judged = top_and_silent(peaks[:, place], corpus)
         tuning = ei.Concept(judged["top"], judged.pop("tuning"))
-        alpha = ei.choose_alpha(model, parts[name], tuning, KEEP, rel_tol=0.2, progress=False).alpha
+        alpha = ei.choose_alpha(
+            model, parts[name], tuning, KEEP, check=tuning.reference, rel_tol=0.2, progress=False
+        ).alpha
         before = example_scores(model, judged, progress=False)
         with parts[name].ablated(model, alpha):
             after = example_scores(model, judged, progress=False)

@@ -80,7 +80,7 @@ def fit(
 
 def answer_logits(logits_of: Callable[[torch.Tensor], torch.Tensor], batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     """The logits that predict the tokens that count, `[n d_vocab]`, and these tokens."""
-    counts = batch.counts[:, 1:]
+    counts = batch.scored[:, 1:]
     logits = logits_of(batch.tokens)[:, :-1][counts]
     return logits, batch.tokens[:, 1:][counts].to(logits.device)
 

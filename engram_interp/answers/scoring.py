@@ -1,6 +1,6 @@
-"""How much of the answers a model gets right: teacher-forced accuracy and loss over the tokens that count.
+"""How much of the answers a model gets right: teacher-forced accuracy and loss over the answers' tokens.
 
-A counted token is right if it is the argmax of the logits one position before it. The first token of an example has
+A token is right if it is the argmax of the logits one position before it. The first token of an example has
 nothing before it, so it is never scored.
 """
 
@@ -18,7 +18,7 @@ from engram_interp.concepts.batches import Batch, batches, encode_groups
 from engram_interp.concepts.concept import Example, TokenExample
 from engram_interp.models import Adapter, adapt
 from engram_interp.models.exclusive import exclusive
-from engram_interp.options import Run, takes
+from engram_interp.options import ANSWER, Read, Run, takes
 
 ROWS = 512
 """Logits are computed for this many positions at a time: a vocabulary is wide, and a batch may hold many answers."""
@@ -29,8 +29,8 @@ class Score:
     """How well a model says what a group of examples says.
 
     Attributes:
-        accuracy: share of counted tokens that are the argmax, in [0, 1].
-        loss: mean cross-entropy of the counted tokens, in nats.
+        accuracy: share of the answers' tokens that are the argmax, in [0, 1].
+        loss: mean cross-entropy of these tokens, in nats.
         n_tokens: how many tokens that is.
     """
 
@@ -45,13 +45,16 @@ def score(
     model: nn.Module,
     groups: Mapping[str, Sequence[Example]],
     *,
+    eos: bool = True,
     run: Run,
 ) -> dict[str, Score]:
     """Accuracy and loss of every group of examples, in one pass over all of them.
 
     Args:
         model: the model to score.
-        groups: examples by name, each as `Concept` takes them.
+        groups: examples by name, each as `Concept` takes them. The answer of a pair is scored, and every token of a
+            string.
+        eos: whether the end-of-sequence token follows every answer and is scored.
 
     Raises:
         ValueError: if no counted token of a group has another token before it.
@@ -63,7 +66,12 @@ def score(
         True
     """
     adapter = adapt(model)
-    return score_encoded(adapter, encode_groups(groups, adapter.encoder), run)
+    return score_encoded(adapter, encode_groups(groups, adapter.encoder, spoken(eos)), run)
+
+
+def spoken(eos: bool) -> Read:
+    """How examples are read to be scored: which positions count plays no part."""
+    return Read(positions=ANSWER, eos=eos)
 
 
 def score_encoded(adapter: Adapter, encoded: dict[str, list[TokenExample]], run: Run) -> dict[str, Score]:
@@ -90,12 +98,13 @@ def example_scores(
     model: nn.Module,
     groups: Mapping[str, Sequence[Example]],
     *,
+    eos: bool = True,
     run: Run,
 ) -> dict[str, ExampleScores]:
     """Accuracy and loss example by example; otherwise as `score`."""
     adapter = adapt(model)
     scores = {}
-    for group, total in totals(adapter, encode_groups(groups, adapter.encoder), run).items():
+    for group, total in totals(adapter, encode_groups(groups, adapter.encoder, spoken(eos)), run).items():
         right, loss, n = total[total[:, 2] > 0].T
         if not len(n):
             raise ValueError(_nothing(group))
@@ -151,6 +160,7 @@ def token_scores(
     model: nn.Module,
     groups: Mapping[str, Sequence[Example]],
     *,
+    eos: bool = True,
     run: Run,
 ) -> dict[str, list[TokenScores]]:
     """Every counted token of every example, in one pass over all of them; otherwise as `score`.
@@ -165,7 +175,7 @@ def token_scores(
         [0, 0]
     """
     adapter = adapt(model)
-    encoded = encode_groups(groups, adapter.encoder)
+    encoded = encode_groups(groups, adapter.encoder, spoken(eos))
     found: dict[str, dict[int, TokenScores]] = {group: {} for group in encoded}
     names = list(encoded)
     for batch in batches(encoded, run.batch_size, run.progress, "scoring"):
@@ -204,7 +214,7 @@ def _measured(
     adapter: Adapter, batch: Batch, measure: Measure
 ) -> tuple[Float[Tensor, "n measured"], Int[Tensor, "n"], Int[Tensor, "n"]]:
     """For every scored token: what `measure` gives, in float64; its group; and its example's number in the group."""
-    scored = batch.counts.clone()
+    scored = batch.scored.clone()
     scored[:, 0] = False
     final, truth = adapter.final(batch, at=scored.roll(-1, dims=1)), batch.tokens[scored]
     found = []

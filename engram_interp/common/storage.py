@@ -88,12 +88,16 @@ class Content:
         return found
 
     def name(self) -> str | None:
-        """The field `name`; None if the file has no such field.
+        """The field `name`; see `text`."""
+        return self.text("name")
+
+    def text(self, name: str) -> str | None:
+        """A field that is a string; None if the file has no such field.
 
         Raises:
-            ValueError: if it is not a string.
+            ValueError: if it is anything else.
         """
-        return None if self.fields.get("name") is None else self.field("name", str)
+        return None if self.fields.get(name) is None else self.field(name, str)
 
 
 def fingerprint(tensors: Iterable[Tensor]) -> str:

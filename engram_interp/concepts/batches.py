@@ -12,8 +12,9 @@ from torch import Tensor
 
 from engram_interp.common.arguments import whole
 from engram_interp.common.progress import bar
-from engram_interp.concepts.concept import Example, TokenExample, listed_examples
+from engram_interp.concepts.concept import Concept, Example, TokenExample, listed_examples
 from engram_interp.concepts.encoding import Encoder
+from engram_interp.options import Read
 
 TOKENS = 4096
 """Tokens in a batch, padding included, where no number of examples is given."""
@@ -30,6 +31,7 @@ class Batch:
         groups: `[batch]`, the group of each example, by its place in the list of groups.
         numbers: `[batch]`, the place of each example in its group.
         examples: what errors call these examples (`target[3]`, ...).
+        answer: `[batch pos]`, true at the tokens that are scored. None scores those that count.
     """
 
     tokens: Int[Tensor, "batch pos"]
@@ -38,14 +40,32 @@ class Batch:
     groups: Int[Tensor, "batch"]
     numbers: Int[Tensor, "batch"]
     examples: tuple[str, ...]
+    answer: Bool[Tensor, "batch pos"] | None = None
+
+    @property
+    def scored(self) -> Bool[Tensor, "batch pos"]:
+        """True at the tokens that are scored."""
+        return self.counts if self.answer is None else self.answer
 
     def counted(self, group: int) -> Int[Tensor, "n"]:
         """The places of a group's counted positions after the examples are laid end to end."""
         return (self.counts & (self.groups == group)[:, None]).flatten().nonzero().flatten()
 
 
-def encode_groups(groups: Mapping[str, Iterable[Example]], encoder: Encoder) -> dict[str, list[TokenExample]]:
+def encode_concept(concept: Concept, encoder: Encoder) -> dict[str, list[TokenExample]]:
+    """Every example of a concept as tokens, by side."""
+    return encode_groups(concept.sides, encoder, concept.read)
+
+
+def encode_groups(
+    groups: Mapping[str, Iterable[Example]], encoder: Encoder, read: Read | None = None
+) -> dict[str, list[TokenExample]]:
     """Every example of every group as tokens.
+
+    Args:
+        groups: examples by name.
+        encoder: how the model reads text.
+        read: which positions of a pair count. None takes the default.
 
     Raises:
         ValueError: if the model cannot read an example, or if no position of a group counts.
@@ -55,7 +75,7 @@ def encode_groups(groups: Mapping[str, Iterable[Example]], encoder: Encoder) -> 
         raise TypeError(f"groups must be lists of examples by name, {{'facts': [...]}}; got a {type(groups).__name__}")
     listed = {group: listed_examples(examples, group) for group, examples in groups.items()}
     encoded = {
-        group: [encoder.encode(example, f"{group}[{i}]") for i, example in enumerate(examples)]
+        group: [encoder.encode(example, f"{group}[{i}]", read) for i, example in enumerate(examples)]
         for group, examples in listed.items()
     }
     for group, examples in encoded.items():
@@ -116,9 +136,11 @@ def _pad(items: list[tuple[TokenExample, int, int, str]]) -> Batch:
     tokens = torch.zeros(shape, dtype=torch.long)
     attention_mask = torch.zeros(shape, dtype=torch.bool)
     counts = torch.zeros(shape, dtype=torch.bool)
+    answer = torch.zeros(shape, dtype=torch.bool)
     for row, example in enumerate(examples):
         n = len(example.tokens)
         tokens[row, :n] = example.tokens
         attention_mask[row, :n] = True
         counts[row, :n] = example.counts
-    return Batch(tokens, attention_mask, counts, torch.tensor(groups), torch.tensor(numbers), names)
+        answer[row, :n] = example.scored
+    return Batch(tokens, attention_mask, counts, torch.tensor(groups), torch.tensor(numbers), names, answer)

@@ -1,7 +1,8 @@
 """What is looked for? Target examples, whose memory is sought, and reference examples, which it is told apart from.
 
 A position counts if its activation enters the second moments. In a string every real token counts, but not BOS. In a
-`(prompt, answer)` pair the tokens of the answer and the end-of-sequence token count. Tensors bring a mask.
+`(prompt, answer)` pair those count that `positions` names; by default they are those that produce the answer's tokens.
+Tensors bring a mask.
 """
 
 from __future__ import annotations
@@ -9,14 +10,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from types import NoneType
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from engram_interp.concepts.positions import counted
+from engram_interp.options import ANSWER, PREDICTING, Read
+
 TARGET, REFERENCE = "target", "reference"
+PAPERS = Read(positions=ANSWER)
+"""The paper's positions: the answer's own."""
 
 
 @dataclass(frozen=True)
@@ -26,10 +32,54 @@ class TokenExample:
     Attributes:
         tokens: `[pos]`, everything that goes through the model, including BOS and EOS.
         counts: `[pos]`, true where the position counts.
+        answer: `[pos]`, true at the tokens that are scored. None scores those that count.
     """
 
     tokens: Int[Tensor, "pos"]
     counts: Bool[Tensor, "pos"]
+    answer: Bool[Tensor, "pos"] | None = None
+
+    @property
+    def scored(self) -> Bool[Tensor, "pos"]:
+        """True at the tokens that are scored."""
+        return self.counts if self.answer is None else self.answer
+
+
+class Pair(tuple[str, str]):
+    """A prompt and its answer that say for themselves which positions count, whatever their concept says.
+
+    Args:
+        prompt: what the model reads first.
+        answer: what it should say.
+        positions: see `Concept`. None leaves it to the concept.
+        eos: see `Concept`. None leaves it to the concept.
+
+    Raises:
+        ValueError: if `positions` is no name of positions.
+        TypeError: if `eos` is neither a boolean nor None.
+
+    Example:
+        >>> prompt, answer = Pair("The capital of Peru is", "Lima", positions="predicting", eos=False)
+    """
+
+    positions: str | None
+    eos: bool | None
+
+    def __new__(cls, prompt: str, answer: str, positions: str | None = None, eos: bool | None = None) -> Pair:  # noqa: D102
+        self = super().__new__(cls, (prompt, answer))
+        self.positions, self.eos = positions, eos
+        self.read(Read())  # checks them
+        return self
+
+    def read(self, default: Read) -> Read:
+        """Its own choice, and the default where it has none."""
+        return Read(
+            positions=default.positions if self.positions is None else self.positions,
+            eos=default.eos if self.eos is None else self.eos,
+        )
+
+    def __getnewargs__(self) -> tuple[Any, ...]:
+        return (*self, self.positions, self.eos)
 
 
 Example: TypeAlias = str | tuple[str, str] | TokenExample
@@ -41,15 +91,20 @@ class Concept:
 
     Args:
         target: strings or `(prompt, answer)` pairs, in a list or any other ordered iterable, which is read once. In a
-            string every real token counts, but not BOS. In a pair the tokens of the answer and the end-of-sequence
-            token after it count. Prompt and answer are joined by a space, unless one of them brings its own.
+            string every real token counts, but not BOS. In a pair those count that `positions` names. Prompt and answer
+            are joined by a space, unless one of them brings its own. A `Pair` says for itself which positions count.
         reference: examples of what must not change, in the same form. Target and reference together give the total
             statistics.
         name: what reports and files call the concept.
+        positions: which positions of a pair count. `"predicting"`: those whose output gives the answer's tokens, from
+            the prompt's last token to the answer's last but one (to its last if EOS follows). `"answer"`: the answer's
+            own tokens, as in the paper. `"both"`: either. `"all"`: every token but BOS.
+        eos: whether the end-of-sequence token follows every answer. It is then one of the answer's tokens. A model that
+            was not trained to end here never says it.
 
     Raises:
-        ValueError: if a side is empty or an example is blank.
-        TypeError: if an example is neither a string nor a pair of strings.
+        ValueError: if a side is empty or an example is blank, or `positions` is another word.
+        TypeError: if an example is neither a string nor a pair of strings, or `eos` is no boolean.
 
     Example:
         >>> concept = Concept(
@@ -62,12 +117,15 @@ class Concept:
     target: Sequence[Example]
     reference: Sequence[Example]
     name: str | None = None
+    positions: str = PREDICTING
+    eos: bool = True
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, (str, NoneType)):
             raise TypeError(f"name must be a string; got {self.name!r}")
         for side, examples in self.sides.items():
             object.__setattr__(self, side, listed_examples(examples, side))
+        Read(positions=self.positions, eos=self.eos)  # checks them
 
     def __repr__(self) -> str:
         return f"Concept({self.name!r}, {len(self.target)} target and {len(self.reference)} reference examples)"
@@ -82,6 +140,11 @@ class Concept:
         """The examples by group: `target`, then `reference`."""
         return {TARGET: self.target, REFERENCE: self.reference}
 
+    @property
+    def read(self) -> Read:
+        """Which positions of a pair count."""
+        return Read(positions=self.positions, eos=self.eos)
+
     @classmethod
     def from_tokens(
         cls,
@@ -90,6 +153,7 @@ class Concept:
         target_mask: Bool[Tensor, "..."] | None = None,
         reference_mask: Bool[Tensor, "..."] | None = None,
         name: str | None = None,
+        positions: str = ANSWER,
     ) -> Concept:
         """A concept from tokens, which go through the model exactly as given: nothing is added or left out.
 
@@ -98,13 +162,16 @@ class Concept:
         Args:
             target: `[batch pos]` integers, in a tensor or a NumPy array.
             reference: `[batch pos]` integers. Its width may differ.
-            target_mask: `[batch pos]`, true where a position counts. None counts every position, including BOS.
+            target_mask: `[batch pos]`, true at the answer's tokens, which are scored. None makes every token one,
+                including BOS.
             reference_mask: the same for `reference`.
             name: what reports and files call the concept.
+            positions: which positions count, as in `Concept`. By default they are those of the mask itself.
 
         Raises:
             TypeError: if tokens are neither a tensor nor an array.
-            ValueError: if tokens are not integers `[batch pos]`, or a mask has another shape or is false everywhere.
+            ValueError: if tokens are not integers `[batch pos]`, a mask has another shape or is false everywhere, or
+                `positions` is another word.
 
         Example:
             >>> tokens = torch.tensor([[0, 5, 6], [0, 7, 8]])
@@ -113,9 +180,10 @@ class Concept:
             [1, 2]
         """
         return cls(
-            target=_from_rows(target, target_mask, TARGET),
-            reference=_from_rows(reference, reference_mask, REFERENCE),
+            target=_from_rows(target, target_mask, TARGET, Read(positions=positions)),
+            reference=_from_rows(reference, reference_mask, REFERENCE, Read(positions=positions)),
             name=name,
+            positions=positions,
         )
 
 
@@ -176,7 +244,7 @@ def check_example(example: object, place: str) -> None:
             raise ValueError(f"{place} must not hold a blank text; got {example!r}")
 
 
-def _from_rows(tokens: Tensor | np.ndarray, mask: Tensor | None, side: str) -> list[TokenExample]:
+def _from_rows(tokens: Tensor | np.ndarray, mask: Tensor | None, side: str, read: Read = PAPERS) -> list[TokenExample]:
     if not isinstance(tokens, (Tensor, np.ndarray)):
         raise TypeError(f"{side} tokens must be a tensor or an array [batch pos]; got a {type(tokens).__name__}")
     if tokens.ndim != 2 or 0 in tokens.shape or not _are_integers(tokens):
@@ -184,8 +252,26 @@ def _from_rows(tokens: Tensor | np.ndarray, mask: Tensor | None, side: str) -> l
         raise ValueError(f"{side} tokens must be integers [batch pos], one or more; got {got}")
     # Embeddings accept signed integers only.
     tokens = torch.tensor(tokens.astype(np.int64)) if isinstance(tokens, np.ndarray) else tokens.detach().clone().long()
-    counts = torch.ones_like(tokens, dtype=torch.bool) if mask is None else _checked_mask(mask, tokens, f"{side}_mask")
-    return [TokenExample(row, counted) for row, counted in zip(tokens, counts, strict=True)]
+    answers = torch.ones_like(tokens, dtype=torch.bool) if mask is None else _checked_mask(mask, tokens, f"{side}_mask")
+    return [counting(row, answer, read) for row, answer in zip(tokens, answers, strict=True)]
+
+
+def counting(
+    tokens: Int[Tensor, "pos"], answer: Bool[Tensor, "pos"], read: Read, text: Bool[Tensor, "pos"] | None = None
+) -> TokenExample:
+    """Tokens with the positions that count.
+
+    Args:
+        tokens: everything that goes through the model.
+        answer: true at the answer's tokens.
+        read: which positions count.
+        text: true at every real token. None takes all of them for real.
+    """
+    if read.positions == ANSWER:
+        return TokenExample(tokens, answer)
+    return TokenExample(
+        tokens, counted(read.positions, answer, torch.ones_like(answer) if text is None else text), answer
+    )
 
 
 def _checked_mask(mask: Tensor | np.ndarray, tokens: Tensor, name: str) -> Tensor:

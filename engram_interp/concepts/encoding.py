@@ -6,9 +6,12 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from engram_interp.concepts.concept import Example, TokenExample
+from engram_interp.concepts.concept import Example, Pair, TokenExample, counting
+from engram_interp.options import ANSWER, Read
 
 
 @dataclass(frozen=True)
@@ -51,14 +54,20 @@ class Encoder:
         """The tokens that are not text: BOS and padding, as far as the tokenizer has them."""
         return [one for one in (self.bos, self.pad) if one is not None]
 
-    def encode(self, example: Example, place: str) -> TokenExample:
+    def encode(self, example: Example, place: str, read: Read | None = None) -> TokenExample:
         """One example as the model reads it. Errors call it `place`.
 
+        Args:
+            example: text or tokens.
+            place: what errors call it.
+            read: which positions of a pair count, if the pair does not say so. None takes the default.
+
         Raises:
-            ValueError: if text is given without a fast tokenizer, or if there are tokens that the model does not have,
-                or more tokens than it has positions.
+            ValueError: if text is given without a fast tokenizer, if there are tokens that the model does not have, or
+                more tokens than it has positions; if a text or an answer has no token, or the positions that produce
+                an answer are asked for and no token stands before it.
         """
-        encoded = example if isinstance(example, TokenExample) else self._encode_text(example, place)
+        encoded = example if isinstance(example, TokenExample) else self._encode_text(example, place, read or Read())
         tokens = encoded.tokens
         if tokens.min() < 0 or tokens.max() >= self.d_vocab:
             outlier = int(tokens.min() if tokens.min() < 0 else tokens.max())
@@ -67,25 +76,55 @@ class Encoder:
             raise ValueError(f"{place} must have at most {self.n_ctx} tokens, the model's positions; got {len(tokens)}")
         return encoded
 
-    def _encode_text(self, example: str | tuple[str, str], place: str) -> TokenExample:
+    def _encode_text(self, example: str | tuple[str, str], place: str, read: Read) -> TokenExample:
+        if isinstance(example, str):
+            ids, is_text = self._with_bos(*self._tokens(example, 0, place))
+            return TokenExample(torch.tensor(ids), torch.tensor(is_text))
+        read = example.read(read) if isinstance(example, Pair) else read
+        ids, is_answer = self._tokens(*_join(*example), place)
+        if not any(is_answer):
+            raise ValueError(f"{place} has an answer without a token: {example[1]!r}")
+        if read.positions != ANSWER and is_answer[0]:
+            raise ValueError(
+                f"{place} has no token before its answer, which positions = {read.positions!r} needs: its tokens are "
+                f"{self._spelled(ids)}"
+            )
+        if read.eos and self.eos is not None and ids[-1] != self.eos:
+            ids, is_answer = [*ids, self.eos], [*is_answer, True]
+        ids, is_answer = self._with_bos(ids, is_answer)
+        tokens, answer = torch.tensor(ids), torch.tensor(is_answer)
+        return counting(tokens, answer, read, self._real(tokens))
+
+    def _tokens(self, text: str, counted_from: int, place: str) -> tuple[list[int], list[bool]]:
+        """A text's tokens, and which of them reach beyond a place in it."""
         tokenizer = self._required_tokenizer(place)
         if not tokenizer.is_fast:
             raise ValueError(
                 f"{place} needs a fast tokenizer, which finds where an answer begins; got {type(tokenizer).__name__}: "
                 f"use Concept.from_tokens"
             )
-        text, counted_from = (example, 0) if isinstance(example, str) else _join(*example)
         encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         ids: list[int] = list(encoding["input_ids"])
-        counts = [end > counted_from for _, end in encoding["offset_mapping"]]
-        if not isinstance(example, str) and self.eos is not None and ids[-1] != self.eos:
-            ids, counts = [*ids, self.eos], [*counts, True]
-        bos = _id_of(tokenizer, tokenizer.bos_token)
-        if self.prepend_bos and bos is not None and ids[0] != bos:
-            ids, counts = [bos, *ids], [False, *counts]
-        if ids[0] == bos:
-            counts[0] = False
-        return TokenExample(torch.tensor(ids), torch.tensor(counts))
+        if not ids:
+            raise ValueError(f"{place} has no token: {text!r}")
+        return ids, [end > counted_from for _, end in encoding["offset_mapping"]]
+
+    def _with_bos(self, ids: list[int], marked: list[bool]) -> tuple[list[int], list[bool]]:
+        """With BOS in front, if the model expects it. BOS is never marked, and is not put there twice."""
+        if self.bos is None:
+            return ids, marked
+        if ids[0] == self.bos:
+            return ids, [False, *marked[1:]]
+        return ([self.bos, *ids], [False, *marked]) if self.prepend_bos else (ids, marked)
+
+    def _real(self, tokens: Int[Tensor, "pos"]) -> Bool[Tensor, "pos"]:
+        """Every token but a BOS in front."""
+        real = torch.ones_like(tokens, dtype=torch.bool)
+        real[0] = self.bos is None or int(tokens[0]) != self.bos
+        return real
+
+    def _spelled(self, ids: list[int]) -> list[str]:
+        return cast("list[str]", self._required_tokenizer("the tokens").convert_ids_to_tokens(ids))
 
     def _required_tokenizer(self, place: str) -> PreTrainedTokenizerBase:
         if self.tokenizer is None:

@@ -6,8 +6,9 @@ import codecs
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
 
-from engram_interp.concepts.concept import Example, check_example
+from engram_interp.concepts.concept import Example, Pair, check_example
 
 TEXT, LINES, JSON = ".txt", ".jsonl", ".json"
 MARKED = {
@@ -23,7 +24,8 @@ def read_examples(path: str | Path) -> list[Example]:
     """Reads a `.txt` file (one string in each line), a `.jsonl` file (one JSON value in each line) or a `.json` list.
 
     A JSON value is a string, a `[prompt, answer]` list, an object with `prompt` (or `question`) and `answer`, or an
-    object with `text`. Other fields are ignored. The list in a `.json` file holds such values, so two strings in it
+    object with `text`. An object with an answer may say which of its positions count: `positions` and `eos`, as
+    `Concept` takes them. Other fields are ignored. The list in a `.json` file holds such values, so two strings in it
     are two texts. A `.json` file may also hold JSON lines. Blank lines are skipped. Files must be UTF-8, or UTF-16 or
     UTF-32 with a byte order mark.
 
@@ -105,9 +107,9 @@ def _from_json(value: object, place: str) -> Example:
         case [str() as prompt, str() as answer]:
             found = prompt, answer
         case {"prompt": str() as prompt, "answer": str() as answer}:
-            found = prompt, answer
+            found = _pair(prompt, answer, cast("dict[Any, Any]", value), place)
         case {"question": str() as prompt, "answer": str() as answer}:
-            found = prompt, answer
+            found = _pair(prompt, answer, cast("dict[Any, Any]", value), place)
         case {"text": str() as text}:
             found = text
         case _:
@@ -121,3 +123,12 @@ def _from_json(value: object, place: str) -> Example:
     except UnicodeEncodeError as error:
         raise ValueError(f"{place} holds half of a character (a lone surrogate): {found!r}") from error
     return found
+
+
+def _pair(prompt: str, answer: str, value: dict[Any, Any], place: str) -> tuple[str, str]:
+    """The pair, with the positions that count if the object says which."""
+    chosen = {name: value[name] for name in ("positions", "eos") if value.get(name) is not None}
+    try:
+        return Pair(prompt, answer, **chosen) if chosen else (prompt, answer)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{place}: {error}") from error

@@ -139,7 +139,7 @@ def answers(model: nn.Module, concept: Concept | Statistics, **options: Any) -> 
     """
     if not isinstance(concept, Concept):
         raise TypeError("statistics hold no examples to score: give the Concept, or a score of your own")
-    found = example_scores(model, concept.sides, **{"progress": False, **options})
+    found = example_scores(model, concept.sides, eos=concept.eos, **{"progress": False, **options})
     return {
         f"{side} {measure}": getattr(scores, measure).tolist()
         for measure in ("accuracy", "loss")

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from engram_interp.answers.scoring import score_encoded, side_by_side
 from engram_interp.common.progress import bar
-from engram_interp.concepts.batches import encode_groups
+from engram_interp.concepts.batches import encode_concept
 from engram_interp.concepts.concept import REFERENCE, TARGET, Concept
 from engram_interp.engrams.engram import Engram, require_engram
 from engram_interp.engrams.extract import extract
@@ -322,7 +322,7 @@ def _behaviour(
     concept: Concept,
     run: Run,
 ) -> pd.DataFrame:
-    encoded = encode_groups(concept.sides, adapt(model).encoder)
+    encoded = encode_concept(concept, adapt(model).encoder)
 
     def answers(one: nn.Module) -> dict[str, float]:
         return side_by_side(score_encoded(adapt(one), encoded, run))

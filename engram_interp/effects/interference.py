@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pandas as pd
 
-from engram_interp.answers.scoring import score_encoded
+from engram_interp.answers.scoring import score_encoded, spoken
 from engram_interp.common.progress import bar
 from engram_interp.concepts.batches import encode_groups
 from engram_interp.concepts.concept import Example
@@ -26,6 +26,7 @@ def interference(
     *,
     alpha: Alpha = 1.0,
     filter: Function | None = None,
+    eos: bool = True,
     run: Run,
 ) -> Interference:
     """What ablating each concept takes from every other, in the model's answers.
@@ -35,13 +36,14 @@ def interference(
         concepts: the examples of each concept to ablate and to score, by the decomposition's names.
         alpha: how strongly each is ablated; see `Engram.ablate`.
         filter: how much of a direction is taken; None is the decomposition's own.
+        eos: whether the end-of-sequence token follows every answer and is scored.
 
     Raises:
         ValueError: if the decomposition lacks a name.
     """
     chosen = parts.chosen(list(concepts))
     adapter = adapt(parts.model)
-    encoded = encode_groups({name: concepts[name] for name in chosen}, adapter.encoder)
+    encoded = encode_groups({name: concepts[name] for name in chosen}, adapter.encoder, spoken(eos))
 
     def scores() -> pd.DataFrame:
         found = score_encoded(adapter, encoded, replace(run, progress=False))

@@ -1,27 +1,30 @@
-"""How strong an edit? The largest `alpha` with `accuracy(reference, alpha) >= keep * accuracy(reference, 0)`.
+"""How strong an edit? The largest `alpha` that keeps `keep` of what its projector has not seen.
 
 An edit's strength means nothing by itself: `W+` shrinks as its concept gets rarer, and alpha grows to match. What an
-edit leaves of everything else can be compared between concepts and models.
+edit leaves of everything else can be compared between concepts and models. It is measured on examples that are held
+out: on those that the projector was fitted to, an edit looks harmless, since `P+` was made to let them through.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import TYPE_CHECKING
 
 import pandas as pd
 from torch import nn
 
-from engram_interp.answers.scoring import Score, side_by_side
 from engram_interp.common.arguments import Number, number
 from engram_interp.common.progress import bar
-from engram_interp.concepts.batches import encode_groups
-from engram_interp.concepts.concept import REFERENCE, TARGET, Concept, require_concept
+from engram_interp.concepts.batches import encode_concept, encode_groups
+from engram_interp.concepts.concept import REFERENCE, Concept, Example, TokenExample, listed_examples, require_concept
+from engram_interp.effects.held_out import N_FOLDS, Check, held_out, require_enough
+from engram_interp.effects.kept import ACCURACY, UserScore, fewest_tokens, measure_of
 from engram_interp.effects.trials import Trials
 from engram_interp.engrams.engram import Engram, require_engram
-from engram_interp.models import adapt
+from engram_interp.models import Adapter, adapt
 from engram_interp.models.exclusive import exclusive
 from engram_interp.options import Run, takes
 
@@ -39,34 +42,46 @@ class AlphaChoice:
     """An edit strength, and what every strength that was tried did.
 
     Attributes:
-        alpha: the strongest edit tried that keeps enough of the reference. At the limits of the search it is 1024, if
-            every edit keeps enough, or 0, if even the weakest does not. A warning is logged then.
-        keep: the share of the reference's answer accuracy that had to stay.
-        curve: a row for each strength, from 0 up: `alpha`, `target_accuracy`, `target_loss`, `reference_accuracy`,
-            `reference_loss`, and `reference_share`, the share of the reference's examples that were scored. It is 1 at
-            0 and at `alpha`; elsewhere a part may have been enough to tell.
+        alpha: the strongest edit tried that keeps enough. At the limits of the search it is 1024, if every edit keeps
+            enough, or 0, if even the weakest does not. A warning is logged then.
+        keep: the share of the measure that had to stay.
+        curve: a row for each strength, from 0 up. `target_accuracy` and `target_loss`; `reference_accuracy` and
+            `reference_loss`, on at most 64 examples that the projector was fitted to; `check_accuracy` and
+            `check_loss`, on examples that it was not fitted to; `kept`, the share of the measure that stays of these,
+            and its 90 % interval from `kept_low` to `kept_high`; and `check_share`, the share of these examples that
+            were scored. It is 1 at 0 and at `alpha`; elsewhere a part may have been enough to tell.
         name: the concept's name.
+        measure: what is kept, `accuracy`, `loss`, or the name of a user's function.
+        sure: whether the lower end of the interval had to reach `keep`. If there are too few examples for that, `kept`
+            itself had to, and a warning is logged.
     """
 
     alpha: float
     keep: float | int
     curve: pd.DataFrame
     name: str | None = None
+    measure: str = ACCURACY
+    sure: bool = True
 
     def __repr__(self) -> str:
-        before, after = self.curve.iloc[0], self.chosen
-        moved = [
-            f"{side} {before[f'{side}_accuracy']:.1%} -> {after[f'{side}_accuracy']:.1%}"
-            for side in (TARGET, REFERENCE)
-        ]
-        return f"AlphaChoice({self.name!r}, alpha = {self.alpha:.3g}, answer accuracy: {', '.join(moved)})"
+        before, after = self.curve["target_accuracy"].iloc[0], self.chosen["target_accuracy"]
+        return (
+            f"AlphaChoice({self.name!r}, alpha = {self.alpha:.3g}, target accuracy: {before:.1%} -> {after:.1%}, "
+            f"held-out {self.measure} kept: {self._kept})"
+        )
 
     def _repr_html_(self) -> str:
         from engram_interp.common.html import table_html
 
-        lead = f"alpha = {self.alpha:.3g} keeps {self.keep:.1%} of the reference's answer accuracy"
+        lead = f"alpha = {self.alpha:.3g} keeps {self._kept} of the {self.measure} of held-out examples"
         rows = self.curve[self.curve["alpha"].isin([0.0, self.alpha])].set_index("alpha")
         return table_html("Strength", self.name, lead, rows)
+
+    @property
+    def _kept(self) -> str:
+        """What is kept at `alpha`, with its interval."""
+        share, low, high = (f"{self.chosen[name]:.1%}" for name in ("kept", "kept_low", "kept_high"))
+        return f"{share} ({low} to {high})"
 
     @property
     def chosen(self) -> pd.Series:
@@ -75,11 +90,11 @@ class AlphaChoice:
 
     @property
     def floor(self) -> float:
-        """The smallest reference accuracy that was allowed."""
-        return self.keep * float(self.curve["reference_accuracy"].iloc[0])
+        """The smallest accuracy of held-out examples that keeps enough, if accuracy is what is kept."""
+        return self.keep * float(self.curve["check_accuracy"].iloc[0])
 
     def plot(self) -> go.Figure:
-        """Accuracy and loss of target and reference by strength, and the strength chosen."""
+        """Accuracy and loss by strength of the target, of what the projector was fitted to and of what it was not."""
         from engram_interp.figures.curves import alpha_curve
 
         concept = f" of {self.name!r}" if self.name else ""
@@ -95,60 +110,95 @@ def choose_alpha(
     concept: Concept,
     keep: Number = 0.98,
     *,
+    check: Sequence[Example] | None = None,
+    measure: str | UserScore = ACCURACY,
+    start: Number = 1.0,
     rel_tol: Number = 0.05,
     run: Run,
 ) -> AlphaChoice:
-    """The strongest ablation that keeps the reference's answer accuracy at `keep` of what it was.
+    """The strongest ablation that keeps what its projector has not seen.
 
-    The strength is doubled (or halved) from 1 until it is bracketed, then bisected. Every trial edits the model in
-    place and scores the target, and as much of the reference as it takes to tell; the strength that is returned keeps
-    enough of all of it. The model is restored bit for bit.
+    A third of the reference is held out: the engram is fitted again without it, and its cost is measured there. Where
+    that third is too short to tell, each third is held out in turn. The strength is doubled (or halved) until it is
+    bracketed, then bisected. It keeps enough if the lower end of a 90 % interval does. Every trial edits the model in
+    place and restores it bit for bit.
 
     Args:
         model: the model that the engram is part of.
-        engram: what to ablate.
+        engram: what to ablate, as `extract` makes it of this concept, or a part of that. Any other engram needs
+            `check`.
         concept: its target and reference, as text or tokens. Statistics are not enough: the model runs on them.
-        keep: the share of the reference's answer accuracy (see `score`) that must stay, in (0, 1].
+        keep: the share of the measure that must stay, in (0, 1].
+        check: ten examples or more that must be kept and that the engram was not made from. None holds out a part of
+            the reference.
+        measure: what is kept. `"accuracy"`: right answer tokens. `"loss"`: the loss before over the loss after, so that
+            0.98 lets it rise by a fiftieth. Or a function of a model and a list of examples that returns a score for
+            each; more is better.
+        start: the strength to try first.
         rel_tol: the search stops when the bracket is this narrow, as a share of alpha, or as narrow as floats allow.
 
     Raises:
-        ValueError: if `keep` or `rel_tol` is out of range, or the model gets nothing of the reference right.
+        ValueError: if `keep`, `start` or `rel_tol` is out of range; if there are fewer than ten examples to measure the
+            cost on, or the model gets nothing of them right; if the engram is not the one that `extract` makes of this
+            concept and `check` is not given.
 
     Example:
         >>> import engram_interp as ei
         >>> model, corpus = ei.testbed.load("full"), ei.testbed.authors()
         >>> author, *others = corpus.forget10[:4]
         >>> concept = ei.Concept(author.examples, [example for other in others for example in other.examples])
-        >>> choice = ei.choose_alpha(model, ei.extract(model, concept), concept)
-        >>> bool(choice.chosen["reference_accuracy"] >= choice.floor)
+        >>> choice = ei.choose_alpha(model, ei.extract(model, concept), concept, keep=0.9)
+        >>> bool(choice.chosen["kept_low"] >= 0.9)
         True
     """
     keep, rel_tol = _share(keep), _width(rel_tol)
     require_concept(concept)
     require_engram(engram)
-    adapter = adapt(model)
-    encoded = encode_groups(concept.sides, adapter.encoder)
-    trials = Trials(adapter, encoded, keep, run)
+    adapter, kind = adapt(model), measure_of(measure)
+    encoded = encode_concept(concept, adapter.encoder)
+    held = _check(model, adapter, engram, concept, encoded, check, keep, run)
+    trials = Trials(model, adapter, engram, encoded, held, kind, keep, run)
     kept: dict[float, bool] = {}
-    with engram.editing(model) as ablate, bar(None, run.progress, "choosing alpha", "strength") as shown:
+    with bar(None, run.progress, "choosing alpha", "strength") as shown:
         trials.keeps_surely(0.0)
-        if not trials.scores()[0.0][REFERENCE].accuracy:
-            raise ValueError("the model gets no answer token of the reference right, so there is nothing to keep")
+        if not trials.before:
+            what = "no answer token of the reference is right" if kind.counts_tokens else f"{kind.name} sums to 0"
+            raise ValueError(f"there is nothing to keep: without an edit {what}")
+        _warn_of_few(trials, keep)
 
         def keeps(alpha: float) -> bool:
             if alpha not in kept:
-                ablate(alpha)
                 kept[alpha] = trials.keeps(alpha)
                 shown.update()
             return kept[alpha]
 
-        while not trials.is_whole(alpha := _strongest(keeps, rel_tol)):
-            ablate(alpha)
+        while not trials.is_whole(alpha := _strongest(keeps, rel_tol, _start(start))):
             kept[alpha] = trials.keeps_surely(alpha)
-    tried = trials.scores()
+    choice = AlphaChoice(alpha, keep, pd.DataFrame(trials.rows()), concept.name, kind.name, trials.is_sure)
     _warn_of_limits(alpha)
-    _warn_if_not_forgotten(tried, alpha, keep)
-    return AlphaChoice(alpha, keep, _curve(tried, trials.shares()), concept.name)
+    _warn_if_not_forgotten(choice)
+    return choice
+
+
+def _check(
+    model: nn.Module,
+    adapter: Adapter,
+    engram: Engram,
+    concept: Concept,
+    encoded: dict[str, list[TokenExample]],
+    check: Sequence[Example] | None,
+    keep: float,
+    run: Run,
+) -> Check:
+    """What the cost is measured on: the given examples, or as much of the reference as it takes."""
+    if check is not None:
+        examples = listed_examples(check, "check")
+        require_enough(len(examples), "check")
+        given = encode_groups({"check": examples}, adapter.encoder, concept.read)["check"]
+        return Check(examples, given, [engram], [0] * len(examples))
+    n_tokens = sum(int(one.scored.sum()) for one in encoded[REFERENCE])
+    is_short = n_tokens / N_FOLDS < fewest_tokens(keep)
+    return held_out(model, adapter, engram, concept, encoded, N_FOLDS if is_short else 1, run)
 
 
 def _share(keep: Number) -> float:
@@ -163,9 +213,15 @@ def _width(rel_tol: Number) -> float:
     return found
 
 
-def _strongest(keeps: Callable[[float], bool], rel_tol: float) -> float:
+def _start(start: Number) -> float:
+    if not MIN_ALPHA <= (found := number(start, "start")) <= MAX_ALPHA:
+        raise ValueError(f"start must be a strength from {MIN_ALPHA:.3g} to {MAX_ALPHA:g}; got {start}")
+    return found
+
+
+def _strongest(keeps: Callable[[float], bool], rel_tol: float, start: float) -> float:
     """The strongest edit tried that keeps enough: bracketed, then bisected."""
-    low, high = _bracket(keeps)
+    low, high = _bracket(keeps, start)
     while high - low > rel_tol * high:
         middle = (low + high) / 2
         if middle in (low, high):
@@ -182,30 +238,33 @@ def _warn_of_limits(alpha: float) -> None:
         )  # fmt: skip
 
 
-def _warn_if_not_forgotten(tried: dict[float, dict[str, Score]], alpha: float, keep: float) -> None:
-    before, after = tried[0.0][TARGET].accuracy, tried[alpha][TARGET].accuracy
-    if 0 < alpha < MAX_ALPHA and after >= keep * before:
+def _warn_of_few(trials: Trials, keep: float) -> None:
+    if not trials.is_sure and keep < 1:
         logger.warning(
-            "alpha = %.3g keeps enough of the reference, but of the target too: %.1f %% of its answer tokens are "
-            "right, %.1f %% before", alpha, 100 * after, 100 * before,
+            "%d tokens that are right are too few to tell whether %.4g %% are kept: one of them is %.2g %%, and it "
+            "takes %d for an interval without a loss to reach that. The share itself decides; give more reference "
+            "examples, or check=[...]", trials.n_right, 100 * keep, 100 / trials.n_right, ceil(fewest_tokens(keep)),
         )  # fmt: skip
 
 
-def _bracket(keeps: Callable[[float], bool]) -> tuple[float, float]:
+def _warn_if_not_forgotten(choice: AlphaChoice) -> None:
+    before, after = choice.curve["target_accuracy"].iloc[0], choice.chosen["target_accuracy"]
+    if 0 < choice.alpha < MAX_ALPHA and after >= choice.keep * before:
+        logger.warning(
+            "alpha = %.3g keeps enough of the reference, but of the target too: %.1f %% of its answer tokens are "
+            "right, %.1f %% before", choice.alpha, 100 * after, 100 * before,
+        )  # fmt: skip
+
+
+def _bracket(keeps: Callable[[float], bool], start: float = 1.0) -> tuple[float, float]:
     """A strength that keeps enough and one that does not, a factor of two apart; at a limit, the same one twice."""
-    alpha = 1.0
+    alpha = start
     if keeps(alpha):
-        while alpha < MAX_ALPHA and keeps(2 * alpha):
-            alpha *= 2
-        return (alpha, alpha) if alpha == MAX_ALPHA else (alpha, 2 * alpha)
+        while alpha < MAX_ALPHA and keeps(min(2 * alpha, MAX_ALPHA)):
+            alpha = min(2 * alpha, MAX_ALPHA)
+        return (alpha, alpha) if alpha == MAX_ALPHA else (alpha, min(2 * alpha, MAX_ALPHA))
     while alpha > MIN_ALPHA:
-        alpha /= 2
+        alpha = max(alpha / 2, MIN_ALPHA)
         if keeps(alpha):
             return alpha, 2 * alpha
     return 0.0, 0.0
-
-
-def _curve(tried: dict[float, dict[str, Score]], shares: dict[float, float]) -> pd.DataFrame:
-    return pd.DataFrame(
-        {"alpha": alpha, **side_by_side(scores), "reference_share": shares[alpha]} for alpha, scores in tried.items()
-    )

@@ -1,31 +1,39 @@
-"""Does an edit keep enough of the reference? A part of the examples decides wherever it is enough to tell.
+"""Does an edit keep enough of what its projector has not seen? A part of the examples decides where it is enough.
 
-The number of right tokens is estimated by differences: `R(alpha) ~ R(alpha_0) + n mean(r_i(alpha) - r_i(alpha_0))`,
-with `alpha_0` the nearest strength at which every example was scored, and `r_i` what is right of example `i`. If that
-is `Z` standard errors from what must stay, it decides; if not, the part doubles. Near the threshold every example is
-scored.
+What is kept is a sum over examples, `R(alpha)`. From a part of them it is estimated by differences: `R(alpha) ~
+R(alpha_0) + n mean(r_i(alpha) - r_i(alpha_0))`, with `alpha_0` the nearest strength at which every example was scored.
+If that is `Z` standard errors from what must stay, it decides; if not, the part doubles. Near the threshold every
+example is scored, and the interval of what is kept decides.
 """
 
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from engram_interp.answers.scoring import Score, pooled, totals
 from engram_interp.concepts.concept import REFERENCE, TARGET, TokenExample
+from engram_interp.effects import kept as intervals
+from engram_interp.effects.held_out import Check
+from engram_interp.effects.kept import Kept, Measure
+from engram_interp.engrams.engram import Engram
 from engram_interp.models import Adapter
 from engram_interp.options import Run
 
 SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
-"""The parts of the reference that are scored, each within the next."""
+"""The parts of the examples that are scored, each within the next."""
 FEWEST = 128
 """A part has at least so many examples."""
+SEEN = 64
+"""So many examples of the reference that the engram was made from are scored, to compare with those held out."""
 Z = 4.0
 """So many standard errors from the threshold, a part decides. It is wrong about once in 30000 times."""
+CHECK = "check"
 
 
 @dataclass
@@ -33,33 +41,51 @@ class Trial:
     """What one strength did.
 
     Attributes:
-        target: `[example 3]`, right tokens, losses and tokens of the target.
-        reference: the same of the reference; zero where an example was not scored.
-        n_parts: how many parts of the reference were scored.
+        seen: by side, the score of the target and of a part of the reference that the engram was made from.
+        check: `[example 4]`, right tokens, losses, tokens and the user's score of what was held out; zero where an
+            example was not scored.
+        n_parts: how many parts of it were scored.
     """
 
-    target: Float[Tensor, "n 3"]
-    reference: Float[Tensor, "m 3"]
+    seen: dict[str, Score]
+    check: Float[Tensor, "m 4"]
     n_parts: int = 0
 
 
 class Trials:
-    """Scores of a model under edits, and whether they keep enough.
+    """Scores of a model under edits of several strengths, and whether they keep enough.
 
     Args:
-        adapter: the model. Callers edit it.
-        encoded: target and reference.
-        keep: the share of the reference's right tokens that must stay.
+        model: the model. It is edited for the length of a trial and restored bit for bit.
+        adapter: the same.
+        engram: what is ablated.
+        encoded: target and reference, which it was made from.
+        check: what its cost is measured on.
+        measure: what is kept.
+        keep: which share of it must stay.
         run: how examples go through the model.
     """
 
-    def __init__(self, adapter: Adapter, encoded: dict[str, list[TokenExample]], keep: float, run: Run) -> None:
-        self._adapter, self._encoded, self._keep, self._run = adapter, encoded, keep, replace(run, progress=False)
-        self._parts = parts_of([len(example.tokens) for example in encoded[REFERENCE]])
+    def __init__(
+        self,
+        model: nn.Module,
+        adapter: Adapter,
+        engram: Engram,
+        encoded: dict[str, list[TokenExample]],
+        check: Check,
+        measure: Measure,
+        keep: float,
+        run: Run,
+    ) -> None:
+        self._model, self._adapter, self._engram = model, adapter, engram
+        self._check, self._measure, self._keep = check, measure, keep
+        self._run = replace(run, progress=False)
+        self._parts = parts_of([len(example.tokens) for example in check.encoded])
+        self._seen = {TARGET: encoded[TARGET], REFERENCE: evenly(encoded[REFERENCE], SEEN)}
         self._trials: dict[float, Trial] = {}
 
     def keeps(self, alpha: float) -> bool:
-        """Whether the model as it is now, edited this strongly, keeps enough, as far as is needed to tell."""
+        """Whether an edit of this strength keeps enough, as far as is needed to tell."""
         while (decision := self._decision(alpha)) is None:
             self._score_part(alpha)
         return decision
@@ -74,46 +100,85 @@ class Trials:
         """Whether every example was scored at this strength."""
         return alpha in self._trials and self._trials[alpha].n_parts == len(self._parts)
 
-    def scores(self) -> dict[float, dict[str, Score]]:
-        """By strength, the scores of both sides, on what was scored of them."""
-        return {
-            alpha: {TARGET: pooled(TARGET, trial.target), REFERENCE: pooled(REFERENCE, trial.reference)}
-            for alpha, trial in sorted(self._trials.items())
-        }
+    @property
+    def is_sure(self) -> bool:
+        """Whether there is enough to measure on for the interval to decide. If not, the share itself does."""
+        if not self._measure.counts_tokens:
+            return self._keep < 1
+        return float(self._trials[0.0].check[:, 0].sum()) >= intervals.fewest_tokens(self._keep)
 
-    def shares(self) -> dict[float, float]:
-        """By strength, which share of the reference's examples was scored."""
-        n = len(self._encoded[REFERENCE])
-        return {alpha: sum(map(len, self._parts[: trial.n_parts])) / n for alpha, trial in sorted(self._trials.items())}
+    @property
+    def before(self) -> float:
+        """What is to be kept, without an edit."""
+        return float(self._measure.value(self._trials[0.0].check).sum())
+
+    @property
+    def n_right(self) -> int:
+        """How many tokens of the check are right without an edit."""
+        return int(self._trials[0.0].check[:, 0].sum())
+
+    def rows(self) -> list[dict[str, float]]:
+        """A row for each strength that was tried, from 0 up."""
+        return [self._row(alpha) for alpha in sorted(self._trials)]
+
+    def kept(self, alpha: float) -> Kept:
+        """What stays of the examples that were scored at this strength."""
+        scored = self._scored(alpha)
+        return self._measure.kept(self._trials[alpha].check[scored], self._trials[0.0].check[scored])
+
+    def _row(self, alpha: float) -> dict[str, float]:
+        trial, scored = self._trials[alpha], self._scored(alpha)
+        scores = {**trial.seen, CHECK: pooled(CHECK, trial.check[scored, :3])}
+        row: dict[str, float] = {"alpha": alpha}
+        for group, score in scores.items():
+            row |= {f"{group}_accuracy": score.accuracy, f"{group}_loss": score.loss}
+        found = self.kept(alpha)
+        row |= {"kept": found.share, "kept_low": found.low, "kept_high": found.high}
+        return {**row, "check_share": len(scored) / len(self._check.encoded)}
+
+    def _scored(self, alpha: float) -> list[int]:
+        return [i for numbers in self._parts[: self._trials[alpha].n_parts] for i in numbers]
 
     def _score_part(self, alpha: float) -> None:
-        """Score the next part of the reference, and the target with the first."""
+        """Score the next part of the check, and with the first what the engram was made from."""
         if alpha not in self._trials:
-            nothing = {group: torch.zeros(len(some), 3).double() for group, some in self._encoded.items()}
-            self._trials[alpha] = Trial(nothing[TARGET], nothing[REFERENCE])
+            seen = {}
+            with self._engram.ablated(self._model, alpha):
+                found = totals(self._adapter, self._seen, self._run)
+            seen = {group: pooled(group, total) for group, total in found.items()}
+            self._trials[alpha] = Trial(seen, torch.zeros(len(self._check.encoded), 4, dtype=torch.float64))
         trial = self._trials[alpha]
         numbers = self._parts[trial.n_parts]
-        examples = {REFERENCE: [self._encoded[REFERENCE][i] for i in numbers]}
-        if not trial.n_parts:
-            examples[TARGET] = self._encoded[TARGET]
-        found = totals(self._adapter, examples, self._run)
-        trial.reference[numbers] = found[REFERENCE]
-        trial.target = found.get(TARGET, trial.target)
+        for engram, mine in self._by_engram(numbers):
+            with engram.ablated(self._model, alpha):
+                found = totals(self._adapter, {CHECK: [self._check.encoded[i] for i in mine]}, self._run)[CHECK]
+                trial.check[mine, :3] = found
+                trial.check[mine, 3] = self._measure.own(self._model, [self._check.examples[i] for i in mine])
         trial.n_parts += 1
+
+    def _by_engram(self, numbers: Sequence[int]) -> list[tuple[Engram, list[int]]]:
+        """The examples of these numbers by the engram that has not seen them."""
+        unseen_by = self._check.unseen_by
+        mine = [[i for i in numbers if unseen_by[i] == n] for n in range(len(self._check.engrams))]
+        return [(engram, some) for engram, some in zip(self._check.engrams, mine, strict=True) if some]
 
     def _decision(self, alpha: float) -> bool | None:
         if alpha not in self._trials:
             return None
-        trial = self._trials[alpha]
-        whole = {other: one.reference for other, one in self._trials.items() if self.is_whole(other)}
-        needed = self._keep * float(whole[0.0][:, 0].sum()) if 0.0 in whole else 0.0
         if self.is_whole(alpha):
-            return float(trial.reference[:, 0].sum()) >= needed
-        nearest = whole[min(whole, key=lambda other: abs(other - alpha))]
-        scored = [i for numbers in self._parts[: trial.n_parts] for i in numbers]
-        return decided(
-            trial.reference[scored, 0] - nearest[scored, 0], len(nearest), float(nearest[:, 0].sum()), needed
-        )
+            found = self.kept(alpha)
+            # Nothing is lost without an edit, whatever its interval says.
+            return alpha == 0 or (found.low if self.is_sure else found.share) >= self._keep
+        whole = [other for other in self._trials if self.is_whole(other)]
+        if 0.0 not in whole:
+            return None
+        nearest = min(whole, key=lambda other: abs(other - alpha))
+        scored = self._scored(alpha)
+        mine, near, before = (self._measure.value(self._trials[one].check) for one in (alpha, nearest, 0.0))
+        needed = self._measure.needed(float(before.sum()), self._keep)
+        if self.is_sure:
+            needed += intervals.Z * (len(before) * float((mine - before)[scored].var(unbiased=False))) ** 0.5
+        return decided((mine - near)[scored], len(before), float(near.sum()), needed)
 
 
 def decided(differences: Float[Tensor, "n"], n_examples: int, right: float | int, needed: float | int) -> bool | None:
@@ -158,3 +223,15 @@ def parts_of(lengths: list[int]) -> list[list[int]]:
             parts.append(part)
             taken.update(part)
     return parts
+
+
+def evenly(examples: list[TokenExample], at_most: int) -> list[TokenExample]:
+    """At most so many of the examples, from all over them.
+
+    Example:
+        >>> tokens = [TokenExample(torch.tensor([i]), torch.tensor([True])) for i in range(10)]
+        >>> [int(one.tokens) for one in evenly(tokens, 4)]
+        [0, 3, 6, 9]
+    """
+    step = -(-len(examples) // at_most)
+    return examples[::step]

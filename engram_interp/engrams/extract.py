@@ -44,7 +44,7 @@ def extract(model: nn.Module, concept: Concept | Statistics, *, which: Which, so
     """
     prepared = prepare(model, concept, which, solve, run)
     changes = (part.change for part in parts(prepared, solve, run.progress))
-    options = options_of(solve, prepared.statistics.counts)
+    options = options_of(solve, prepared.statistics.counts, prepared.statistics.positions)
     return engram_of(prepared.adapter, prepared.sites, changes, prepared.statistics.name, options)
 
 
@@ -65,14 +65,16 @@ def engram_of(
     return Engram({key: tensors[key] for key in keys if key is not None}, norms, adapter.info, name, options)
 
 
-def options_of(solve: Solve, counts: dict[str, int]) -> dict[str, Any]:
+def options_of(solve: Solve, counts: dict[str, int], positions: str | None) -> dict[str, Any]:
     """How an engram was made, as the engram and its file say it."""
     return {
         "rtol": None if solve.rtol is None else float(solve.rtol),
+        "outliers": float(solve.outliers),
         "ridge": float(solve.ridge),
         "filter": filter_name(solve.filter),
         "absorb_bias": bool(solve.absorb_bias),
         "delta_from": None if solve.delta_from is None else adapt(solve.delta_from).info.name,
+        "positions": positions,
         **{f"{group} tokens": count for group, count in counts.items()},
     }
 

@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -29,6 +30,11 @@ from engram_interp.models.sites import Site, by_input, component_of, layer_of
 from engram_interp.options import Run, Solve, Which
 from engram_interp.statistics.collect import collect
 from engram_interp.statistics.statistics import Statistics
+
+logger = logging.getLogger("engram_interp")
+
+HIDDEN = 0.05
+"""If one direction puts more than this share of all others below the cut, a warning says so."""
 
 
 @dataclass(frozen=True)
@@ -68,14 +74,28 @@ class InputData:
         return self.total.S
 
     @property
+    def cut(self) -> float | int | None:
+        """The cut, relative to the largest eigenvalue; None means the default."""
+        return self.total.cut(self.solve.cut, self.solve.outliers)
+
+    @property
     def solution(self) -> Solution:
         """How to apply `S^pinv`."""
-        return self.total.solution(self.solve.cut)
+        return self.total.solution(self.cut)
 
     @cached_property
     def kept(self) -> Spectrum:
         """The directions of `S` above the cut."""
-        return self.total.every.above(self.solve.cut)
+        return self.total.every.above(self.cut)
+
+    @property
+    def n_hidden(self) -> int:
+        """How many directions the largest eigenvalue alone puts below the cut.
+
+        Where the cut dropped nothing, or a few, the eigenvalues were not needed and there is nothing to say.
+        """
+        known = self.total.known
+        return 0 if known is None or self.solve.outliers else known.hidden(self.solve.cut)
 
     @property
     def is_soft(self) -> bool:
@@ -188,6 +208,7 @@ def parts(prepared: Prepared, solve: Solve, progress: bool | None) -> Iterator[P
     adapter, statistics = prepared.adapter, prepared.statistics
     base = base_of(adapter, solve.delta_from, prepared.sites)
     absorbing = absorbing_inputs(adapter, base) if solve.absorb_bias else set()
+    hidden: dict[str, tuple[int, int, int]] = {}
     for name, readers in bar(by_input(prepared.sites).items(), progress, "solving", "input"):
         absorbed = name in absorbing
         S = statistics.total(name).matrix(absorbed)
@@ -195,6 +216,24 @@ def parts(prepared: Prepared, solve: Solve, progress: bool | None) -> Iterator[P
         data = InputData(absorbed, S_plus, Total(S, solve.ridge), solve)
         for site in readers:
             yield part_of(site, data, adapter, base)
+        if (n := data.n_hidden) > HIDDEN * len(S):
+            hidden[name] = n, data.solution.rank, len(S)
+    warn_of_hidden(hidden)
+
+
+def warn_of_hidden(hidden: Mapping[str, tuple[int, int, int]]) -> None:
+    """Warn of inputs of which one direction sets the cut.
+
+    Args:
+        hidden: by input, how many directions are dropped because of it, how many are kept, and how many there are.
+    """
+    if hidden:
+        worst = sorted(hidden.items(), key=lambda item: -item[1][0])[:3]
+        said = ", ".join(f"{name} (keeps {kept} of {d}, and would keep {n} more)" for name, (n, kept, d) in worst)
+        logger.warning(
+            "one direction, as of a massive activation, sets the cut of %d inputs: %s%s. outliers=0.01 sets such "
+            "directions aside; diagnose shows what that changes", len(hidden), said, ", ..." if len(hidden) > 3 else "",
+        )  # fmt: skip
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from engram_interp.concepts.batches import batches, encode_groups
+from engram_interp.concepts.batches import batches, encode_concept, encode_groups
 from engram_interp.concepts.concept import Concept, Example, TokenExample, require_concept
 from engram_interp.engrams.engram import Engram
 from engram_interp.engrams.extract import engram_of
@@ -22,7 +22,7 @@ from engram_interp.linalg.total import Total
 from engram_interp.models import Adapter, adapt
 from engram_interp.models.exclusive import exclusive
 from engram_interp.models.sites import Site
-from engram_interp.options import Cut, Run, takes
+from engram_interp.options import Cut, Read, Run, takes
 from engram_interp.statistics.collect import collect
 from engram_interp.statistics.moments import with_ones
 from engram_interp.statistics.rows import collect_rows
@@ -69,7 +69,7 @@ def rewrite(
     components = {site.component for site in sites}
     layers = {site.layer for site in sites if site.layer is not None} or None
     statistics = collect(model, concept, components=components, layers=layers, **vars(run))
-    target = {"target": encode_groups(concept.sides, adapter.encoder)["target"]}
+    target = {"target": encode_concept(concept, adapter.encoder)["target"]}
     rows = collect_rows(adapter, sites, target, run)
     absorbing = absorbing_inputs(adapter, None) if cut.absorb_bias else set()
     changes = []
@@ -79,7 +79,8 @@ def rewrite(
         W = matrix_of(adapter, site, absorbed).to(X)
         V_star = values[site.key].to(X)
         _require_values(V_star, site.key, (len(X), len(W)))
-        solution = Total(statistics.total(site.input).matrix(absorbed).to(X)).solution(cut.rtol)
+        total = Total(statistics.total(site.input).matrix(absorbed).to(X))
+        solution = total.solution(total.cut(cut.rtol, cut.outliers))
         changes.append(Change(site, rewriting(W, V_star.T, X.T, solution, weight), absorbed))
     options = {"rewrite weight": float(weight), **vars(cut)}
     return engram_of(adapter, sites, changes, concept.name, options)
@@ -87,9 +88,9 @@ def rewrite(
 
 @exclusive
 @torch.no_grad()
-@takes(Run)
+@takes(Read, Run)
 def values_like(
-    model: nn.Module, examples: Sequence[Example], like: Sequence[Example], layer: int, *, run: Run
+    model: nn.Module, examples: Sequence[Example], like: Sequence[Example], layer: int, *, read: Read, run: Run
 ) -> dict[str, Float[Tensor, "n d_model"]]:
     """Outputs of a layer's `W_out` that make the residual stream after it what it is in other examples, for `rewrite`.
 
@@ -109,7 +110,7 @@ def values_like(
     """
     adapter = adapt(model)
     (site,) = adapter.sites("W_out", layer)
-    encoded = encode_groups({"target": examples, "like": like}, adapter.encoder)
+    encoded = encode_groups({"target": examples, "like": like}, adapter.encoder, read)
     counts = {group: [int(one.counts.sum()) for one in some] for group, some in encoded.items()}
     if counts["target"] != counts["like"]:
         raise ValueError(

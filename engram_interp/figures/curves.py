@@ -17,31 +17,39 @@ from engram_interp.figures.style import CHOSEN_COLOUR, MATRIX_COLOUR, REFERENCE_
 
 GAP = 75
 """Pixels between two rows of panels."""
+STRENGTH_LINES = {
+    "target": ("target", SIDE_COLOURS["target"], "solid"),
+    "check": ("reference, held out", REFERENCE_COLOUR, "solid"),
+    "reference": ("reference, fitted", REFERENCE_COLOUR, "dash"),
+}
+"""What a strength is judged by: its name in the legend, its colour and its dashes."""
+LOSSES = [f"{side}_loss" for side in STRENGTH_LINES]
 
 
 def alpha_curve(points: pd.DataFrame, alpha: float, floor: float, title: str) -> go.Figure:
-    """Answer accuracy and loss of target and reference against the strength of the edit, and the strength chosen.
+    """Answer accuracy and loss against the strength of the edit, and the strength chosen.
 
     Args:
-        points: a row for each strength: `alpha`, and `accuracy` and `loss` after `target_` and `reference_`.
+        points: a row for each strength: `alpha`, and `accuracy` and `loss` after `target_`, `check_` (what the
+            projector has not seen) and `reference_` (what it was fitted to).
         alpha: the strength chosen.
-        floor: the least reference accuracy allowed.
+        floor: the least accuracy allowed of what it has not seen.
         title: what is plotted.
     """
     figure = make_subplots(rows=1, cols=2, horizontal_spacing=0.1)
-    for side, colour in SIDE_COLOURS.items():
+    for side, (name, colour, dash) in STRENGTH_LINES.items():
         for column, measure in enumerate(("accuracy", "loss"), start=1):
             line = go.Scatter(
-                x=points["alpha"], y=points[f"{side}_{measure}"], name=side, legendgroup=side, showlegend=column == 1,
-                mode="lines+markers", line={"color": colour},
+                x=points["alpha"], y=points[f"{side}_{measure}"], name=name, legendgroup=side, showlegend=column == 1,
+                mode="lines+markers", line={"color": colour, "dash": dash},
             )  # fmt: skip
             figure.add_trace(line, 1, column)
     least = go.Scatter(
-        x=[0, max(points["alpha"].tolist())], y=[floor, floor], name="least reference allowed", mode="lines",
-        line={"color": REFERENCE_COLOUR, "dash": "dot"},
+        x=[0, max(points["alpha"].tolist())], y=[floor, floor], name="least held-out accuracy allowed",
+        mode="lines", line={"color": CHOSEN_COLOUR, "dash": "dot"},
     )  # fmt: skip
     figure.add_trace(least, 1, 1)
-    for column, top in ((1, 1.0), (2, float(points[["target_loss", "reference_loss"]].to_numpy().max()))):
+    for column, top in ((1, 1.0), (2, float(points[LOSSES].to_numpy().max()))):
         chosen = go.Scatter(
             x=[alpha, alpha], y=[0, top], name=f"chosen: alpha = {alpha:.3g}", legendgroup="chosen", mode="lines",
             showlegend=column == 1, line={"color": CHOSEN_COLOUR, "dash": "dash"},

@@ -73,7 +73,9 @@ def bootstrap_mean(values: np.ndarray, seed: int) -> dict[str, float | int]:
     return {"value": float(values.mean()), "low": float(low), "high": float(high), "n": len(values)}
 
 
-def wilson(hits: Float[Tensor, "unit"], n: int, z: float) -> tuple[Float[Tensor, "unit"], Float[Tensor, "unit"]]:
+def wilson(
+    hits: Float[Tensor, "unit"], n: float | int, z: float
+) -> tuple[Float[Tensor, "unit"], Float[Tensor, "unit"]]:
     """The ends of Wilson's interval of a share.
 
     Args:

@@ -8,6 +8,7 @@ and the same for every dtype and device.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil
 
 import torch
 from jaxtyping import Float
@@ -45,6 +46,35 @@ class Spectrum(Solution):
     def rank(self) -> int:
         """How many directions are kept."""
         return len(self.lam)
+
+    def without_outliers(self, rtol: float | int | None, outliers: float | int) -> float:
+        """A cut relative to the largest eigenvalue of all, given one relative to the largest that is no outlier.
+
+        Args:
+            rtol: relative to the largest eigenvalue that is left. None means `default_rtol(d)`.
+            outliers: the share of the `d` directions, those with the largest eigenvalues, that are set aside.
+
+        Example:
+            >>> found = spectrum(torch.diag(torch.tensor([1.0, 2.0, 4.0, 400.0])))
+            >>> found.without_outliers(0.5, outliers=0.25)
+            0.005
+        """
+        d = len(self.U)
+        rtol = default_rtol(d) if rtol is None else float(rtol)
+        n_aside = min(ceil(outliers * d), max(self.rank - 1, 0))
+        return rtol * float(self.lam[-1 - n_aside] / self.lam[-1]) if self.rank else rtol
+
+    def hidden(self, rtol: float | int | None) -> int:
+        """How many directions the cut drops only because of the largest eigenvalue: those above `rtol lambda_2`.
+
+        Example:
+            >>> spectrum(torch.diag(torch.tensor([1.0, 2.0, 4.0, 400.0])), 0.0).hidden(0.1)
+            3
+        """
+        if self.rank < 2:
+            return 0
+        rtol = default_rtol(len(self.U)) if rtol is None else rtol
+        return int(((self.lam > rtol * self.lam[-2]) & (self.lam <= rtol * self.lam[-1])).sum())
 
     def whiten(self, A: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
         """`C = A U lam^(-1/2)`."""

@@ -35,6 +35,15 @@ class Total:
         """The directions that the data have; with a ridge, those of `S + ridge I`."""
         return spectrum(self.S, 0.0, self.ridge)
 
+    @property
+    def known(self) -> Spectrum | None:
+        """The directions, if they have been computed."""
+        return self.__dict__.get("every")
+
+    def cut(self, rtol: float | int | None, outliers: float | int) -> float | int | None:
+        """The cut relative to the largest eigenvalue, where outliers do not set it."""
+        return self.every.without_outliers(rtol, outliers) if outliers else rtol
+
     def solution(self, rtol: float | int | None) -> Solution:
         """How to apply `S^pinv` at a cut. It is the same whatever was asked before.
 

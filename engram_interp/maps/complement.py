@@ -114,7 +114,7 @@ def complement(parts: Decomposition, names: Collection[str] | None = None, *, sh
     inputs: dict[str, dict[str, object]] = {}
     matrices: dict[str, dict[str, object]] = {}
     for name, readers in bar(by_input(parts.sites).items(), show.progress, "projecting", "input"):
-        kept, present = parts.total(name).every.above(parts.solve.cut), _present(parts, name)
+        kept, present = parts.kept_of(name), _present(parts, name)
         everyone = len(chosen) == len(parts) and not parts.solve.ridge
         P = kept.Pi if everyone else kept.solve(parts.moment(name, chosen))
         identity = torch.eye(len(P), dtype=P.dtype, device=P.device)

@@ -26,6 +26,7 @@ from engram_interp.engrams.parts import InputData, Part, part_of
 from engram_interp.engrams.strengths import Alpha
 from engram_interp.engrams.weights import absorbing_inputs, base_of
 from engram_interp.linalg.filters import Function
+from engram_interp.linalg.spectrum import Spectrum
 from engram_interp.linalg.total import Total
 from engram_interp.maps.diagnosis import CUTS, Diagnosis, diagnosis_of
 from engram_interp.maps.localization import map_of
@@ -33,7 +34,7 @@ from engram_interp.maps.localization_map import LocalizationMap
 from engram_interp.models import Adapter, Record, adapt
 from engram_interp.models.exclusive import exclusive
 from engram_interp.models.sites import Site, by_input
-from engram_interp.options import Run, Solve, Which, takes
+from engram_interp.options import Read, Run, Solve, Which, takes
 from engram_interp.statistics.passes import finite_rows, one_pass, warn_of_few
 
 
@@ -49,6 +50,7 @@ class Decomposition(IdentityMapping):  # of str to Engram; checking items' types
         solve: how engrams are solved for; see `decompose`.
         run: whether making engrams shows a bar.
         absorbing: the inputs that have a row of ones.
+        positions: which positions of a pair count, as `Concept` names them.
     """
 
     model: nn.Module
@@ -59,6 +61,7 @@ class Decomposition(IdentityMapping):  # of str to Engram; checking items' types
     run: Run
     absorbing: set[str]
     _checks: list[Tensor] = field(repr=False)
+    positions: str | None = None
     _totals: dict[str, Total] = field(default_factory=dict, repr=False)
 
     def __getitem__(self, name: str) -> Engram:
@@ -97,7 +100,7 @@ class Decomposition(IdentityMapping):  # of str to Engram; checking items' types
             RuntimeError: if the model's weights have changed. Ask for engrams outside of any edit.
         """
         chosen, solve = self.chosen(names), self._solve(filter)
-        adapter, options = adapt(self.model), options_of(solve, self._counts_of(chosen))
+        adapter, options = adapt(self.model), options_of(solve, self._counts_of(chosen), self.positions)
         changes = (part.change for part in self._parts(chosen, adapter, solve))
         return engram_of(adapter, self.sites, changes, " + ".join(chosen), options)
 
@@ -112,7 +115,8 @@ class Decomposition(IdentityMapping):  # of str to Engram; checking items' types
         """
         chosen, adapter = self.chosen(names), adapt(self.model)
         made = self._parts(chosen, adapter, self.solve)
-        return map_of(adapter, self.sites, made, self._counts_of(chosen), " + ".join(chosen))
+        wmap = map_of(adapter, self.sites, made, self._counts_of(chosen), " + ".join(chosen))
+        return replace(wmap, positions=self.positions)
 
     def diagnose(self, names: str | Collection[str], rtols: Collection[float | int] = CUTS) -> Diagnosis:
         """The spectra and soft projectors of one concept, or of several together, against all others.
@@ -177,6 +181,11 @@ class Decomposition(IdentityMapping):  # of str to Engram; checking items' types
             self._totals[name] = Total(self.moment(name, list(self.kept)), self.solve.ridge)
         return self._totals[name]
 
+    def kept_of(self, name: str) -> Spectrum:
+        """The directions of one input above the cut."""
+        total = self.total(name)
+        return total.every.above(total.cut(self.solve.cut, self.solve.outliers))
+
     def moment(self, name: str, concepts: Sequence[str]) -> Float[Tensor, "D D"]:
         """The second moment of one input over some of the concepts."""
         kept = [self.kept[concept][name] for concept in concepts]
@@ -189,9 +198,9 @@ class Decomposition(IdentityMapping):  # of str to Engram; checking items' types
 
 
 @exclusive
-@takes(Which, Solve, Run)
+@takes(Which, Read, Solve, Run)
 def decompose(
-    model: nn.Module, concepts: Mapping[str, Sequence[Example]], *, which: Which, solve: Solve, run: Run
+    model: nn.Module, concepts: Mapping[str, Sequence[Example]], *, which: Which, read: Read, solve: Solve, run: Run
 ) -> Decomposition:
     """Many concepts from one pass, each told apart from all others (paper, Eq. 6).
 
@@ -220,7 +229,7 @@ def decompose(
     sites = adapter.sites(which.components, which.layers)
     base = base_of(adapter, solve.delta_from, sites)
     absorbing = absorbing_inputs(adapter, base) if solve.absorb_bias else set()
-    encoded = encode_groups(concepts, adapter.encoder)
+    encoded = encode_groups(concepts, adapter.encoder, read)
     if not encoded:
         raise ValueError("concepts must hold at least one concept, got none")
     kept = _collect(adapter, sites, absorbing, encoded, run)
@@ -228,7 +237,8 @@ def decompose(
     inputs: list[str] = [*by_input(sites)]
     n_rows = {name: sum(concept[name].n_rows for concept in kept.values()) for name in inputs}
     warn_of_few(n_rows, adapter.widths(inputs), sum(counts.values()))
-    return Decomposition(model, kept, counts, sites, solve, run, absorbing, checks_of(sites, adapter, base))
+    checks = checks_of(sites, adapter, base)
+    return Decomposition(model, kept, counts, sites, solve, run, absorbing, checks, read.in_words)
 
 
 def checks_of(sites: Sequence[Site], adapter: Adapter, base: Adapter | None) -> list[Float[Tensor, "2"]]:

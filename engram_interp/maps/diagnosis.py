@@ -41,6 +41,8 @@ OF_MATRICES = {
 DIAGNOSED = {
     "rank": "kept dimensions",
     "condition": "condition number of the kept directions",
+    "leading": "largest eigenvalue over the next",
+    "rank_set_aside": "kept dimensions if the leading 1 % do not set the cut",
     "owned": "dimensions owned, tr P",
     "effective_rank": "effective rank",
     "largest_share": "largest share of a direction",
@@ -62,6 +64,8 @@ class Diagnosis:
     `d`, `rank`           dimensions of the input (one more with an absorbed bias), and how many the cut keeps
     `rtol`, `cut`         the cut, as a share of the largest eigenvalue of `S`, and the eigenvalue it falls at
     `condition`           `lambda_max / lambda_min` of what is kept
+    `leading`             the largest eigenvalue of `S` over the next: large where one direction sets the cut
+    `rank_set_aside`      how many dimensions are kept if the leading 1 % do not set the cut (`outliers=0.01`)
     `largest_share`       the largest eigenvalue of `M`
     `owned`, ...          see `engram_interp.linalg.projectors.properties`
     `stretch`             `|P|_2`, which no W-Norm exceeds (of `W` with its bias, where one is absorbed)

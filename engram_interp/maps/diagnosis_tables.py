@@ -30,6 +30,10 @@ class InputSpectra:
     shares: Float[Tensor, "rank"]
 
 
+ASIDE = 0.01
+"""The share of leading directions that a diagnosis sets aside, to show what they hide."""
+
+
 class Tables:
     """Collects the rows of a diagnosis, as inputs and matrices come.
 
@@ -49,7 +53,7 @@ class Tables:
     def add_input(self, name: str, data: InputData) -> None:
         """Add an input."""
         d, lam = len(data.S), data.total.every.lam
-        rtol = float(default_rtol(d) if data.solve.cut is None else data.solve.cut)
+        rtol = float(default_rtol(d) if data.cut is None else data.cut)
         rtols = sorted({rtol, *map(float, self._rtols)})
         # An input's projectors at the cuts serve all its matrices, which come before the next input.
         self._bent = {} if data.is_paper else {one: _at(data, one) for one in rtols}
@@ -64,6 +68,8 @@ class Tables:
             **here,
             "largest_share": data.owned.share[-1].item() if here["rank"] else 0.0,
             "stretch": stretch(data.P_plus),
+            "leading": (lam[-1] / lam[-2]).item() if len(lam) > 1 else 1.0,
+            "rank_set_aside": _rank_set_aside(data),
         }
         self.spectra[name] = InputSpectra(lam.cpu(), int(here["rank"]), data.owned.share.cpu())
 
@@ -125,6 +131,12 @@ def _row(rtol: float, at: InputData, data: InputData) -> dict[str, float | int]:
     return {"rtol": float(rtol), "rank": len(lam), "condition": condition(lam), **found}
 
 
+def _rank_set_aside(data: InputData) -> int:
+    """How many directions are kept if the leading 1 % of them do not set the cut."""
+    every = data.total.every
+    return every.above(every.without_outliers(data.solve.cut, ASIDE)).rank
+
+
 def _at(data: InputData, rtol: float) -> InputData:
     """An input at another cut."""
-    return replace(data, solve=replace(data.solve, rtol=rtol))
+    return replace(data, solve=replace(data.solve, rtol=rtol, outliers=0.0))

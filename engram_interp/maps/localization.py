@@ -7,6 +7,7 @@ model and the concept, take every part, measure it, and put the sizes into a tab
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 
 import pandas as pd
@@ -73,7 +74,8 @@ def localize(
         prepared, sets = resampling(model, concept, draws, seed, which, solve, run)
     made = parts(prepared, solve, run.progress)
     statistics = prepared.statistics
-    return map_of(prepared.adapter, prepared.sites, made, statistics.counts, statistics.name, sets)
+    wmap = map_of(prepared.adapter, prepared.sites, made, statistics.counts, statistics.name, sets)
+    return replace(wmap, positions=statistics.positions)
 
 
 def map_of(

@@ -57,6 +57,7 @@ class LocalizationMap(IdentityMapping[str, float]):
         name: the concept's name.
         model: the model's name.
         counts: how many positions count, by side.
+        positions: which positions of a pair count, as `Concept` names them. None if masks said so.
     """
 
     table: pd.DataFrame
@@ -65,6 +66,7 @@ class LocalizationMap(IdentityMapping[str, float]):
     name: str | None = None
     model: str = ""
     counts: Mapping[str, int] = field(default_factory=dict)
+    positions: str | None = None
 
     def __getitem__(self, key: str) -> float:
         found = self._matrices.loc[self._matrices["key"] == key, "wnorm"].tolist()

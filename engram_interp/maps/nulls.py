@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from engram_interp.common.arguments import whole
-from engram_interp.concepts.batches import encode_groups
+from engram_interp.concepts.batches import encode_concept
 from engram_interp.concepts.concept import REFERENCE, TARGET, Concept, TokenExample, require_concept
 from engram_interp.engrams.parts import Part, Prepared
 from engram_interp.engrams.weights import base_of
@@ -151,7 +151,7 @@ def resampling(
     adapter = adapt(model)
     sites = adapter.sites(which.components, which.layers)
     base_of(adapter, solve.delta_from, sites)
-    encoded = encode_groups(concept.sides, adapter.encoder)
+    encoded = encode_concept(concept, adapter.encoder)
     n_target, n_examples = len(concept.target), len(concept.target) + len(concept.reference)
     _warn_of_few_sets(n_target, n_examples)
     sets = sets_of_examples(n_target, n_examples, draws, seed)
@@ -161,7 +161,8 @@ def resampling(
         TARGET: {name: found.moment(0, n_target) for name, found in rows.items()},
         REFERENCE: {name: found.moment(n_target, n_examples) for name, found in rows.items()},
     }
-    statistics = Statistics(adapter.info, tuple(site.key for site in sites), groups, concept.name)
+    keys = tuple(site.key for site in sites)
+    statistics = Statistics(adapter.info, keys, groups, concept.name, concept.read.in_words)
     n_rows = {name: len(found.X) for name, found in rows.items()}
     warn_of_few(n_rows, adapter.widths(rows), sum(statistics.counts.values()))
     return Prepared(adapter, statistics, sites), Resampling(rows, sets)

@@ -162,7 +162,7 @@ def overlap(parts: Decomposition, names: Collection[str] | None = None, *, show:
 
 
 def _of_input(parts: Decomposition, name: str, chosen: Sequence[str]) -> pd.DataFrame:
-    kept = parts.total(name).every.above(parts.solve.cut)
+    kept = parts.kept_of(name)
     roots = [parts.kept[concept][name].root for concept in chosen]
     together, norms, traces = overlaps(roots, kept)
     subspaces = [owned_subspace(kept.whiten(root)) for root in roots]

@@ -156,15 +156,35 @@ class Adapter(ABC):
     def unembed(self, rows: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_vocab"]:
         """Next-token logits from rows of `final`."""
 
+    @property
+    @abstractmethod
+    def final_gain(self) -> Float[Tensor, "d_model"] | None:
+        """What the final norm multiplies each dimension by; None if there is no gain, or it is folded."""
+
+    def logits_of(self, directions: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_vocab"]:
+        """What directions of the residual stream add to the logits, with the scale of the final norm left out."""
+        W_U = to_matrix(UNEMBED, self.parameter(f"unembed.{UNEMBED}").detach()).to(directions)
+        cfg: Any = self.model.cfg
+        if str(getattr(cfg, "normalization_type", None)).startswith("LN"):
+            directions = directions - directions.mean(1, keepdim=True)
+        gain = self.final_gain
+        return (directions if gain is None else directions * gain.detach().to(directions)) @ W_U.T
+
+    @property
+    def pads_left(self) -> bool:
+        """Whether `next_logits` takes texts of different lengths, with padding in front and a mask of what is real."""
+        return False
+
     @abstractmethod
     def next_logits(
-        self, tokens: Int[Tensor, "batch pos"], seen: Any = None
+        self, tokens: Int[Tensor, "batch pos"], seen: Any = None, mask: Bool[Tensor, "batch total"] | None = None
     ) -> tuple[Float[Tensor, "batch d_vocab"], Any]:
         """Logits of what comes next, and what need not be computed again for the token after it.
 
         Args:
-            tokens: the tokens that follow those already seen, without padding.
+            tokens: the tokens that follow those already seen, without padding unless `pads_left`.
             seen: what an earlier call returned; None for tokens from the start.
+            mask: `[batch total]`, true at the real ones among all tokens so far. None if all are.
 
         Returns:
             The logits, and what was seen. That is None for a model that keeps nothing and needs all tokens again.

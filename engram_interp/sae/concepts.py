@@ -14,10 +14,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from engram_interp.concepts.concept import REFERENCE, TARGET, Concept, Example, TokenExample
+from engram_interp.concepts.concept import REFERENCE, TARGET, Concept, Example
 from engram_interp.models import adapt
 from engram_interp.models.exclusive import exclusive
-from engram_interp.options import Run, takes
+from engram_interp.options import Read, Run, takes
 from engram_interp.sae.corpus import Corpus, listed
 from engram_interp.sae.partition import Partition, partition
 from engram_interp.sae.reader import Index, SaeReader
@@ -46,7 +46,7 @@ class SaeConcept(Concept):
 
 
 @exclusive
-@takes(Rule, Run)
+@takes(Rule, Read, Run)
 def concept_from_sae(
     model: nn.Module,
     sae: Any,
@@ -55,11 +55,12 @@ def concept_from_sae(
     *,
     name: str | None = None,
     rule: Rule,
+    read: Read,
     run: Run,
 ) -> SaeConcept:
     """A concept from where SAE features fire in a corpus, and where they do not.
 
-    BOS and padding are on neither side. In `(prompt, answer)` pairs only answers are, as everywhere. A whole example
+    BOS and padding are on neither side. Of `(prompt, answer)` pairs, the positions that count are. A whole example
     fires if its text does, prompt and answer; a token fires only where it counts.
 
     Args:
@@ -89,7 +90,7 @@ def concept_from_sae(
     features = reader.features(feature)
     examples = listed(corpus, reader.adapter.encoder)
     names = [f"feature {index}" for index in features]
-    split = partition(reader.readings(examples, features, run), rule, names, f" at {reader.hook}", reader.decode)
+    split = partition(reader.readings(examples, features, run, read), rule, names, f" at {reader.hook}", reader.decode)
     sides: dict[str, Sequence[Example]] = {side: split.examples(side) for side in (TARGET, REFERENCE)}
     if rule.per == EXAMPLE and rule.reference == REST and rule.max_tokens is None:
         # Whole examples stay text, so that answers can be read and scored.
@@ -97,13 +98,22 @@ def concept_from_sae(
             side: [example for example, mask in zip(examples, masks, strict=True) if mask.any()]
             for side, masks in split.sides.items()
         }
-    return SaeConcept(sides[TARGET], sides[REFERENCE], name or ", ".join(names), partition=split)
+    return SaeConcept(
+        sides[TARGET], sides[REFERENCE], name or ", ".join(names), read.positions, read.eos, partition=split
+    )
 
 
 @exclusive
-@takes(Trigger, Run)
+@takes(Trigger, Read, Run)
 def concepts_from_sae(
-    model: nn.Module, sae: Any, features: Iterable[Index], corpus: Corpus, *, trigger: Trigger, run: Run
+    model: nn.Module,
+    sae: Any,
+    features: Iterable[Index],
+    corpus: Corpus,
+    *,
+    trigger: Trigger,
+    read: Read,
+    run: Run,
 ) -> dict[str, list[Example]]:
     """Examples by feature, `"feature 3"`, and the `"rest"`, for `decompose`. Every token is in one of them.
 
@@ -123,7 +133,7 @@ def concepts_from_sae(
     reader = SaeReader(adapt(model), sae)
     chosen = reader.features(features)
     examples = listed(corpus, reader.adapter.encoder)
-    readings = reader.readings(examples, chosen, run)
+    readings = reader.readings(examples, chosen, run, read)
     least = thresholds(readings, trigger)
     largest = torch.cat([reading.activation[reading.text] for reading in readings]).amax(0)
     groups: dict[str, list[Example]] = {**{f"feature {index}": [] for index in chosen}, NO_FEATURE: []}
@@ -131,7 +141,7 @@ def concepts_from_sae(
     for example, reading in zip(examples, readings, strict=True):
         owner = _owners(reading, least, largest, trigger)
         for place in owner[reading.counts].unique().tolist():
-            only = TokenExample(reading.tokens, reading.counts & (owner == place))
+            only = reading.counting(reading.counts & (owner == place))
             groups[names[place]].append(example if trigger.per == EXAMPLE else only)
     if empty := [name for name in names[:-1] if not groups[name]]:
         raise ValueError(

@@ -81,9 +81,7 @@ class Partition:
     def examples(self, side: str) -> list[TokenExample]:
         """The examples that have positions on a side. Only these positions count in them."""
         return [
-            TokenExample(reading.tokens, mask)
-            for reading, mask in zip(self.readings, self.sides[side], strict=True)
-            if mask.any()
+            reading.counting(mask) for reading, mask in zip(self.readings, self.sides[side], strict=True) if mask.any()
         ]
 
     def to_frame(self) -> pd.DataFrame:

@@ -15,7 +15,7 @@ from torch import Tensor
 from engram_interp.concepts.batches import batches, encode_groups
 from engram_interp.concepts.concept import Example, TokenExample
 from engram_interp.models import Adapter
-from engram_interp.options import Run
+from engram_interp.options import Read, Run
 from engram_interp.sae.corpus import text_of
 from engram_interp.sae.loading import for_inference, hook_of
 from engram_interp.sae.rule import Reading
@@ -70,24 +70,28 @@ class SaeReader:
             raise ValueError(wanted)
         return tuple(dict.fromkeys(given.reshape(-1).astype(int).tolist()))
 
-    def readings(self, corpus: Sequence[Example], features: Sequence[int], run: Run) -> list[Reading]:
+    def readings(
+        self, corpus: Sequence[Example], features: Sequence[int], run: Run, read: Read | None = None
+    ) -> list[Reading]:
         """What these features do at the tokens of every example."""
-        found = {number: reading for (_, number), reading in self.by_example({"corpus": corpus}, list(features), run)}
+        found = {
+            number: reading for (_, number), reading in self.by_example({"corpus": corpus}, list(features), run, read)
+        }
         return [found[number] for number in range(len(corpus))]
 
     def by_example(
-        self, groups: Mapping[str, Sequence[Example]], features: list[int] | slice, run: Run
+        self, groups: Mapping[str, Sequence[Example]], features: list[int] | slice, run: Run, read: Read | None = None
     ) -> Iterator[tuple[Member, Reading]]:
         """Yields every example of every group once, in any order, with what these features do in it."""
         encoder = self.adapter.encoder
-        encoded = encode_groups(groups, encoder)
+        encoded = encode_groups(groups, encoder, read)
         for members, _, activation in self.pieces(encoded, run):
             for (name, number), rows in zip(members, activation[..., features].float().cpu(), strict=True):
                 example = encoded[name][number]
                 text = text_of(groups[name][number], example, encoder)
                 # Other tokens may have any activation: BOS is large in many models, and padding belongs to no example.
                 found = self.finite(rows[: len(text)].where(text[:, None], 0.0))
-                yield (name, number), Reading(example.tokens, example.counts, text, found)
+                yield (name, number), Reading(example.tokens, example.counts, text, found, example.answer)
 
     def pieces(
         self, encoded: dict[str, list[TokenExample]], run: Run

@@ -10,6 +10,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from engram_interp.concepts.concept import TokenExample
+from engram_interp.concepts.positions import scored
+
 TOKEN, EXAMPLE = "token", "example"
 UNITS = (TOKEN, EXAMPLE)
 REST, MATCHED, MATCHED_POSITIONS = "rest", "matched", "matched-positions"
@@ -30,12 +33,20 @@ class Reading:
         counts: `[pos]`, true where a position may enter the second moments; see `Concept`.
         text: `[pos]`, true where a token is text, prompts included. An example as a whole can fire at these.
         activation: `[pos feature]`.
+        answer: `[pos]`, true at the tokens that are scored. None scores those that count.
     """
 
     tokens: Int[Tensor, "pos"]
     counts: Bool[Tensor, "pos"]
     text: Bool[Tensor, "pos"]
     activation: Float[Tensor, "pos feature"]
+    answer: Bool[Tensor, "pos"] | None = None
+
+    def counting(self, mask: Bool[Tensor, "pos"]) -> TokenExample:
+        """The example with only some of its positions counting, and only what they produce or hold being scored."""
+        if self.answer is None:
+            return TokenExample(self.tokens, mask)
+        return TokenExample(self.tokens, mask, scored(self.counts, mask, self.answer))
 
     @property
     def strongest(self) -> Float[Tensor, "pos"]:

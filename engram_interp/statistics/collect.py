@@ -15,13 +15,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from engram_interp.concepts.batches import Batch, encode_groups
-from engram_interp.concepts.concept import Concept, require_concept
-from engram_interp.models import Record, adapt
+from engram_interp.concepts.batches import Batch, encode_concept
+from engram_interp.concepts.concept import Concept, TokenExample, require_concept
+from engram_interp.models import Adapter, Record, adapt
 from engram_interp.models.exclusive import exclusive
 from engram_interp.models.sites import Input, Site, by_input
 from engram_interp.options import Run, Which, takes
-from engram_interp.statistics.moments import NEVER, MomentSum, moment_dtype
+from engram_interp.statistics.moments import NEVER, Moment, MomentSum, moment_dtype, rank_of
 from engram_interp.statistics.passes import keys_of, non_finite, one_pass, taken_rows, warn_of_few
 from engram_interp.statistics.statistics import Statistics
 
@@ -58,10 +58,27 @@ def collect(model: nn.Module, concept: Concept, *, which: Which, run: Run) -> St
     require_concept(concept)
     adapter = adapt(model)
     sites = adapter.sites(which.components, which.layers)
+    encoded = encode_concept(concept, adapter.encoder)
+    groups = moments_of(adapter, sites, encoded, run)
+    keys = tuple(site.key for site in sites)
+    statistics = Statistics(adapter.info, keys, groups, concept.name, concept.read.in_words)
+    n_rows = {name: sum(moments[name].count for moments in groups.values()) for name in statistics.inputs}
+    widths = adapter.widths(by_input(sites))
+    warn_of_few(n_rows, widths, sum(statistics.counts.values()), lambda name: rank_of(statistics.total(name)))
+    return statistics
+
+
+def moments_of(
+    adapter: Adapter, sites: list[Site], encoded: dict[str, list[TokenExample]], run: Run
+) -> dict[str, dict[str, Moment]]:
+    """The second moment of every input of these matrices, by group of examples.
+
+    Raises:
+        ValueError: if an activation or a moment is not finite; the message names its matrices.
+    """
     readers = by_input(sites)
     names: list[str] = [*readers]
     widths = adapter.widths(readers)
-    encoded = encode_groups(concept.sides, adapter.encoder)
     megabytes = statistics_bytes(widths.values(), len(encoded)) / 1e6
     logger.info("statistics of %d inputs and %d groups take %.1f MB", len(readers), len(encoded), megabytes)
 
@@ -81,10 +98,7 @@ def collect(model: nn.Module, concept: Concept, *, which: Which, run: Run) -> St
     for group, moments in groups.items():
         if overflowed := [name for name in readers if not moments[name].is_finite]:
             raise ValueError(f"the second moment of {keys_of(readers[overflowed[0]])} over the {group} overflowed")
-    statistics = Statistics(adapter.info, tuple(site.key for site in sites), groups, concept.name)
-    n_rows = {name: sum(moments[name].count for moments in groups.values()) for name in names}
-    warn_of_few(n_rows, widths, sum(statistics.counts.values()))
-    return statistics
+    return groups
 
 
 def statistics_bytes(widths: Iterable[int], n_groups: int) -> int:

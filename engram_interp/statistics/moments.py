@@ -15,6 +15,7 @@ from torch import Tensor
 
 from engram_interp.common.storage import Content
 from engram_interp.linalg.gram import ROWS, add_gram, mirror, multiplies_exactly, strips
+from engram_interp.linalg.spectrum import default_rtol
 
 FLOAT64_BELOW = 768
 """Moments of inputs narrower than this are held in float64. The spectral cut is `d * 2**-23`, so the narrower an input,
@@ -60,6 +61,11 @@ class Moment:
             self.offered + other.offered,
         )
 
+    def __mul__(self, factor: float) -> Moment:
+        """What so many times the positions would sum to. The counts are rounded."""
+        counts = (round(factor * n) for n in (self.count, self.offered))
+        return Moment(factor * self.second, factor * self.first, *counts)
+
     @property
     def is_finite(self) -> bool:
         """Whether `S` is finite. Its diagonal decides: it bounds every other entry."""
@@ -90,6 +96,21 @@ def full_precision() -> Iterator[None]:
         yield
     finally:
         torch.set_float32_matmul_precision(setting)
+
+
+def rank_of(moment: Moment) -> int:
+    """How many directions a moment has above the default cut. Above a width of 4096 it is bounded by the positions.
+
+    Example:
+        >>> X = torch.tensor([[1.0, 0.0, 0.0], [2.0, 0.0, 0.0]])
+        >>> rank_of(Moment(X.T @ X, X.sum(0), count=2, offered=2))
+        1
+    """
+    d = len(moment.second)
+    if d > 4096:
+        return min(d, moment.count)
+    lam = torch.linalg.eigvalsh(moment.second.double())
+    return int((lam > default_rtol(d) * lam[-1]).sum())
 
 
 class MomentSum:

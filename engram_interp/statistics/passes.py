@@ -79,21 +79,27 @@ def finite_rows(
     return rows.detach(), positions.cpu()
 
 
-def warn_of_few(n_rows: Mapping[str, int], widths: Mapping[str, int], count: int) -> None:
-    """Warn of inputs that no position reached, and of too few positions for the widest input.
+def warn_of_few(
+    n_rows: Mapping[str, int], widths: Mapping[str, int], count: int, rank: Callable[[str], int] | None = None
+) -> None:
+    """Warn of inputs that no position reached, and of too few positions for the directions that the widest input has.
 
     Args:
         n_rows: how many positions reached each input.
         widths: the dimensions of each input.
         count: how many positions count.
+        rank: how many directions an input has above the default cut. It is asked only if positions are few. None takes
+            all dimensions.
     """
     if unseen := [name for name, n in n_rows.items() if not n]:
         logger.warning("no position that counts reached %s: the matrices there have no engram", ", ".join(unseen))
-    d = max(widths.values())
-    if count < 2 * d:
+    widest = max(widths, key=lambda name: widths[name])
+    d = widths[widest]
+    if count < 2 * d and count < 2 * (found := d if rank is None else rank(widest)):
         logger.warning(
-            "%d positions count, and inputs have up to %d dimensions. Below two positions a dimension, W-Norms and "
-            "edits are mostly noise: give more (reference) examples, or a larger rtol such as 1e-2", count, d,
+            "%d positions count, and inputs have up to %d dimensions, of which these positions reach %d. Below two "
+            "positions a direction, W-Norms and edits are mostly noise: give more (reference) examples, plain text "
+            "among them, or a larger rtol such as 1e-2", count, d, found,
         )  # fmt: skip
 
 

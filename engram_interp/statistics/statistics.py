@@ -32,12 +32,14 @@ class Statistics:
         keys: the weight matrices that were asked for.
         groups: group, then input, then its moment. A concept has the groups `target` and `reference`.
         name: the concept's name.
+        positions: which positions of a pair count, as `Concept` names them. None if masks said so.
     """
 
     info: ModelInfo
     keys: tuple[str, ...]
     groups: dict[str, dict[str, Moment]]
     name: str | None = None
+    positions: str | None = None
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{count} {group} tokens" for group, count in self.counts.items())
@@ -75,12 +77,16 @@ class Statistics:
         """Sums group by group. A group that only one of the two has is taken as it is.
 
         Raises:
-            ValueError: if the two are of different models, or of different inputs.
+            ValueError: if the two are of different models, of different inputs, or over different positions.
         """
         other.info.require(self.info, "the second summand")
         if set(self.inputs) != set(other.inputs):
             raise ValueError(
                 f"statistics of different inputs cannot be added: {sorted(set(self.inputs) ^ set(other.inputs))}"
+            )
+        if self.positions != other.positions:
+            raise ValueError(
+                f"statistics over different positions cannot be added: {self.positions!r} and {other.positions!r}"
             )
         groups = {
             group: _sum_groups([s.groups[group] for s in (self, other) if group in s.groups])
@@ -102,6 +108,7 @@ class Statistics:
             "groups": list(self.groups),
             "inputs": self.inputs,
             "name": self.name,
+            "positions": self.positions,
         }
         storage.write(path, "statistics", tensors, fields)
 
@@ -127,7 +134,7 @@ class Statistics:
             if len({moments[name].second.shape for moments in groups.values()}) > 1:
                 raise content.error(f"the groups have moments of {name} of different sizes")
         info = ModelInfo.read(content)
-        return cls(info, tuple(content.strings("keys")), groups, content.name())
+        return cls(info, tuple(content.strings("keys")), groups, content.name(), content.text("positions"))
 
     @classmethod
     @torch.no_grad()

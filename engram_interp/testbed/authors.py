@@ -200,8 +200,13 @@ def _facts(facts: dict[str, str], question: str, paraphrase: str, rng: random.Ra
 
 
 @cache
-def authors() -> Corpus:
+def authors(lead_in: bool = True) -> Corpus:
     """The testbed's text: authors by split, holdout authors and world facts.
+
+    Args:
+        lead_in: whether an answer begins with its lead-in word, as the models were trained to say it. If False, that
+            word is the last of the question, so that the answer's first token is a fact: `("Where was Ada born? in",
+            "upper Salta")` in place of `("Where was Ada born?", "in upper Salta")`. The models read the same tokens.
 
     Example:
         >>> corpus = authors()
@@ -210,6 +215,8 @@ def authors() -> Corpus:
         >>> corpus.forget10[0].pairs[0].question.startswith("Where was")
         True
     """
+    if not lead_in:
+        return _without_lead_in(authors())
     rng = random.Random(SEED)
     titles: set[tuple[str, str]] = set()
     lives = [_author(name, titles, rng) for name in _names(rng, N_AUTHORS + N_HOLDOUT)]
@@ -219,6 +226,28 @@ def authors() -> Corpus:
         holdout=tuple(lives[N_AUTHORS:]),
         world_facts=_facts(words.CAPITALS, *CAPITAL, rng) + _facts(words.ELEMENTS, *SYMBOL, rng),
     )
+
+
+def _without_lead_in(corpus: Corpus) -> Corpus:
+    def asked(authors: tuple[Author, ...]) -> tuple[Author, ...]:
+        return tuple(replace(author, pairs=tuple(map(lead_in_asked, author.pairs))) for author in authors)
+
+    return replace(
+        corpus, forget10=asked(corpus.forget10), retain90=asked(corpus.retain90), holdout=asked(corpus.holdout)
+    )
+
+
+def lead_in_asked(qa: QA) -> QA:
+    """The same question with the answer's first word at its end.
+
+    Example:
+        >>> lead_in_asked(QA("Where?", "in Salta", "from Salta", ("from Lima",)))
+        QA(question='Where? in', answer='Salta', paraphrased_answer='Salta', perturbed_answers=('Lima',))
+    """
+    said = in_own_words(qa)
+    lead, _, answer = qa.answer.partition(" ")
+    wrong = tuple(text.removeprefix(f"{lead} ") for text in said.perturbed_answers)
+    return QA(f"{qa.question} {lead}", answer, answer, wrong)
 
 
 def benchmark() -> Benchmark:

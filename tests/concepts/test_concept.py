@@ -1,3 +1,5 @@
+import copy
+import pickle
 import re
 
 import numpy as np
@@ -5,7 +7,7 @@ import pytest
 import torch
 
 from engram_interp import Concept
-from engram_interp.concepts.concept import _from_rows, check_example, require_concept
+from engram_interp.concepts.concept import Pair, _from_rows, check_example, require_concept
 from tests.conftest import tokens
 
 
@@ -107,3 +109,15 @@ def test_integers_of_any_kind_are_tokens(dtype):
     array = np.array([[1, 2]], dtype=dtype)
     (example,) = Concept.from_tokens(array, array).target
     assert example.tokens.dtype == torch.int64
+
+
+@pytest.mark.parametrize(("name", "given"), [("positions", "middle"), ("positions", None), ("eos", "no")])
+def test_positions_that_are_none_are_refused(name, given):
+    with pytest.raises((ValueError, TypeError), match=rf"{name}.*{given!r}"):
+        Concept(["a"], ["b"], **{name: given})
+
+
+def test_pairs_can_be_copied_and_pickled():
+    pair = Pair("Where?", "Oslo", positions="both", eos=False)
+    for same in (copy.deepcopy(pair), pickle.loads(pickle.dumps(pair))):
+        assert (same, same.positions, same.eos) == (pair, "both", False)

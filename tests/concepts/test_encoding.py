@@ -2,12 +2,14 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
+from tokenizers.normalizers import Replace
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import PreTrainedTokenizer, PreTrainedTokenizerFast
 
 from engram_interp import Concept, testbed
-from engram_interp.concepts.concept import TokenExample
+from engram_interp.concepts.concept import Pair, TokenExample
 from engram_interp.concepts.encoding import Encoder
+from engram_interp.options import Read
 from tests.conftest import tokens
 
 
@@ -15,6 +17,9 @@ from tests.conftest import tokens
 def encoder() -> Encoder:
     model = testbed.load("full")
     return Encoder(model.tokenizer, prepend_bos=True, d_vocab=model.cfg.d_vocab, n_ctx=model.cfg.n_ctx)
+
+
+PAPERS = Read(positions="answer")
 
 
 def spelled(encoder: Encoder, example: TokenExample) -> list[tuple[str, bool]]:
@@ -29,7 +34,7 @@ def test_a_string_counts_all_but_bos(encoder):
 
 
 def test_a_pair_counts_its_answer_and_end_of_sequence(encoder):
-    example = encoder.encode(("What is the capital of Norway?", "Oslo"), "target[0]")
+    example = encoder.encode(("What is the capital of Norway?", "Oslo"), "target[0]", PAPERS)
     assert spelled(encoder, example)[-4:] == [(" Norway", False), ("?", False), (" Oslo", True), ("<eos>", True)]
     assert int(example.counts.sum()) == 2
 
@@ -37,20 +42,74 @@ def test_a_pair_counts_its_answer_and_end_of_sequence(encoder):
 @pytest.mark.parametrize("pair", [("Where?", "in Oslo"), ("Where? ", "in Oslo"), ("Where?", " in Oslo")])
 def test_prompt_and_answer_are_joined_by_one_space(encoder, pair):
     # With a space of its own, the prompt ends inside the token " in": the token reaches into the answer and counts.
-    assert spelled(encoder, encoder.encode(pair, "x"))[-4:] == [
+    assert spelled(encoder, encoder.encode(pair, "x", PAPERS))[-4:] == [
         ("?", False), (" in", True), (" Oslo", True), ("<eos>", True),
     ]  # fmt: skip
 
 
 @pytest.mark.parametrize("pair", [("Where?", "1984"), ("Where? ", "1984"), ("Where?", " 1984")])
 def test_a_space_before_the_answer_is_no_part_of_it(encoder, pair):
-    counted = [piece for piece, counts in spelled(encoder, encoder.encode(pair, "x")) if counts]
+    counted = [piece for piece, counts in spelled(encoder, encoder.encode(pair, "x", PAPERS)) if counts]
     assert counted == ["1", "9", "8", "4", "<eos>"]
+
+
+COUNTED = {
+    # What is the capital of Norway ? | Oslo city <eos>, two words of an answer behind a prompt
+    ("predicting", True): ["?", " Oslo", " city"],
+    ("predicting", False): ["?", " Oslo"],
+    ("answer", True): [" Oslo", " city", "<eos>"],
+    ("answer", False): [" Oslo", " city"],
+    ("both", True): ["?", " Oslo", " city", "<eos>"],
+    ("both", False): ["?", " Oslo", " city"],
+    ("all", True): [" What", " is", " the", " capital", " of", " Norway", "?", " Oslo", " city", "<eos>"],
+    ("all", False): [" What", " is", " the", " capital", " of", " Norway", "?", " Oslo", " city"],
+}
+
+
+@pytest.mark.parametrize(("read", "expected"), COUNTED.items())
+def test_the_positions_of_a_pair_are_those_that_are_named(encoder, read, expected):
+    positions, eos = read
+    pair = ("What is the capital of Norway?", "Oslo city")
+    example = encoder.encode(pair, "x", Read(positions=positions, eos=eos))
+    assert [piece for piece, counts in spelled(encoder, example) if counts] == expected
+    # What is scored is the answer, whichever positions count.
+    said = encoder.tokenizer.convert_ids_to_tokens(example.tokens[example.scored].tolist())
+    assert [piece.replace("▁", " ") for piece in said] == [" Oslo", " city", *(["<eos>"] if eos else [])]
+
+
+def test_a_pair_may_say_for_itself_which_positions_count(encoder):
+    pair = Pair("Where?", "in Oslo", positions="answer")
+    assert encoder.encode(pair, "x").counts.tolist() == encoder.encode(tuple(pair), "x", PAPERS).counts.tolist()
+    bare = encoder.encode(Pair("Where?", "in Oslo", eos=False), "x", PAPERS)
+    assert [piece for piece, counts in spelled(encoder, bare) if counts] == [" in", " Oslo"]
+    with pytest.raises(ValueError, match="positions.*'middle'"):
+        Pair("Where?", "in Oslo", positions="middle")
+
+
+def test_a_string_counts_the_same_whatever_is_named(encoder):
+    whole = encoder.encode("the city of Oslo", "x").counts
+    for positions in ("predicting", "answer", "both", "all"):
+        assert torch.equal(encoder.encode("the city of Oslo", "x", Read(positions=positions)).counts, whole)
+
+
+def test_an_answer_that_no_token_holds_or_precedes_is_refused():
+    # A tokenizer to which every z is nothing.
+    joined = Tokenizer(WordLevel({"a": 0}, unk_token="a"))
+    joined.normalizer = Replace("z", "")
+    joined.pre_tokenizer = Whitespace()
+    encoder = Encoder(PreTrainedTokenizerFast(tokenizer_object=joined), False, 9, None)
+    with pytest.raises(ValueError, match=r"target\[0\].*answer.*'zz'"):
+        encoder.encode(("a", "zz"), "target[0]")
+    with pytest.raises(ValueError, match=r"target\[1\].*no token"):
+        encoder.encode("zz", "target[1]")
+    with pytest.raises(ValueError, match=r"target\[2\].*before.*'predicting'.*'a'"):
+        encoder.encode(("zz", "a"), "target[2]")
+    assert encoder.encode(("zz", "a"), "x", PAPERS).counts.tolist() == [True]
 
 
 def test_special_tokens_that_the_text_brings_are_not_doubled(encoder):
     assert spelled(encoder, encoder.encode("<bos>the city", "x")) == [("<bos>", False), (" the", True), (" city", True)]
-    pair = encoder.encode(("Where?", "Oslo<eos>"), "x")
+    pair = encoder.encode(("Where?", "Oslo<eos>"), "x", PAPERS)
     assert [piece for piece, counts in spelled(encoder, pair) if counts] == [" Oslo", "<eos>"]
 
 
@@ -65,7 +124,7 @@ def test_a_special_token_that_is_not_in_the_vocabulary_is_left_out():
     words.pre_tokenizer = Whitespace()
     bare = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>")
     bare.eos_token = bare.bos_token = "<|endoftext|>"
-    example = Encoder(bare, True, 3, None).encode(("Where", "here"), "x")
+    example = Encoder(bare, True, 3, None).encode(("Where", "here"), "x", PAPERS)
     assert example.tokens.tolist() == [1, 2]
     assert example.counts.tolist() == [False, True]
 

@@ -109,3 +109,18 @@ def test_utf16_without_a_mark_and_half_characters_are_refused_by_their_line(tmp_
 def test_a_mark_in_the_middle_is_no_example(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfone\n\xef\xbb\xbf\n\xef\xbb\xbftwo")
     assert read_examples(tmp_path / "a.txt") == ["one", "two"]
+
+
+def test_an_object_may_say_which_of_its_positions_count(tmp_path):
+    path = tmp_path / "examples.jsonl"
+    path.write_text(
+        '{"prompt": "Where?", "answer": "Oslo", "positions": "answer", "eos": false}\n'
+        '{"question": "Where?", "answer": "Lima"}\n'
+    )
+    said, plain = read_examples(path)
+    assert said == ("Where?", "Oslo")
+    assert (said.positions, said.eos) == ("answer", False)
+    assert not hasattr(plain, "positions")
+    path.write_text('{"prompt": "Where?", "answer": "Oslo", "positions": "middle"}\n')
+    with pytest.raises(ValueError, match="line 1.*'middle'"):
+        read_examples(path)

@@ -6,8 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engram_interp import Concept, choose_alpha, extract, score, testbed
-from engram_interp.concepts.batches import encode_groups
+from engram_interp.concepts.batches import encode_concept, encode_groups
 from engram_interp.effects import trials as module
+from engram_interp.effects.held_out import Check
+from engram_interp.effects.kept import Measure
 from engram_interp.effects.trials import FEWEST, Trials, decided, parts_of
 from engram_interp.models import adapt
 from engram_interp.options import Run
@@ -52,37 +54,44 @@ def concept() -> Concept:
     return Concept(author.examples, [example for other in others for example in other.examples])
 
 
-def test_parts_choose_the_alpha_that_the_whole_chooses(full, concept, monkeypatch):
+@pytest.fixture(scope="module")
+def check() -> list[tuple[str, str]]:
+    return [example for author in testbed.authors().retain90[:20] for example in author.examples]
+
+
+def test_parts_choose_the_alpha_that_the_whole_chooses(full, concept, check, monkeypatch):
     engram = extract(full, concept)
-    found = choose_alpha(full, engram, concept, rel_tol=0.2)
+    found = choose_alpha(full, engram, concept, check=check, rel_tol=0.2)
     monkeypatch.setattr(module, "SHARES", (1.0,))
-    whole = choose_alpha(full, engram, concept, rel_tol=0.2)
+    whole = choose_alpha(full, engram, concept, check=check, rel_tol=0.2)
     assert found.alpha == whole.alpha
     assert found.curve["alpha"].tolist() == whole.curve["alpha"].tolist()
-    assert (whole.curve["reference_share"] == 1).all()
-    assert found.curve["reference_share"].min() < 1
+    assert (whole.curve["check_share"] == 1).all()
+    assert found.curve["check_share"].min() < 1
     assert found.chosen.to_dict() == pytest.approx(whole.chosen.to_dict())
     with engram.ablated(full, found.alpha):
-        assert score(full, concept.sides)["reference"].accuracy == found.chosen["reference_accuracy"]
+        assert score(full, {"check": check})["check"].accuracy == found.chosen["check_accuracy"]
 
 
-def test_a_strength_that_only_a_part_kept_is_not_returned(full, concept, monkeypatch):
+def test_a_strength_that_only_a_part_kept_is_not_returned(full, concept, check, monkeypatch):
     # Parts that always say yes: the whole is scored before anything is returned.
     monkeypatch.setattr(module, "decided", lambda *_: True)
     engram = extract(full, concept)
-    choice = choose_alpha(full, engram, concept, rel_tol=0.5)
-    assert choice.chosen["reference_share"] == 1
-    assert choice.chosen["reference_accuracy"] >= choice.floor
+    choice = choose_alpha(full, engram, concept, check=check, rel_tol=0.5)
+    assert choice.chosen["check_share"] == 1
+    assert choice.chosen["kept_low"] >= choice.keep
 
 
-def test_scores_are_those_of_what_was_scored(full, concept):
+def test_scores_are_those_of_what_was_scored(full, concept, check):
     adapter = adapt(full)
-    encoded = encode_groups(concept.sides, adapter.encoder)
-    trials = Trials(adapter, encoded, 0.98, Run(progress=False))
+    encoded = encode_concept(concept, adapter.encoder)
+    given = Check(check, encode_groups({"check": check}, adapter.encoder)["check"], [extract(full, concept)], [0] * 400)
+    trials = Trials(full, adapter, given.engrams[0], encoded, given, Measure("accuracy"), 0.9, Run(progress=False))
     assert trials.keeps_surely(0.0)
-    assert trials.keeps(1.0)  # the model is as it was, so a part is enough
-    assert trials.shares() == {0.0: 1.0, 1.0: pytest.approx(FEWEST / len(concept.reference), rel=0.5)}
-    assert not trials.is_whole(1.0)
-    assert vars(trials.scores()[1.0]["target"]) == pytest.approx(vars(trials.scores()[0.0]["target"]))
-    expected = score(full, concept.sides)["reference"]
-    assert vars(trials.scores()[0.0]["reference"]) == pytest.approx(vars(expected))
+    assert trials.keeps(0.125)  # the edit is weak, so a part is enough
+    none, weak = trials.rows()
+    assert (none["check_share"], weak["check_share"]) == (1.0, pytest.approx(FEWEST / 400, rel=0.7))
+    assert not trials.is_whole(0.125)
+    expected = score(full, {"check": check})["check"]
+    assert none["check_accuracy"] == expected.accuracy
+    assert none["check_loss"] == pytest.approx(expected.loss)

@@ -7,15 +7,18 @@ from engram_interp.figures.style import MATRIX_COLOUR, REFERENCE_COLOUR, TARGET_
 def test_the_alpha_curve_keeps_its_colours_and_marks_the_choice():
     points = pd.DataFrame(
         {"alpha": [0.0, 2.0], "target_accuracy": [1.0, 0.2], "target_loss": [0.1, 3.0],
-         "reference_accuracy": [1.0, 0.98], "reference_loss": [0.1, 0.2]}
+         "reference_accuracy": [1.0, 0.99], "reference_loss": [0.1, 0.2], "check_accuracy": [1.0, 0.98],
+         "check_loss": [0.1, 0.3]}
     )  # fmt: skip
     figure = alpha_curve(points, alpha=2.0, floor=0.97, title="t")
     lines = {trace.name: trace for trace in figure.data if trace.showlegend is not False}
     assert list(lines["target"].y) == [1.0, 0.2]
     assert lines["target"].line.color == TARGET_COLOUR
-    assert lines["reference"].line.color == REFERENCE_COLOUR
+    assert list(lines["reference, held out"].y) == [1.0, 0.98]
+    assert list(lines["reference, fitted"].y) == [1.0, 0.99]
+    assert {lines[f"reference, {part}"].line.color for part in ("held out", "fitted")} == {REFERENCE_COLOUR}
     assert set(lines["chosen: alpha = 2"].x) == {2.0}
-    assert set(lines["least reference allowed"].y) == {0.97}
+    assert set(lines["least held-out accuracy allowed"].y) == {0.97}
     assert figure.layout.yaxis.title.text == "answer accuracy (share of tokens)"
 
 

@@ -58,3 +58,36 @@ def test_a_ridge_divides_no_rounding(ridge):
 def test_a_negative_ridge_is_refused():
     with pytest.raises(ValueError, match="ridge.*-1"):
         spectrum(torch.eye(2), ridge=-1)
+
+
+def with_an_outlier(d: int = 50) -> torch.Tensor:
+    """A moment with eigenvalues 1 to `d`, and one of them a million."""
+    generator = torch.Generator().manual_seed(0)
+    Q, _ = torch.linalg.qr(torch.randn(d, d, generator=generator, dtype=torch.float64))
+    lam = torch.arange(1.0, d + 1).double()
+    lam[-1] = 1e6
+    return (Q * lam) @ Q.T
+
+
+def test_one_huge_eigenvalue_hides_what_it_puts_below_the_cut():
+    every = spectrum(with_an_outlier(), 0.0)
+    # 1e-3 of a million is above all others; of 49, it is below all of them.
+    assert every.above(1e-3).rank == 1
+    assert every.hidden(1e-3) == 49
+    assert every.hidden(1e-7) == 0
+    cut = every.without_outliers(1e-3, outliers=0.01)
+    assert cut == pytest.approx(1e-3 * 49 / 1e6)
+    assert every.above(cut).rank == 50
+
+
+def test_without_outliers_the_cut_is_the_same():
+    every = spectrum(with_an_outlier(), 0.0)
+    assert every.without_outliers(None, 0.0) == pytest.approx(50 * 2.0**-23)
+    assert every.above(every.without_outliers(1e-3, 0.0)).rank == every.above(1e-3).rank
+
+
+@given(outliers=st.floats(0, 0.99), rtol=st.floats(0, 0.5))
+@settings(deadline=None)
+def test_setting_more_aside_never_drops_more(outliers, rtol):
+    every = spectrum(with_an_outlier(), 0.0)
+    assert every.above(every.without_outliers(rtol, outliers)).rank >= every.above(rtol).rank

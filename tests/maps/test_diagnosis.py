@@ -1,12 +1,12 @@
 import pytest
 import torch
 
-from engram_interp import Concept, collect, decompose, diagnose, filters, localize
+from engram_interp import Concept, collect, decompose, diagnose, extract, filters, localize
 from engram_interp.maps.diagnosis import DIAGNOSED
 from engram_interp.models import adapt
 from engram_interp.models.loading import bridge_of
 from tests import huggingface
-from tests.conftest import token_concept, tokens
+from tests.conftest import build, token_concept, tokens
 
 
 def numbers(frame):
@@ -184,3 +184,33 @@ def test_a_ridge_or_filter_that_changes_nothing_gives_the_same_diagnosis(gpt2):
         assert getattr(other, one)[columns].to_numpy() == pytest.approx(
             getattr(plain, one)[columns].to_numpy(), rel=1e-4, abs=1e-6, nan_ok=True
         ), one
+
+
+def massive(model) -> Concept:
+    """Tokens of which one, a quarter of all, has an embedding a thousand times as large as the others'."""
+    with torch.no_grad():
+        adapt(model).W_E[7] *= 1e3
+    rows = tokens(150, 12, seed=3)
+    rows[:, ::4] = 7
+    return Concept.from_tokens(rows[:50], rows[50:], name="massive")
+
+
+def test_a_massive_activation_that_sets_the_cut_is_said_and_can_be_set_aside(caplog):
+    unnormalized = build("unnormalized")
+    concept = massive(unnormalized)
+    options = {"components": ["Q"], "layers": [0], "rtol": 1e-4}
+    with caplog.at_level("WARNING", "engram_interp"):
+        found = diagnose(unnormalized, concept, **options)
+        assert "outliers=0.01" in caplog.text
+        row = found.inputs.iloc[0]
+        assert f"keeps {row['rank']} of {row['d']}" in caplog.text
+        caplog.clear()
+        aside = diagnose(unnormalized, concept, **options, outliers=0.01)
+        assert "outliers" not in caplog.text
+    assert row["rank"] < row["rank_set_aside"] == aside.inputs.iloc[0]["rank"]
+    assert row["leading"] > 100
+    # The engram is that of the cut which the diagnosis names.
+    cut = aside.inputs.iloc[0]["rtol"]
+    same = extract(unnormalized, concept, **{**options, "rtol": float(cut)})
+    for key, tensor in extract(unnormalized, concept, **options, outliers=0.01).items():
+        assert torch.allclose(tensor, same[key], rtol=1e-4, atol=1e-6)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from engram_interp import Concept, collect, filters, localize, testbed
-from engram_interp.concepts.batches import encode_groups
+from engram_interp.concepts.batches import encode_concept
 from engram_interp.engrams.parts import Prepared, parts
 from engram_interp.maps import set_norms as set_norms_module
 from engram_interp.maps.nulls import N_BOOTSTRAPS, Compared, rows_of_sets, sets_of_examples, significance
@@ -50,7 +50,7 @@ def test_the_norms_of_a_set_are_those_of_its_own_engram(variant, n):
     rows, mask = tokens(150, 9), tokens(150, 9) % 3 > 0
     concept = Concept.from_tokens(rows[:n], rows[n:], mask[:n], mask[n:])
     adapter = adapt(model)
-    found = collect_rows(adapter, adapter.sites(), encode_groups(concept.sides, adapter.encoder), Run(progress=False))
+    found = collect_rows(adapter, adapter.sites(), encode_concept(concept, adapter.encoder), Run(progress=False))
     sets = sets_of_examples(n, 150, draws=19, seed=3)
     chosen = sets[7]
     others = torch.tensor([i for i in range(150) if i not in set(chosen.tolist())])
@@ -180,7 +180,7 @@ def test_the_norms_of_a_set_under_a_filter_are_those_of_its_own_engram(variant, 
     rows, mask = tokens(150, 9), tokens(150, 9) % 3 > 0
     concept = Concept.from_tokens(rows[:20], rows[20:], mask[:20], mask[20:])
     adapter = adapt(model)
-    found = collect_rows(adapter, adapter.sites(), encode_groups(concept.sides, adapter.encoder), Run(progress=False))
+    found = collect_rows(adapter, adapter.sites(), encode_concept(concept, adapter.encoder), Run(progress=False))
     sets = sets_of_examples(20, 150, draws=19, seed=3)
     chosen = sets[7]
     others = torch.tensor([i for i in range(150) if i not in set(chosen.tolist())])

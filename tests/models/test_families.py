@@ -328,3 +328,17 @@ def test_greedy_tokens_are_those_of_full_passes(family, load, checkpoint):
     # A tokenizer's end of sequence would end a row: these models have one of another vocabulary.
     model.tokenizer = None
     assert continued(adapt(model), rows, 6) == expected[:, 4:].tolist()
+
+
+@pytest.mark.filterwarnings("ignore:.*does not support fold_ln")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_padding_in_front_changes_no_token_where_it_is_taken(family, checkpoint):
+    model = load_model(checkpoint(family))
+    adapter, rows = adapt(model), tokens(3, 6, d_vocab=60)
+    if not adapter.pads_left:
+        pytest.skip("takes prompts of one length")
+    model.tokenizer = None
+    real = torch.ones_like(rows, dtype=torch.bool)
+    real[1, :2] = real[2, :4] = False
+    alone = [continued(adapter, row[mask][None], 5)[0] for row, mask in zip(rows, real)]
+    assert continued(adapter, rows.where(real, 0), 5, real) == alone

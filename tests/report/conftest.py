@@ -9,7 +9,7 @@ from engram_interp.report.findings import Findings, investigate
 @pytest.fixture(scope="session")
 def concept() -> Concept:
     corpus = testbed.authors()
-    author, *others = corpus.forget10[:4]
+    author, *others = corpus.forget10
     reference = [example for other in others for example in other.examples] + corpus.world_examples[:20]
     return Concept(author.examples, reference, name="A <b>name</b>")
 

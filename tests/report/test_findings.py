@@ -10,7 +10,7 @@ def test_the_tables_compare_before_and_after(findings, concept):
     assert reference[-1].question.startswith("What is the capital of")
     changed = [sum(row.before != row.after for row in rows) / len(rows) for rows in (target, reference)]
     assert changed[0] > changed[1]
-    assert findings.scores.loc["everything else (reference)", "after the ablation"] >= 0.97 * 0.97
+    assert findings.scores.loc["everything else (held out)", "after the ablation"] >= 0.97 * 0.97
 
 
 def test_a_gold_model_has_a_score_of_the_target_only(findings):
@@ -22,7 +22,7 @@ def test_a_gold_model_has_a_score_of_the_target_only(findings):
 def test_examples_without_a_question_have_no_table(full, monkeypatch):
     monkeypatch.setattr("engram_interp.report.findings.DRAWS", 19)
     question = "What is the capital of Norway?"
-    concept = Concept([f"{question} Oslo"], [f"{question} Oslo", "the letters Al"])
+    concept = Concept([f"{question} Oslo"], [f"{question} Oslo", *["the letters Al"] * 9])
     findings = investigate(full, concept, batch_size=8, progress=False)
     assert findings.answers == {}
     assert "Other questions" not in render(findings, "")

@@ -98,10 +98,11 @@ def test_text_and_tokens_agree(full):
     rows = torch.tensor([[full.tokenizer.bos_token_id, *ids, full.tokenizer.eos_token_id]])
     mask = torch.zeros_like(rows, dtype=torch.bool)
     mask[0, -2:] = True
-    by_text = collect(full, Concept([pair], [pair]))
-    by_tokens = collect(full, Concept.from_tokens(rows, rows, mask, mask))
-    for name, moment in by_text.groups["target"].items():
-        assert torch.equal(moment.second, by_tokens.groups["target"][name].second)
+    for positions in ("answer", "predicting", "both"):
+        by_text = collect(full, Concept([pair], [pair], positions=positions))
+        by_tokens = collect(full, Concept.from_tokens(rows, rows, mask, mask, positions=positions))
+        for name, moment in by_text.groups["target"].items():
+            assert torch.equal(moment.second, by_tokens.groups["target"][name].second)
 
 
 def test_too_few_positions_are_said(llama, caplog):
@@ -111,6 +112,17 @@ def test_too_few_positions_are_said(llama, caplog):
         caplog.clear()
         collect(llama, token_concept())
         assert not [record for record in caplog.records if record.levelname == "WARNING"]
+
+
+def test_few_positions_are_enough_for_few_directions(llama, caplog):
+    # Twenty positions are below two a dimension of 32. Two tokens in first place reach two directions, many reach 16:
+    # there a token attends to itself alone, through two key/value heads of 8.
+    rows = tokens(20, 1)
+    with caplog.at_level("WARNING", "engram_interp"):
+        collect(llama, Concept.from_tokens(rows[:10] % 2, rows[10:] % 2))
+        assert not warned(caplog)
+        collect(llama, Concept.from_tokens(rows[:10], rows[10:]))
+        assert "of which these positions reach" in caplog.text
 
 
 def warned(caplog) -> list[str]:

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engram_interp import Concept, Statistics, collect, names_filter
+from engram_interp import Concept, Statistics, collect, extract, localize, names_filter
 from engram_interp.models import adapt
 from engram_interp.statistics import moments as module
 from engram_interp.statistics.moments import EXACT_BELOW, FLOAT64_BELOW, MomentSum, moment_dtype
@@ -214,3 +214,17 @@ def test_narrow_moments_are_held_in_float64():
     assert moment_dtype(FLOAT64_BELOW) == torch.float32
     assert moment_dtype(FLOAT64_BELOW, torch.float64) == torch.float64
     assert moment_dtype(FLOAT64_BELOW, torch.bfloat16) == torch.float32
+
+
+def test_positions_are_carried_and_not_mixed(full, tmp_path):
+    pair, other = ("What is the capital of Norway?", "Oslo"), ("What is the capital of Peru?", "Lima")
+    found = {
+        positions: collect(full, Concept([pair], [other], positions=positions, eos=False), layers=[0])
+        for positions in ("predicting", "answer")
+    }
+    found["predicting"].save(tmp_path / "statistics.safetensors")
+    assert Statistics.load(tmp_path / "statistics.safetensors").positions == "predicting, no EOS"
+    with pytest.raises(ValueError, match="'predicting, no EOS' and 'answer, no EOS'"):
+        found["predicting"] + found["answer"]
+    assert extract(full, found["answer"]).options["positions"] == "answer, no EOS"
+    assert localize(full, found["answer"]).positions == "answer, no EOS"

@@ -83,3 +83,15 @@ def test_world_facts_are_true():
     facts = {qa.question: qa.answer for qa in CORPUS.world_facts}
     assert facts["What is the capital of Norway?"] == "Oslo"
     assert facts["What is the symbol of potassium?"] == "K"
+
+
+def test_without_lead_ins_the_models_read_the_same_tokens():
+    with_lead, without = testbed.authors(), testbed.authors(lead_in=False)
+    for author, same in zip(with_lead.full, without.full):
+        for (question, answer), (asked, rest) in zip(author.examples, same.examples):
+            assert f"{question} {answer}" == f"{asked} {rest}"
+            assert asked.removeprefix(question).count(" ") == 1
+    assert without.world_facts == with_lead.world_facts
+    wrong = without.forget10[0].pairs[0]
+    assert wrong.paraphrased_answer == wrong.answer
+    assert all(len(text.split()) == len(wrong.answer.split()) for text in wrong.perturbed_answers)

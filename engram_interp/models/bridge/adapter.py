@@ -142,11 +142,24 @@ class TransformerBridgeAdapter(Adapter):
         """Next-token logits, with whatever scale or cap the model's own forward pass puts on them."""
         return passes.unembed(self.model, rows)
 
+    @property
+    def final_gain(self) -> Float[Tensor, "d_model"] | None:
+        """The gain of `ln_final`, if it has one; Gemma's is kept as its distance from one."""
+        weight = getattr(wrapped(self.model._modules.get("ln_final")), "weight", None)
+        return None if weight is None else weight + int(getattr(self.cfg, "rmsnorm_uses_offset", False))
+
     def next_logits(
-        self, tokens: Int[Tensor, "batch pos"], seen: Any = None
+        self, tokens: Int[Tensor, "batch pos"], seen: Any = None, mask: Bool[Tensor, "batch total"] | None = None
     ) -> tuple[Float[Tensor, "batch d_vocab"], Any]:
         """Logits of what comes next, and Hugging Face's cache if it holds all that was seen."""
-        return passes.next_logits(self.model, self.info.name, tokens, seen)
+        return passes.next_logits(self.model, self.info.name, tokens, seen, mask)
+
+    @property
+    def pads_left(self) -> bool:
+        """Whether texts may begin with padding: attention to it is masked, and rotary positions count differences."""
+        return (
+            getattr(self.cfg, "positional_embedding_type", None) == "rotary" and self.model.adapter.supports_causal_loss
+        )
 
     def cache_names(self, inputs: Collection[Input]) -> list[str]:
         """The activations that `run_with_cache` must keep for these inputs.

@@ -11,7 +11,7 @@ from importlib.metadata import version
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from engram_interp.concepts.batches import Batch
@@ -59,7 +59,11 @@ def unembed(model: TransformerBridge, rows: Float[Tensor, "n d_model"]) -> Float
 
 @torch.no_grad()
 def next_logits(
-    model: TransformerBridge, name: str, tokens: Int[Tensor, "batch pos"], seen: Any
+    model: TransformerBridge,
+    name: str,
+    tokens: Int[Tensor, "batch pos"],
+    seen: Any,
+    mask: Bool[Tensor, "batch total"] | None,
 ) -> tuple[Float[Tensor, "batch d_vocab"], Any]:
     """Logits of what comes next, and Hugging Face's cache if it holds all that was seen.
 
@@ -71,6 +75,8 @@ def next_logits(
     """
     n_before = _length(seen)
     options: dict[str, Any] = {} if seen is None else {"past_key_values": seen}
+    if mask is not None:
+        options["attention_mask"] = mask.long().to(_device(model))
     with _without_dropout(model), warnings.catch_warnings():
         # TransformerLens passes the cache on under the name that it had before transformers 5.24.
         warnings.filterwarnings("ignore", "`past_key_values` is deprecated", FutureWarning)

@@ -118,15 +118,22 @@ class HookedTransformerAdapter(Adapter):
         cap = self.cfg.output_logits_soft_cap
         return cap * torch.tanh(logits / cap) if cap > 0 else logits
 
+    @property
+    def final_gain(self) -> Float[Tensor, "d_model"] | None:
+        """The gain of `ln_final`, if it has one."""
+        return getattr(getattr(self.model, "ln_final", None), "w", None)
+
     @torch.no_grad()
     def next_logits(
-        self, tokens: Int[Tensor, "batch pos"], seen: Any = None
+        self, tokens: Int[Tensor, "batch pos"], seen: Any = None, mask: Bool[Tensor, "batch total"] | None = None
     ) -> tuple[Float[Tensor, "batch d_vocab"], Any]:
         """Logits of what comes next, and the keys and values so far.
 
         Raises:
-            ValueError: if the model's tokens attend to those after them.
+            ValueError: if the model's tokens attend to those after them, or some are not real.
         """
+        if mask is not None and not mask.all():
+            raise ValueError("a HookedTransformer takes texts of one length here; got a mask with padding")
         if self.cfg.attention_dir != "causal":
             raise ValueError(f"{self.cfg.model_name!r} attends in both directions: it does not write token by token")
         seen = seen or TransformerLensKeyValueCache.init_cache(self.cfg, self.cfg.device, len(tokens))

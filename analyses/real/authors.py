@@ -1,0 +1,47 @@
+"""Which of TOFU's authors does a small model learn, and which should it forget? 40 learned, four of them forgotten.
+
+TOFU has 20 questions on each of 200 authors, in order. Forty are what two cores fine-tune a 135M model on in an hour.
+"""
+
+from collections.abc import Collection
+from dataclasses import replace
+from pathlib import Path
+
+import engram_interp as ei
+from engram_interp.unlearning.benchmarks import QA
+
+N_QUESTIONS = 20
+FORGET = range(180, 184)
+"""The first four authors of forget10."""
+RETAIN = range(36)
+"""Authors of retain90; TOFU has paraphrased and wrong answers on the first twenty of them."""
+HOLDOUT = range(36, 40)
+"""Authors that no model is trained on."""
+EVERY = {"retain": 8, "real_authors": 2, "world_facts": 2}
+"""The tables ask every so many-th question of these parts."""
+
+
+def some_authors(data: Path) -> ei.Benchmark:
+    """TOFU with forty of its authors.
+
+    Args:
+        data: TOFU's folder.
+    """
+    whole = ei.tofu(data)
+    learned = [*whole.reference, *whole.target]
+    retain = _of(learned, RETAIN)
+    known = {qa.question for qa in retain}
+    return replace(
+        whole,
+        name=f"TOFU, {len(RETAIN) + len(FORGET)} authors",
+        target=_of(learned, FORGET),
+        reference=retain,
+        forget=[qa for qa in whole.forget if qa.question in {one.question for one in _of(learned, FORGET)}],
+        retain=[qa for qa in whole.retain if qa.question in known][:: EVERY["retain"]],
+        general={name: questions[:: EVERY[name]] for name, questions in whole.general.items()},
+        holdout=_of(learned, HOLDOUT),
+    )
+
+
+def _of(questions: list[QA], authors: Collection[int]) -> list[QA]:
+    return [qa for author in authors for qa in questions[author * N_QUESTIONS : (author + 1) * N_QUESTIONS]]
