@@ -464,10 +464,10 @@ def reads(
         engram: see `writes`.
         key: any matrix, by its path.
         concept: see `writes`.
-        n: see `writes`.
-        n_tokens: see `writes`.
-        draws: see `writes`.
-        seed: see `writes`.
+        n: how many directions, 1 or more.
+        n_tokens: how many tokens of each, 1 or more.
+        draws: how many random sets of as many examples to compare with, 19 or more.
+        seed: of the sets.
         progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
         batch_size: examples in a batch, 1 or more. None takes examples of similar length until they make up 4096
             tokens. It affects memory, and results by rounding only.
@@ -496,9 +496,9 @@ def writes(
         engram: the engram.
         key: a `W_O`, a `W_out` or the unembedding, by its path.
         concept: what the engram was made from.
-        n: how many directions.
-        n_tokens: how many tokens of each.
-        draws: how many random sets of as many examples to compare with; 19 or more.
+        n: how many directions, 1 or more.
+        n_tokens: how many tokens of each, 1 or more.
+        draws: how many random sets of as many examples to compare with, 19 or more.
         seed: of the sets.
         progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
         batch_size: examples in a batch, 1 or more. None takes examples of similar length until they make up 4096
@@ -511,7 +511,7 @@ def writes(
 
     Raises:
         ValueError: if the engram or the model lacks the matrix, it does not write into the residual stream, or the
-            model has no tokenizer; if `draws` is below 19.
+            model has no tokenizer; if an option is out of range.
 
     Example:
         >>> import engram_interp as ei

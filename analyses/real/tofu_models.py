@@ -7,6 +7,7 @@ Ten epochs over 800 questions.
 import hashlib
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,7 @@ def main(data: Path, model: str, out: Path, epochs: int, device: str | None) -> 
     manifest = {}
     for name, questions in {"full": [*benchmark.target, *reference], "retain": reference}.items():
         began = time.perf_counter()
-        schedule = Schedule(**{**vars(SCHEDULE), "epochs": epochs})
+        schedule = replace(SCHEDULE, epochs=epochs)
         lora, tokenizer = train(model, questions, schedule, device, name)
         sha256 = save(lora, out / name)
         tuned = bridged(lora.merge_and_unload(), tokenizer, f"{model}:{name}")

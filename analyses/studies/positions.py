@@ -111,7 +111,7 @@ def measured(model: nn.Module, case: Case, positions: str, eos: bool) -> dict[st
 
 
 def right_tokens(model: nn.Module, examples: Sequence[Example]) -> list[float]:
-    """How many of each answer's own tokens are right, without EOS, so that all positions are judged alike."""
+    """The share of each answer's own tokens that is right, without EOS, so that all positions are judged alike."""
     return example_scores(model, {"check": examples}, eos=False, progress=False)["check"].accuracy.tolist()
 
 

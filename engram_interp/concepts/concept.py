@@ -187,6 +187,16 @@ class Concept:
         )
 
 
+def n_counted(examples: Iterable[TokenExample]) -> int:
+    """How many positions count, over all examples.
+
+    Example:
+        >>> n_counted([TokenExample(torch.tensor([3, 4]), torch.tensor([False, True]))] * 2)
+        2
+    """
+    return sum(int(one.counts.sum()) for one in examples)
+
+
 def require_concept(concept: object) -> None:
     """Checks that this is a `Concept`.
 

@@ -34,10 +34,9 @@ from engram_interp.concepts.concept import REFERENCE, TARGET, Concept
 from engram_interp.engrams.engram import Engram, require_engram
 from engram_interp.engrams.extract import extract
 from engram_interp.engrams.strengths import Alpha
-from engram_interp.engrams.weights import absorbing_inputs, base_of, matrix_of
+from engram_interp.engrams.weights import absorbing_inputs, base_of, matrix_in, matrix_of
 from engram_interp.linalg.norms import output_norm, share
 from engram_interp.models import Adapter, adapt
-from engram_interp.models.components import to_matrix
 from engram_interp.models.exclusive import exclusive
 from engram_interp.models.sites import Site, component_of, layer_of, weight_key
 from engram_interp.options import Run, Solve, Which, takes
@@ -299,20 +298,11 @@ def _matrices(
         W_0 = torch.zeros_like(W_1) if base is None else matrix_of(base, site, absorbed).cpu()
         if base is None and absorbed and site.bias not in set(engram.tensors):
             W_0[:, -1] = W_1[:, -1]  # tabula rasa zeroes what the engram is part of, and this bias is not part of it
-        missed = algebraic(W_1, W_0, _as_matrix(engram, site, absorbed), moments[TARGET], moments[REFERENCE])
+        missed = algebraic(W_1, W_0, matrix_in(engram.tensors, site, absorbed), moments[TARGET], moments[REFERENCE])
         rows.append(
             {"key": site.key, "component": site.component, "layer": site.layer, "expert": site.expert, **missed}
         )
     return pd.DataFrame(rows).astype({"layer": "Int64", "expert": "Int64"})
-
-
-def _as_matrix(engram: Engram, site: Site, absorbed: bool) -> Float[Tensor, "out d"]:
-    W_plus = to_matrix(site.component, engram.tensors[site.key].double()).cpu()
-    if not absorbed:
-        return W_plus
-    bias = None if site.bias is None else engram.tensors.get(site.bias)
-    column = torch.zeros(len(W_plus)) if bias is None else bias.flatten()
-    return torch.cat([W_plus, column.to(W_plus)[:, None]], dim=1)
 
 
 def _behaviour(

@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import nn
 
-from engram_interp.concepts.concept import REFERENCE, TARGET, Concept, Example, TokenExample
+from engram_interp.concepts.concept import REFERENCE, TARGET, Concept, Example, TokenExample, n_counted
 from engram_interp.engrams.engram import Engram
 from engram_interp.engrams.extract import extract
 from engram_interp.linalg.filters import named
@@ -58,7 +57,6 @@ def require_enough(n: int, what: str) -> None:
 
 
 def held_out(
-    model: nn.Module,
     adapter: Adapter,
     engram: Engram,
     concept: Concept,
@@ -69,8 +67,7 @@ def held_out(
     """The reference, or a third of it, with engrams that have not seen it.
 
     Args:
-        model: the model.
-        adapter: the same.
+        adapter: the model.
         engram: what is fitted again without a part of the reference.
         concept: what the engram was made from.
         encoded: its examples as tokens.
@@ -84,13 +81,13 @@ def held_out(
     require_enough(len(reference), "the reference")
     _require_origin(engram, encoded)
     sites = [site for site in adapter.all_sites() if site.key in engram.tensors]
-    _require_fits_again(model, adapter, engram, sites[:1], encoded, run)
+    _require_fits_again(adapter, engram, sites[:1], encoded, run)
     folds = folds_of(len(reference))[:n_folds]
     engrams = []
     for fold in folds:
         held = set(fold)
         kept = [one for i, one in enumerate(reference) if i not in held]
-        engrams.append(fitted_again(model, adapter, engram, sites, {**encoded, REFERENCE: kept}, run))
+        engrams.append(fitted_again(adapter, engram, sites, {**encoded, REFERENCE: kept}, run))
     order = [(i, number) for number, fold in enumerate(folds) for i in fold]
     return Check(
         [concept.reference[i] for i, _ in order], [reference[i] for i, _ in order], engrams, [n for _, n in order]
@@ -110,7 +107,6 @@ def folds_of(n: int) -> list[list[int]]:
 
 
 def fitted_again(
-    model: nn.Module,
     adapter: Adapter,
     engram: Engram,
     sites: list[Site],
@@ -122,12 +118,11 @@ def fitted_again(
     Where the engram is zero, as in heads that it leaves out, so is this.
     """
     moments = moments_of(adapter, sites, encoded, replace(run, progress=False))
-    n = sum(int(one.counts.sum()) for one in encoded[REFERENCE])
-    factor = float(engram.options[f"{REFERENCE} tokens"] or 0) / n
+    factor = float(engram.options[f"{REFERENCE} tokens"] or 0) / n_counted(encoded[REFERENCE])
     moments[REFERENCE] = {name: moment * factor for name, moment in moments[REFERENCE].items()}
     statistics = Statistics(adapter.info, tuple(site.key for site in sites), moments, engram.name)
     options = {name: engram.options[name] for name in ("rtol", "outliers", "ridge", "absorb_bias")}
-    found = extract(model, statistics, filter=named(str(engram.options["filter"])), progress=False, **options)
+    found = extract(adapter.model, statistics, filter=named(str(engram.options["filter"])), progress=False, **options)
     tensors = {
         key: torch.where(own == 0, 0, found.tensors[key].to(own))
         for key, own in engram.tensors.items()
@@ -138,7 +133,7 @@ def fitted_again(
 
 def _require_origin(engram: Engram, encoded: dict[str, list[TokenExample]]) -> None:
     """Check that the engram comes from these examples, as far as it says."""
-    counts = {f"{side} tokens": sum(int(one.counts.sum()) for one in encoded[side]) for side in (TARGET, REFERENCE)}
+    counts = {f"{side} tokens": n_counted(encoded[side]) for side in (TARGET, REFERENCE)}
     recorded = {name: engram.options.get(name) for name in counts}
     if recorded != counts:
         raise ValueError(
@@ -159,7 +154,6 @@ def _require_origin(engram: Engram, encoded: dict[str, list[TokenExample]]) -> N
 
 
 def _require_fits_again(
-    model: nn.Module,
     adapter: Adapter,
     engram: Engram,
     sites: list[Site],
@@ -168,7 +162,7 @@ def _require_fits_again(
 ) -> None:
     """Check, on one matrix, that the engram is what `extract` makes of these examples."""
     key = sites[0].key
-    again = fitted_again(model, adapter, engram, sites, encoded, run).tensors[key]
+    again = fitted_again(adapter, engram, sites, encoded, run).tensors[key]
     own = engram.tensors[key]
     if float((again - own).norm()) > SAME * float(own.norm()):
         raise ValueError(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from engram_interp.common.arguments import Number, number
 from engram_interp.concepts.batches import batches, encode_groups
-from engram_interp.concepts.concept import Example, TokenExample
+from engram_interp.concepts.concept import Example, TokenExample, n_counted
 from engram_interp.engrams.engram import Engram
 from engram_interp.models import Adapter, adapt
 from engram_interp.models.components import head_norms, to_parameter
@@ -68,7 +68,7 @@ def null_check(
     bases = {name: _row_space(found) for name, found in collect_rows(adapter, sites, everywhere, run).items()}
     reached = [site for site in sites if 0 < bases[site.input].shape[1] < bases[site.input].shape[0]]
     if not reached:
-        n_rows = sum(int(one.counts.sum()) for found in everywhere.values() for one in found)
+        n_rows = sum(map(n_counted, everywhere.values()))
         raise ValueError(
             f"{n_rows} positions have every direction of every input: give fewer than an input has dimensions"
         )

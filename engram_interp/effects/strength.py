@@ -156,8 +156,8 @@ def choose_alpha(
     require_engram(engram)
     adapter, kind = adapt(model), measure_of(measure)
     encoded = encode_concept(concept, adapter.encoder)
-    held = _check(model, adapter, engram, concept, encoded, check, keep, run)
-    trials = Trials(model, adapter, engram, encoded, held, kind, keep, run)
+    held = _check(adapter, engram, concept, encoded, check, keep, run)
+    trials = Trials(adapter, engram, encoded, held, kind, keep, run)
     kept: dict[float, bool] = {}
     with bar(None, run.progress, "choosing alpha", "strength") as shown:
         trials.keeps_surely(0.0)
@@ -181,7 +181,6 @@ def choose_alpha(
 
 
 def _check(
-    model: nn.Module,
     adapter: Adapter,
     engram: Engram,
     concept: Concept,
@@ -198,7 +197,7 @@ def _check(
         return Check(examples, given, [engram], [0] * len(examples))
     n_tokens = sum(int(one.scored.sum()) for one in encoded[REFERENCE])
     is_short = n_tokens / N_FOLDS < fewest_tokens(keep)
-    return held_out(model, adapter, engram, concept, encoded, N_FOLDS if is_short else 1, run)
+    return held_out(adapter, engram, concept, encoded, N_FOLDS if is_short else 1, run)
 
 
 def _share(keep: Number) -> float:

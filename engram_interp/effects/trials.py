@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from engram_interp.answers.scoring import Score, pooled, totals
 from engram_interp.concepts.concept import REFERENCE, TARGET, TokenExample
@@ -56,8 +56,7 @@ class Trials:
     """Scores of a model under edits of several strengths, and whether they keep enough.
 
     Args:
-        model: the model. It is edited for the length of a trial and restored bit for bit.
-        adapter: the same.
+        adapter: the model. It is edited for the length of a trial and restored bit for bit.
         engram: what is ablated.
         encoded: target and reference, which it was made from.
         check: what its cost is measured on.
@@ -68,7 +67,6 @@ class Trials:
 
     def __init__(
         self,
-        model: nn.Module,
         adapter: Adapter,
         engram: Engram,
         encoded: dict[str, list[TokenExample]],
@@ -77,7 +75,7 @@ class Trials:
         keep: float,
         run: Run,
     ) -> None:
-        self._model, self._adapter, self._engram = model, adapter, engram
+        self._adapter, self._engram = adapter, engram
         self._check, self._measure, self._keep = check, measure, keep
         self._run = replace(run, progress=False)
         self._parts = parts_of([len(example.tokens) for example in check.encoded])
@@ -142,18 +140,17 @@ class Trials:
     def _score_part(self, alpha: float) -> None:
         """Score the next part of the check, and with the first what the engram was made from."""
         if alpha not in self._trials:
-            seen = {}
-            with self._engram.ablated(self._model, alpha):
+            with self._engram.ablated(self._adapter.model, alpha):
                 found = totals(self._adapter, self._seen, self._run)
             seen = {group: pooled(group, total) for group, total in found.items()}
             self._trials[alpha] = Trial(seen, torch.zeros(len(self._check.encoded), 4, dtype=torch.float64))
         trial = self._trials[alpha]
         numbers = self._parts[trial.n_parts]
         for engram, mine in self._by_engram(numbers):
-            with engram.ablated(self._model, alpha):
+            with engram.ablated(self._adapter.model, alpha):
                 found = totals(self._adapter, {CHECK: [self._check.encoded[i] for i in mine]}, self._run)[CHECK]
                 trial.check[mine, :3] = found
-                trial.check[mine, 3] = self._measure.own(self._model, [self._check.examples[i] for i in mine])
+                trial.check[mine, 3] = self._measure.own(self._adapter.model, [self._check.examples[i] for i in mine])
         trial.n_parts += 1
 
     def _by_engram(self, numbers: Sequence[int]) -> list[tuple[Engram, list[int]]]:

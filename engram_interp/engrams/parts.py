@@ -86,7 +86,7 @@ class InputData:
     @cached_property
     def kept(self) -> Spectrum:
         """The directions of `S` above the cut."""
-        return self.total.every.above(self.cut)
+        return self.total.kept(self.solve.cut, self.solve.outliers)
 
     @property
     def n_hidden(self) -> int:

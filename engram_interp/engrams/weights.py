@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -20,10 +22,19 @@ def matrix_of(adapter: Adapter, site: Site, absorbed: bool) -> Float[Tensor, "ou
     W = to_matrix(site.component, adapter.parameter(site.key).detach().double())
     if not W.isfinite().all():
         raise ValueError(f"{site.key} is not finite: the model's weights hold nan or inf there")
-    if not absorbed:
-        return W
-    bias = W.new_zeros(len(W)) if site.bias is None else adapter.parameter(site.bias).detach().flatten()
-    return torch.cat([W, bias.to(W)[:, None]], dim=1)
+    return _with_bias(W, None if site.bias is None else adapter.parameter(site.bias).detach()) if absorbed else W
+
+
+def matrix_in(tensors: Mapping[str, Tensor], site: Site, absorbed: bool) -> Float[Tensor, "out d"]:
+    """`matrix_of` for an engram's tensors, on the CPU. They may lack the bias."""
+    W_plus = to_matrix(site.component, tensors[site.key].double()).cpu()
+    return _with_bias(W_plus, None if site.bias is None else tensors.get(site.bias)) if absorbed else W_plus
+
+
+def _with_bias(W: Float[Tensor, "out in"], bias: Tensor | None) -> Float[Tensor, "out d"]:
+    """A matrix with its bias, or zeros, as the last column."""
+    column = W.new_zeros(len(W)) if bias is None else bias.flatten().to(W)
+    return torch.cat([W, column[:, None]], dim=1)
 
 
 def without_bias(matrix: Float[Tensor, "*set out d"], absorbed: bool) -> Float[Tensor, "*set out in"]:

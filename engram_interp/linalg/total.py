@@ -44,6 +44,10 @@ class Total:
         """The cut relative to the largest eigenvalue, where outliers do not set it."""
         return self.every.without_outliers(rtol, outliers) if outliers else rtol
 
+    def kept(self, rtol: float | int | None, outliers: float | int) -> Spectrum:
+        """The directions above the cut."""
+        return self.every.above(self.cut(rtol, outliers))
+
     def solution(self, rtol: float | int | None) -> Solution:
         """How to apply `S^pinv` at a cut. It is the same whatever was asked before.
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from engram_interp.common.mappings import IdentityMapping
 from engram_interp.common.progress import bar
 from engram_interp.concepts.batches import Batch, encode_groups
-from engram_interp.concepts.concept import REFERENCE, TARGET, Example, TokenExample
+from engram_interp.concepts.concept import REFERENCE, TARGET, Example, TokenExample, n_counted
 from engram_interp.engrams.engram import Engram
 from engram_interp.engrams.extract import engram_of, options_of
 from engram_interp.engrams.factors import ConceptSum, Factor, Packed
@@ -183,8 +183,7 @@ class Decomposition(IdentityMapping):  # of str to Engram; checking items' types
 
     def kept_of(self, name: str) -> Spectrum:
         """The directions of one input above the cut."""
-        total = self.total(name)
-        return total.every.above(total.cut(self.solve.cut, self.solve.outliers))
+        return self.total(name).kept(self.solve.cut, self.solve.outliers)
 
     def moment(self, name: str, concepts: Sequence[str]) -> Float[Tensor, "D D"]:
         """The second moment of one input over some of the concepts."""
@@ -233,7 +232,7 @@ def decompose(
     if not encoded:
         raise ValueError("concepts must hold at least one concept, got none")
     kept = _collect(adapter, sites, absorbing, encoded, run)
-    counts = {name: sum(int(one.counts.sum()) for one in examples) for name, examples in encoded.items()}
+    counts = {name: n_counted(examples) for name, examples in encoded.items()}
     inputs: list[str] = [*by_input(sites)]
     n_rows = {name: sum(concept[name].n_rows for concept in kept.values()) for name in inputs}
     warn_of_few(n_rows, adapter.widths(inputs), sum(counts.values()))

@@ -18,11 +18,12 @@ from engram_interp.common.arguments import whole
 from engram_interp.concepts.batches import encode_concept
 from engram_interp.concepts.concept import TARGET, Concept, require_concept
 from engram_interp.engrams.engram import Engram, require_engram
-from engram_interp.engrams.weights import absorbing_inputs, matrix_of
+from engram_interp.engrams.weights import absorbing_inputs, matrix_in, matrix_of
 from engram_interp.linalg.directions import Leading, leading, leading_shares
-from engram_interp.linalg.spectrum import Spectrum, spectrum
+from engram_interp.linalg.spectrum import Spectrum
+from engram_interp.linalg.total import Total
 from engram_interp.models import Adapter, adapt
-from engram_interp.models.components import UNEMBED, to_matrix
+from engram_interp.models.components import UNEMBED
 from engram_interp.models.exclusive import exclusive
 from engram_interp.models.sites import Site, component_of
 from engram_interp.options import Run, takes
@@ -31,6 +32,27 @@ from engram_interp.statistics.rows import collect_rows
 
 WRITERS = ("W_O", "W_out")
 """The components that write into the residual stream."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """How much of an engram is shown, and what it is compared with.
+
+    Attributes:
+        n: how many directions, 1 or more.
+        n_tokens: how many tokens of each, 1 or more.
+        draws: how many random sets of as many examples to compare with, 19 or more.
+        seed: of the sets.
+    """
+
+    n: int = 4
+    n_tokens: int = 8
+    draws: int = 49
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (("n", 1), ("n_tokens", 1), ("draws", 19), ("seed", 0)):
+            object.__setattr__(self, name, whole(getattr(self, name), name, at_least=least))
 
 
 @dataclass(frozen=True)
@@ -80,17 +102,14 @@ class OneMatrix:
 
 
 @exclusive
-@takes(Run)
+@takes(Shown, Run)
 def writes(
     model: nn.Module,
     engram: Engram,
     key: str,
     concept: Concept,
     *,
-    n: int = 4,
-    n_tokens: int = 8,
-    draws: int = 49,
-    seed: int = 0,
+    shown: Shown,
     run: Run,
 ) -> pd.DataFrame:
     """What a matrix's engram writes into the residual stream, in tokens.
@@ -100,10 +119,6 @@ def writes(
         engram: the engram.
         key: a `W_O`, a `W_out` or the unembedding, by its path.
         concept: what the engram was made from.
-        n: how many directions.
-        n_tokens: how many tokens of each.
-        draws: how many random sets of as many examples to compare with; 19 or more.
-        seed: of the sets.
 
     Returns:
         A row for each direction: its `share` of the energy of `W+ x` over all examples; `control`, the mean share of
@@ -112,7 +127,7 @@ def writes(
 
     Raises:
         ValueError: if the engram or the model lacks the matrix, it does not write into the residual stream, or the
-            model has no tokenizer; if `draws` is below 19.
+            model has no tokenizer; if an option is out of range.
 
     Example:
         >>> import engram_interp as ei
@@ -126,24 +141,21 @@ def writes(
     if component not in (*WRITERS, UNEMBED):
         raise ValueError(f"{key} does not write into the residual stream: give a {', a '.join(WRITERS)}, or {UNEMBED}")
     one = _one_matrix(model, engram, key, concept, run)
-    found = one.leading(n)
+    found = one.leading(shown.n)
     logits = found.written.T if component == UNEMBED else one.adapter.logits_of(found.written.T)
-    tokens = [_spelled(one.adapter, row.topk(n_tokens).indices) for row in logits]
-    return _table(one, found, tokens, draws, seed)
+    tokens = [_spelled(one.adapter, row.topk(shown.n_tokens).indices) for row in logits]
+    return _table(one, found, tokens, shown)
 
 
 @exclusive
-@takes(Run)
+@takes(Shown, Run)
 def reads(
     model: nn.Module,
     engram: Engram,
     key: str,
     concept: Concept,
     *,
-    n: int = 4,
-    n_tokens: int = 8,
-    draws: int = 49,
-    seed: int = 0,
+    shown: Shown,
     run: Run,
 ) -> pd.DataFrame:
     """What a matrix's engram listens to, in the examples' own tokens; otherwise as `writes`.
@@ -156,22 +168,18 @@ def reads(
         engram: see `writes`.
         key: any matrix, by its path.
         concept: see `writes`.
-        n: see `writes`.
-        n_tokens: see `writes`.
-        draws: see `writes`.
-        seed: see `writes`.
 
     Raises:
         ValueError: see `writes`; also if the matrix is an expert's, to which only some positions are sent.
     """
     one = _one_matrix(model, engram, key, concept, run)
-    found = one.leading(n)
+    found = one.leading(shown.n)
     kinds, place = one.tokens.unique(return_inverse=True)
     called = torch.zeros(len(kinds), found.read.shape[1], dtype=torch.float64)
     called.index_add_(0, place, (one.X @ found.read).cpu())
     called /= torch.bincount(place)[:, None]
-    most = called.topk(min(n_tokens, len(kinds)), dim=0).indices.T
-    return _table(one, found, [_spelled(one.adapter, kinds[row]) for row in most], draws, seed)
+    most = called.topk(min(shown.n_tokens, len(kinds)), dim=0).indices.T
+    return _table(one, found, [_spelled(one.adapter, kinds[row]) for row in most], shown)
 
 
 def _one_matrix(model: nn.Module, engram: Engram, key: str, concept: Concept, run: Run) -> OneMatrix:
@@ -190,32 +198,23 @@ def _one_matrix(model: nn.Module, engram: Engram, key: str, concept: Concept, ru
     absorbed = bool(options.get("absorb_bias", True)) and site.input in absorbing_inputs(adapter, None)
     X = with_ones(rows.X, absorbed).cpu()
     tokens = torch.cat([one.tokens[one.counts] for some in encoded.values() for one in some])
-    kept = spectrum(X.T @ X, options.get("rtol"))  # pyright: ignore[reportArgumentType]
+    cut: dict[str, Any] = {"rtol": options.get("rtol"), "outliers": options.get("outliers", 0.0)}
+    kept = Total(X.T @ X).kept(**cut)
     W = matrix_of(adapter, site, absorbed).cpu()
     return OneMatrix(
-        adapter, site, W, _matrix(engram, site, absorbed), X, rows.example, tokens, kept, len(encoded[TARGET])
+        adapter, site, W, matrix_in(engram.tensors, site, absorbed), X, rows.example, tokens, kept, len(encoded[TARGET])
     )
 
 
-def _matrix(engram: Engram, site: Site, absorbed: bool) -> Float[Tensor, "out d"]:
-    W_plus = to_matrix(site.component, engram.tensors[site.key].double()).cpu()
-    if not absorbed:
-        return W_plus
-    bias = None if site.bias is None else engram.tensors.get(site.bias)
-    column = W_plus.new_zeros(len(W_plus)) if bias is None else bias.flatten().to(W_plus)
-    return torch.cat([W_plus, column[:, None]], dim=1)
-
-
-def _table(one: OneMatrix, found: Leading, tokens: list[list[str]], draws: int, seed: int) -> pd.DataFrame:
-    draws = whole(draws, "draws", at_least=19)
+def _table(one: OneMatrix, found: Leading, tokens: list[list[str]], shown: Shown) -> pd.DataFrame:
     k = len(found.shares)
-    random = one.random_shares(k, draws, seed)
+    random = one.random_shares(k, shown.draws, shown.seed)
     return pd.DataFrame(
         {
             "direction": range(1, k + 1),
             "share": found.shares.tolist(),
             "control": random.mean(0).tolist(),
-            "p_value": ((1 + (random >= found.shares).sum(0)) / (draws + 1)).tolist(),
+            "p_value": ((1 + (random >= found.shares).sum(0)) / (shown.draws + 1)).tolist(),
             "tokens": tokens,
         }
     )

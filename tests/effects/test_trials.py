@@ -86,7 +86,7 @@ def test_scores_are_those_of_what_was_scored(full, concept, check):
     adapter = adapt(full)
     encoded = encode_concept(concept, adapter.encoder)
     given = Check(check, encode_groups({"check": check}, adapter.encoder)["check"], [extract(full, concept)], [0] * 400)
-    trials = Trials(full, adapter, given.engrams[0], encoded, given, Measure("accuracy"), 0.9, Run(progress=False))
+    trials = Trials(adapter, given.engrams[0], encoded, given, Measure("accuracy"), 0.9, Run(progress=False))
     assert trials.keeps_surely(0.0)
     assert trials.keeps(0.125)  # the edit is weak, so a part is enough
     none, weak = trials.rows()

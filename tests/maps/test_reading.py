@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from engram_interp import Concept, extract, reads, testbed, writes
+from engram_interp import Concept, collect, extract, reads, testbed, writes
+from engram_interp.linalg.spectrum import spectrum
 from engram_interp.models import adapt
 from tests.conftest import build, token_concept
 
@@ -45,6 +46,19 @@ def test_random_sets_have_the_shares_of_random_sets(llama):
     found = reads(llama, engram, "blocks.1.mlp.W_out", concept, n=2, draws=19)
     # Random tokens are no concept: their engram is one of many alike.
     assert (found["p_value"] > 0.05).any()
+
+
+def test_directions_are_those_above_the_engrams_own_cut(llama):
+    concept = token_concept()
+    llama.tokenizer = testbed.load("full").tokenizer
+    options = {"rtol": 0.05, "outliers": 0.2}
+    engram = extract(llama, concept, components="out", layers=1, **options)
+    key = "blocks.1.mlp.W_out"
+    found = reads(llama, engram, key, concept, n=100, draws=19)
+    S = collect(llama, concept, components="out", layers=1).total("blocks.1.mlp.post").matrix(ones=False)
+    every = spectrum(S, 0.0)
+    assert len(found) <= every.above(every.without_outliers(0.05, 0.2)).rank
+    assert len(found) > every.above(0.05).rank
 
 
 def test_what_cannot_be_read_is_refused(full, capitals):
