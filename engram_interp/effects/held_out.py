@@ -119,8 +119,9 @@ def fitted_again(
     """
     moments = moments_of(adapter, sites, encoded, replace(run, progress=False))
     factor = float(engram.options[f"{REFERENCE} tokens"] or 0) / n_counted(encoded[REFERENCE])
-    moments[REFERENCE] = {name: moment * factor for name, moment in moments[REFERENCE].items()}
-    statistics = Statistics(adapter.info, tuple(site.key for site in sites), moments, engram.name)
+    mine = moments[REFERENCE]
+    moments[REFERENCE] = {name: mine.pop(name) * factor for name in list(mine)}  # one at a time: moments are large
+    statistics = Statistics(adapter.info, tuple(site.key for site in sites), moments, engram.name, keep_bytes=0)
     options = {name: engram.options[name] for name in ("rtol", "outliers", "ridge", "absorb_bias")}
     found = extract(adapter.model, statistics, filter=named(str(engram.options["filter"])), progress=False, **options)
     tensors = {

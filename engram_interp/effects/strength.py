@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, sqrt
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -46,7 +46,7 @@ class AlphaChoice:
             enough, or 0, if even the weakest does not. A warning is logged then.
         keep: the share of the measure that had to stay.
         curve: a row for each strength, from 0 up. `target_accuracy` and `target_loss`; `reference_accuracy` and
-            `reference_loss`, on at most 64 examples that the projector was fitted to; `check_accuracy` and
+            `reference_loss`, on at most 32 examples that the projector was fitted to; `check_accuracy` and
             `check_loss`, on examples that it was not fitted to; `kept`, the share of the measure that stays of these,
             and its 90 % interval from `kept_low` to `kept_high`; and `check_share`, the share of these examples that
             were scored. It is 1 at 0 and at `alpha`; elsewhere a part may have been enough to tell.
@@ -119,9 +119,9 @@ def choose_alpha(
     """The strongest ablation that keeps what its projector has not seen.
 
     A third of the reference is held out: the engram is fitted again without it, and its cost is measured there. Where
-    that third is too short to tell, each third is held out in turn. The strength is doubled (or halved) until it is
-    bracketed, then bisected. It keeps enough if the lower end of a 90 % interval does. Every trial edits the model in
-    place and restores it bit for bit.
+    that third is too short to tell, each third is held out in turn. The strength is doubled (or halved), then
+    quadrupled, and so on, until it is bracketed, then bisected on a logarithmic scale. It keeps enough if the lower end
+    of a 90 % interval does. Every trial edits the model in place and restores it bit for bit.
 
     Args:
         model: the model that the engram is part of.
@@ -219,11 +219,11 @@ def _start(start: Number) -> float:
 
 
 def _strongest(keeps: Callable[[float], bool], rel_tol: float, start: float) -> float:
-    """The strongest edit tried that keeps enough: bracketed, then bisected."""
+    """The strongest edit tried that keeps enough: bracketed, then bisected on a logarithmic scale."""
     low, high = _bracket(keeps, start)
     while high - low > rel_tol * high:
-        middle = (low + high) / 2
-        if middle in (low, high):
+        middle = sqrt(low * high)
+        if not low < middle < high:
             break
         low, high = (middle, high) if keeps(middle) else (low, middle)
     return low
@@ -256,14 +256,15 @@ def _warn_if_not_forgotten(choice: AlphaChoice) -> None:
 
 
 def _bracket(keeps: Callable[[float], bool], start: float = 1.0) -> tuple[float, float]:
-    """A strength that keeps enough and one that does not, a factor of two apart; at a limit, the same one twice."""
-    alpha = start
-    if keeps(alpha):
-        while alpha < MAX_ALPHA and keeps(min(2 * alpha, MAX_ALPHA)):
-            alpha = min(2 * alpha, MAX_ALPHA)
-        return (alpha, alpha) if alpha == MAX_ALPHA else (alpha, min(2 * alpha, MAX_ALPHA))
-    while alpha > MIN_ALPHA:
-        alpha = max(alpha / 2, MIN_ALPHA)
-        if keeps(alpha):
-            return alpha, 2 * alpha
-    return 0.0, 0.0
+    """A strength that keeps enough and one that does not; at a limit, the same one twice. Each step is twice the last.
+
+    Strengths that suit a model may be far from 1, and a trial takes longer than a step of a bisection saves.
+    """
+    alpha, factor, kept = start, 2.0, keeps(start)
+    limit = MAX_ALPHA if kept else MIN_ALPHA
+    while alpha != limit:
+        before, alpha = alpha, min(alpha * factor, limit) if kept else max(alpha / factor, limit)
+        if keeps(alpha) != kept:
+            return (before, alpha) if kept else (alpha, before)
+        factor *= 2
+    return (limit, limit) if kept else (0.0, 0.0)

@@ -9,7 +9,7 @@ example is scored, and the interval of what is kept decides.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -27,9 +27,9 @@ from engram_interp.options import Run
 
 SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
 """The parts of the examples that are scored, each within the next."""
-FEWEST = 128
+FEWEST = 32
 """A part has at least so many examples."""
-SEEN = 64
+SEEN = 32
 """So many examples of the reference that the engram was made from are scored, to compare with those held out."""
 Z = 4.0
 """So many standard errors from the threshold, a part decides. It is wrong about once in 30000 times."""
@@ -78,20 +78,22 @@ class Trials:
         self._adapter, self._engram = adapter, engram
         self._check, self._measure, self._keep = check, measure, keep
         self._run = replace(run, progress=False)
-        self._parts = parts_of([len(example.tokens) for example in check.encoded])
+        lengths = [len(example.tokens) for example in check.encoded]
+        # Several engrams mean short data, of which a part would not tell, and each would be written once a part.
+        self._parts = parts_of(lengths) if len(check.engrams) == 1 else [list(range(len(lengths)))]
         self._seen = {TARGET: encoded[TARGET], REFERENCE: evenly(encoded[REFERENCE], SEEN)}
         self._trials: dict[float, Trial] = {}
 
     def keeps(self, alpha: float) -> bool:
         """Whether an edit of this strength keeps enough, as far as is needed to tell."""
-        while (decision := self._decision(alpha)) is None:
-            self._score_part(alpha)
+        self._score_until(alpha, lambda: self._decision(alpha) is not None)
+        decision = self._decision(alpha)
+        assert decision is not None
         return decision
 
     def keeps_surely(self, alpha: float) -> bool:
         """`keeps`, with every example scored."""
-        while not self.is_whole(alpha):
-            self._score_part(alpha)
+        self._score_until(alpha, lambda: self.is_whole(alpha))
         return self.keeps(alpha)
 
     def is_whole(self, alpha: float) -> bool:
@@ -137,21 +139,32 @@ class Trials:
     def _scored(self, alpha: float) -> list[int]:
         return [i for numbers in self._parts[: self._trials[alpha].n_parts] for i in numbers]
 
-    def _score_part(self, alpha: float) -> None:
-        """Score the next part of the check, and with the first what the engram was made from."""
+    def _score_until(self, alpha: float, enough: Callable[[], bool]) -> None:
+        """Score the target and what the engram was made from, then part after part of the check."""
+        if enough():
+            return
         if alpha not in self._trials:
             with self._engram.ablated(self._adapter.model, alpha):
                 found = totals(self._adapter, self._seen, self._run)
             seen = {group: pooled(group, total) for group, total in found.items()}
             self._trials[alpha] = Trial(seen, torch.zeros(len(self._check.encoded), 4, dtype=torch.float64))
         trial = self._trials[alpha]
-        numbers = self._parts[trial.n_parts]
-        for engram, mine in self._by_engram(numbers):
+        if len(self._check.engrams) == 1:
+            with self._check.engrams[0].ablated(self._adapter.model, alpha):
+                while not enough():
+                    self._score(trial, self._parts[trial.n_parts])
+                    trial.n_parts += 1
+            return
+        for engram, mine in self._by_engram(self._parts[0]):
             with engram.ablated(self._adapter.model, alpha):
-                found = totals(self._adapter, {CHECK: [self._check.encoded[i] for i in mine]}, self._run)[CHECK]
-                trial.check[mine, :3] = found
-                trial.check[mine, 3] = self._measure.own(self._adapter.model, [self._check.examples[i] for i in mine])
-        trial.n_parts += 1
+                self._score(trial, mine)
+        trial.n_parts = 1
+
+    def _score(self, trial: Trial, numbers: Sequence[int]) -> None:
+        """Score these examples of the check in the model as it is now."""
+        found = totals(self._adapter, {CHECK: [self._check.encoded[i] for i in numbers]}, self._run)[CHECK]
+        trial.check[numbers, :3] = found
+        trial.check[numbers, 3] = self._measure.own(self._adapter.model, [self._check.examples[i] for i in numbers])
 
     def _by_engram(self, numbers: Sequence[int]) -> list[tuple[Engram, list[int]]]:
         """The examples of these numbers by the engram that has not seen them."""
@@ -160,7 +173,7 @@ class Trials:
         return [(engram, some) for engram, some in zip(self._check.engrams, mine, strict=True) if some]
 
     def _decision(self, alpha: float) -> bool | None:
-        if alpha not in self._trials:
+        if alpha not in self._trials or not self._trials[alpha].n_parts:
             return None
         if self.is_whole(alpha):
             found = self.kept(alpha)
@@ -207,7 +220,7 @@ def parts_of(lengths: list[int]) -> list[list[int]]:
         >>> [len(part) for part in parts_of([5] * 4096)]
         [256, 256, 512, 1024, 2048]
         >>> [len(part) for part in parts_of([5] * 100)]
-        [100]
+        [50, 50]
     """
     shuffled = list(range(len(lengths)))
     random.Random(0).shuffle(shuffled)

@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from engram_interp.engrams.strengths import Alpha, alphas_of
+from engram_interp.engrams.strengths import Alpha
 from engram_interp.models import Adapter, ModelInfo, adapt
 from engram_interp.models.exclusive import edited
 from engram_interp.models.sites import weight_key
@@ -33,8 +33,8 @@ class Editable(Protocol):
         """The model that it is part of."""
         ...
 
-    def wnorm(self) -> dict[str, float]:
-        """The W-Norm of every weight."""
+    def alphas(self, alpha: Alpha) -> dict[str, float]:
+        """The strength of every weight's edit."""
         ...
 
 
@@ -128,7 +128,7 @@ class Edit:
 
     def set(self, alpha: Alpha) -> None:
         """Ablate the engram this strongly, from the original weights."""
-        alphas = alphas_of(alpha, self.engram.wnorm())
+        alphas = self.engram.alphas(alpha)
         self._alphas = self._nothing  # what the model holds if `write` refuses
         write(self.engram, self.adapter, self.originals, alphas)
         self._alphas = alphas

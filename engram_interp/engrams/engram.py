@@ -153,7 +153,7 @@ class Engram(EngramVector):
 
     def alphas(self, alpha: Alpha) -> dict[str, float]:
         """The strength of every weight's edit; see `ablate`. A bias takes its weight's."""
-        return alphas_of(alpha, self.wnorm())
+        return alphas_of(alpha, self.weight_norms, self.wnorm)
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file that `Engram.load` reads back."""

@@ -80,5 +80,9 @@ def options_of(solve: Solve, counts: dict[str, int], positions: str | None) -> d
 
 
 def _like(parameter: Tensor, tensor: Tensor) -> Tensor:
-    """A tensor on the parameter's device, in its precision or in float32, whichever is finer."""
-    return tensor.to(parameter.device, torch.promote_types(parameter.dtype, torch.float32)).contiguous()
+    """A tensor on the parameter's device, in its precision or in float32, whichever is finer, and laid out as it is.
+
+    A weight of Hugging Face's is transposed in memory: an edit then reads both along their rows.
+    """
+    dtype = torch.promote_types(parameter.dtype, torch.float32)
+    return torch.empty_like(parameter, dtype=dtype, requires_grad=False).copy_(tensor)

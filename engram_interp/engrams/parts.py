@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -20,7 +20,7 @@ from engram_interp.engrams.weights import absorbing_inputs, base_of, matrix_of, 
 from engram_interp.linalg.engram import engram_matrix
 from engram_interp.linalg.filters import Function, soft, values_of
 from engram_interp.linalg.norms import Heads
-from engram_interp.linalg.ownership import Ownership, ownership
+from engram_interp.linalg.ownership import Ownership, Shares, ownership
 from engram_interp.linalg.solution import Solution
 from engram_interp.linalg.spectrum import Spectrum
 from engram_interp.linalg.total import Total
@@ -61,12 +61,14 @@ class InputData:
         S_plus: second moment of the target.
         total: second moment of target and reference together, and its factorisations.
         solve: how the engram is solved for.
+        shares: the eigenvalues and eigenvectors of `M`, by cut, as far as they are known.
     """
 
     absorbed: bool
     S_plus: Float[Tensor, "d d"]
     total: Total
     solve: Solve = field(default_factory=Solve)
+    shares: dict[float | int | None, Shares] = field(default_factory=dict, repr=False)
 
     @property
     def S(self) -> Float[Tensor, "d d"]:
@@ -137,7 +139,10 @@ class InputData:
     @cached_property
     def owned(self) -> Ownership:
         """The target's share of every kept direction."""
-        return ownership(self.S_plus, self.kept)
+        if self.cut not in self.shares:
+            found = ownership(self.S_plus, self.kept)
+            self.shares[self.cut] = found.share, found.V
+        return Ownership(self.kept, self.S_plus, *self.shares[self.cut])
 
 
 @dataclass(frozen=True)
@@ -199,7 +204,8 @@ def prepare(model: nn.Module, concept: Concept | Statistics, which: Which, solve
     if not isinstance(concept, Statistics):
         # A `delta_from` of other shapes is refused before the pass.
         base_of(adapter, solve.delta_from, adapter.sites(which.components, which.layers))
-        concept = collect(model, concept, **vars(which), **vars(run))
+        # Nobody can ask these statistics again, so they need not keep what is factorised.
+        concept = replace(collect(model, concept, **vars(which), **vars(run)), keep_bytes=0)
     return Prepared(adapter, concept, sites_of(adapter, concept, which))
 
 
@@ -211,14 +217,27 @@ def parts(prepared: Prepared, solve: Solve, progress: bool | None) -> Iterator[P
     hidden: dict[str, tuple[int, int, int]] = {}
     for name, readers in bar(by_input(prepared.sites).items(), progress, "solving", "input"):
         absorbed = name in absorbing
-        S = statistics.total(name).matrix(absorbed)
-        S_plus = statistics.groups[TARGET][name].matrix(absorbed).to(S.device)
-        data = InputData(absorbed, S_plus, Total(S, solve.ridge), solve)
+        data = input_data(statistics, name, absorbed, solve)
         for site in readers:
             yield part_of(site, data, adapter, base)
-        if (n := data.n_hidden) > HIDDEN * len(S):
-            hidden[name] = n, data.solution.rank, len(S)
+        if (n := data.n_hidden) > HIDDEN * len(data.S):
+            hidden[name] = n, data.solution.rank, len(data.S)
     warn_of_hidden(hidden)
+
+
+def input_data(statistics: Statistics, name: str, absorbed: bool, solve: Solve, group: str = TARGET) -> InputData:
+    """What statistics say about one input. What is factorised of it, the statistics keep.
+
+    Args:
+        statistics: moments by group.
+        name: the input.
+        absorbed: whether it gets a row of ones.
+        solve: how the engram is solved for.
+        group: the target.
+    """
+    total = statistics.factorised(name, absorbed, solve.ridge)
+    S_plus = statistics.groups[group][name].matrix(absorbed).to(total.S.device)
+    return InputData(absorbed, S_plus, total, solve, statistics.shares(name, absorbed, solve.ridge, group))
 
 
 def warn_of_hidden(hidden: Mapping[str, tuple[int, int, int]]) -> None:

@@ -7,6 +7,7 @@ directions `P+ = S+ S^pinv` is similar to the symmetric `M`, so `g(P+)` is `S^1/
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -14,6 +15,9 @@ from torch import Tensor
 
 from engram_interp.linalg.filters import SMALLEST_SHARE, Function, values_of
 from engram_interp.linalg.spectrum import Spectrum
+
+Shares: TypeAlias = tuple[Tensor, Tensor]
+"""The eigenvalues and eigenvectors of `M`: all that takes time to find."""
 
 
 @dataclass(frozen=True)

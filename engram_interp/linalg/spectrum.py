@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from engram_interp.common.arguments import number
+from engram_interp.linalg.low_rank import directions_of_few
 from engram_interp.linalg.solution import Solution
 
 
@@ -131,7 +132,9 @@ def require_finite(S: Float[Tensor, "d d"]) -> None:
         raise ValueError(f"a second moment of size {len(S)} is not finite, because its activations overflowed")
 
 
-def spectrum(S: Float[Tensor, "d d"], rtol: float | int | None = None, ridge: float | int = 0.0) -> Spectrum:
+def spectrum(
+    S: Float[Tensor, "d d"], rtol: float | int | None = None, ridge: float | int = 0.0, n_rows: int | None = None
+) -> Spectrum:
     """The directions of a second moment above the cut, by an eigendecomposition in float64.
 
     Args:
@@ -139,6 +142,7 @@ def spectrum(S: Float[Tensor, "d d"], rtol: float | int | None = None, ridge: fl
         rtol: drops eigenvalues of at most `rtol * lambda_max`. None means `default_rtol(d)`; the paper's text has 1e-6.
         ridge: uses `S + ridge I` in place of `S` (UCE; paper, Eq. 31), in the directions that `S` has. A ridge needs no
             cut: `rtol=None` then means 0.
+        n_rows: of how many rows `S` is the moment, if that is known: it has no more directions than these.
 
     Raises:
         ValueError: if `rtol` is outside [0, 1), `ridge` is negative, or `S` is not finite.
@@ -151,7 +155,8 @@ def spectrum(S: Float[Tensor, "d d"], rtol: float | int | None = None, ridge: fl
     require_ridge(ridge)
     require_finite(S)
     S = S.double()
-    lam, U = torch.linalg.eigh((S + S.T) / 2)
+    S = (S + S.T) / 2
+    lam, U = (directions_of_few(S, n_rows) if n_rows else None) or torch.linalg.eigh(S)
     if ridge:
         # In directions that the data does not have, the target has only rounding, which the ridge must not divide.
         has = lam > len(S) * torch.finfo(torch.float64).eps * lam[-1]

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from engram_interp.common.arguments import Layers
 from engram_interp.common.mappings import IdentityMapping
 from engram_interp.common.progress import bar
 from engram_interp.concepts.batches import Batch, encode_groups
@@ -103,6 +104,20 @@ class Decomposition(IdentityMapping):  # of str to Engram; checking items' types
         adapter, options = adapt(self.model), options_of(solve, self._counts_of(chosen), self.positions)
         changes = (part.change for part in self._parts(chosen, adapter, solve))
         return engram_of(adapter, self.sites, changes, " + ".join(chosen), options)
+
+    def select(self, components: str | Collection[str] | None = None, layers: Layers = None) -> Decomposition:
+        """The same concepts, for some of the matrices only; what is factorised already stays so.
+
+        Raises:
+            ValueError: if the decomposition has none of the components and layers.
+        """
+        adapter = adapt(self.model)
+        asked = {site.key for site in adapter.sites(components, layers)}
+        sites = [site for site in self.sites if site.key in asked]
+        if not sites:
+            raise ValueError(f"the decomposition has nothing in components={components}, layers={layers}")
+        base = base_of(adapter, self.solve.delta_from, sites)
+        return replace(self, sites=sites, _checks=checks_of(sites, adapter, base))
 
     def ablate(self, names: str | Collection[str], alpha: Alpha = 1.0) -> nn.Module:
         """A copy of the model without the engrams of these concepts; see `Engram.ablate`."""

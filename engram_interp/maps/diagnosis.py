@@ -13,12 +13,11 @@ import pandas as pd
 from torch import nn
 
 from engram_interp.concepts.concept import TARGET, Concept
-from engram_interp.engrams.parts import InputData, Part, parts, prepare
+from engram_interp.engrams.parts import Part, input_data, parts, prepare
 from engram_interp.figures.scale import Scale
 from engram_interp.linalg.filters import Function, filter_name, values_of
 from engram_interp.linalg.norms import share
 from engram_interp.linalg.spectrum import require_rtol
-from engram_interp.linalg.total import Total
 from engram_interp.maps.diagnosis_tables import InputSpectra, Tables
 from engram_interp.models import Adapter
 from engram_interp.models.components import COMPONENTS
@@ -240,9 +239,7 @@ def _of_statistics(
         raise ValueError(f"the statistics have no group {group!r}, only {', '.join(statistics.groups)}")
     tables = Tables(rtols)
     for name in statistics.inputs:
-        S = statistics.total(name).matrix(ones=False)
-        S_plus = statistics.groups[group][name].matrix(ones=False).to(S.device)
-        tables.add_input(name, InputData(False, S_plus, Total(S, solve.ridge), solve))
+        tables.add_input(name, input_data(statistics, name, False, solve, group))
     return Diagnosis(
         inputs=tables.inputs,
         matrices=None,

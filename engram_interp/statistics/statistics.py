@@ -6,7 +6,7 @@ There is one moment for each input, not for each matrix: Q, K and V read the sam
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -15,12 +15,36 @@ from torch import Tensor, nn
 
 from engram_interp.common import storage
 from engram_interp.concepts.concept import REFERENCE, TARGET
+from engram_interp.linalg.ownership import Shares
+from engram_interp.linalg.total import Factors, Total
 from engram_interp.models import ModelInfo, adapt
 from engram_interp.models.lens import ActivationCache
 from engram_interp.models.sites import by_input, is_bias, is_key
 from engram_interp.options import Which, takes
 from engram_interp.statistics.caches import moments_of_cache
 from engram_interp.statistics.moments import Moment, moment_in
+
+KEPT_BYTES = 2 * 2**30
+"""What statistics may keep of what was factorised, by default."""
+
+
+@dataclass(frozen=True)
+class Factorised:
+    """What has been computed of one input.
+
+    Attributes:
+        factors: of `S`.
+        shares: the spectrum of `M`, by group and cut.
+    """
+
+    factors: Factors = field(default_factory=Factors)
+    shares: dict[str, dict[float | int | None, Shares]] = field(default_factory=dict)
+
+    @property
+    def n_bytes(self) -> int:
+        """How much memory it takes."""
+        spectra = (V for group in self.shares.values() for _, V in group.values())
+        return self.factors.n_bytes + sum(V.numel() * V.element_size() for V in spectra)
 
 
 @dataclass(frozen=True)
@@ -33,6 +57,7 @@ class Statistics:
         groups: group, then input, then its moment. A concept has the groups `target` and `reference`.
         name: the concept's name.
         positions: which positions of a pair count, as `Concept` names them. None if masks said so.
+        keep_bytes: how much memory factorisations may take that are kept for the next call; 0 keeps none.
     """
 
     info: ModelInfo
@@ -40,6 +65,8 @@ class Statistics:
     groups: dict[str, dict[str, Moment]]
     name: str | None = None
     positions: str | None = None
+    keep_bytes: int = KEPT_BYTES
+    _factorised: dict[tuple[str, bool, float], Factorised] = field(default_factory=dict, init=False, repr=False)
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{count} {group} tokens" for group, count in self.counts.items())
@@ -72,6 +99,28 @@ class Statistics:
         for other in others:
             first = first + other
         return first
+
+    def factorised(self, name: str, ones: bool, ridge: float | int = 0.0) -> Total:
+        """`S` of one input over all groups, with what has been factorised of it so far: no stage does it again.
+
+        Args:
+            name: the input.
+            ones: whether it gets a row of ones.
+            ridge: see `Total`.
+        """
+        moment = self.total(name)
+        return Total(moment.matrix(ones), ridge, moment.count, self._kept(name, ones, ridge).factors)
+
+    def shares(self, name: str, ones: bool, ridge: float | int, group: str) -> dict[float | int | None, Shares]:
+        """The spectra of `M` of one input and group, by cut, as far as they are known."""
+        return self._kept(name, ones, ridge).shares.setdefault(group, {})
+
+    def _kept(self, name: str, ones: bool, ridge: float | int) -> Factorised:
+        """What is kept of an input. Nothing of further inputs is kept once all others take `keep_bytes`."""
+        found = self._factorised.get((name, ones, float(ridge))) or Factorised()
+        if found.n_bytes or sum(one.n_bytes for one in self._factorised.values()) < self.keep_bytes:
+            self._factorised[name, ones, float(ridge)] = found
+        return found
 
     def __add__(self, other: Statistics) -> Statistics:
         """Sums group by group. A group that only one of the two has is taken as it is.

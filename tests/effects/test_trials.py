@@ -35,7 +35,7 @@ def test_a_part_that_decides_is_right(lost_share):
         rng = random.Random(seed)
         lost = torch.tensor([-float(rng.random() < lost_share) for _ in range(2000)]).double()
         keeps = 2000 + float(lost.sum()) >= 1960
-        for n in (128, 256, 512, 1000):
+        for n in (32, 128, 256, 512, 1000):
             assert decided(lost[:n], 2000, 2000, 1960) in (None, keeps)
 
 

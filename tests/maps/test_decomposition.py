@@ -207,3 +207,14 @@ def test_an_activation_that_is_not_finite_is_named(llama):
         llama.blocks[1].mlp.W_gate.fill_(float("inf"))
     with pytest.raises(ValueError, match=r"blocks\.1\.mlp\.W_out, batch 0"):
         decompose(llama, concepts())
+
+
+def test_some_of_its_matrices_have_the_same_engrams(llama):
+    parts = decompose(llama, concepts())
+    some = parts.select(["Q", "out"], layers=[1])
+    whole = parts["A"]
+    assert list(some["A"]) == ["blocks.1.attn.W_Q", "blocks.1.mlp.W_out"]
+    for key, tensor in some["A"].tensors.items():
+        assert torch.equal(tensor, whole.tensors[key])
+    with pytest.raises(ValueError, match="components=K"):
+        some.select("K")

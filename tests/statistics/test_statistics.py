@@ -1,9 +1,11 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engram_interp import Concept, Statistics, collect, extract, localize, names_filter
+from engram_interp import Concept, Statistics, collect, diagnose, extract, localize, names_filter
 from engram_interp.models import adapt
 from engram_interp.statistics import moments as module
 from engram_interp.statistics.moments import EXACT_BELOW, FLOAT64_BELOW, MomentSum, moment_dtype
@@ -228,3 +230,36 @@ def test_positions_are_carried_and_not_mixed(full, tmp_path):
         found["predicting"] + found["answer"]
     assert extract(full, found["answer"]).options["positions"] == "answer, no EOS"
     assert localize(full, found["answer"]).positions == "answer, no EOS"
+
+
+def test_no_stage_factorises_again_what_another_has(llama, monkeypatch):
+    # The second moment of each input is factorised once; a diagnosis adds the spectrum of M, also once.
+    statistics = collect(llama, token_concept(n=30))
+    factorised: list[int] = []
+    for name in ("eigh", "cholesky_ex"):
+        own = getattr(torch.linalg, name)
+
+        def counting(S, *args, own=own, **options):
+            factorised.append(len(S))
+            return own(S, *args, **options)
+
+        monkeypatch.setattr(torch.linalg, name, counting)
+    extract(llama, statistics)
+    assert len(factorised) >= len(statistics.inputs)
+    factorised.clear()
+    again = extract(llama, statistics)
+    assert factorised == []
+    localize(llama, statistics)
+    diagnose(llama, statistics)
+    factorised.clear()
+    diagnosis = diagnose(llama, statistics)
+    assert factorised == []
+    fresh = collect(llama, token_concept(n=30))
+    assert extract(llama, fresh).wnorm() == again.wnorm()
+    assert diagnose(llama, fresh).to_frame().equals(diagnosis.to_frame())
+
+
+def test_statistics_keep_no_more_than_they_may(llama):
+    statistics = replace(collect(llama, token_concept(n=30)), keep_bytes=0)
+    extract(llama, statistics)
+    assert statistics._factorised == {}
