@@ -24,6 +24,7 @@ _NAMES = {
     "maps.reading": "reads writes",
     # test
     "effects.criteria": "criteria Criteria",
+    "effects.attribution": "attribute Attribution",
     "effects.ablation": "ablation_study AblationStudy Only AllBut PAPER",
     "effects.interference": "interference",
     "effects.null_check": "null_check",

@@ -95,6 +95,7 @@ def calls(tmp_path_factory):
         "overlap": lambda: ei.overlap(parts).plot(),
         "interference": lambda: ei.interference(parts, {author.name: author.examples[:2]}),
         "complement": lambda: ei.complement(parts).plot(),
+        "attribute": lambda: ei.attribute(model, engram, author.examples[:6], checked=1),
         "reads": lambda: ei.reads(model, engram, key, concept, n=1, draws=19),
         "writes": lambda: ei.writes(model, engram, key, concept, n=1, draws=19),
         "null_check": lambda: ei.null_check(model, author.examples[:3], layers=[0]),

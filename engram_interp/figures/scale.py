@@ -1,4 +1,7 @@
-"""What do the colours of a map mean? A share has a sequential scale from 0, a ratio a diverging one around 1."""
+"""What do the colours of a map mean? A share has a sequential scale from 0, a ratio a diverging one around 1.
+
+A difference has a diverging one around 0.
+"""
 
 from __future__ import annotations
 
@@ -23,10 +26,12 @@ class Scale:
     Attributes:
         title: what is drawn.
         ratio: whether this is a ratio. Its colours show the logarithm, around 1; those of a share begin at 0.
+        signed: whether this is a difference, whose colours lie around 0.
     """
 
     title: str
     ratio: bool = False
+    signed: bool = False
 
     def colours(self, values: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """What the colour axis measures."""
@@ -37,6 +42,9 @@ class Scale:
         known = torch.tensor([value for value in values if not math.isnan(value)])
         # The empty line keeps the title off the uppermost number.
         bar: dict[str, object] = {"title": {"text": f"{self.title.replace(' over ', '<br>over ')}<br> "}}
+        if self.signed:
+            reach = float(known.abs().max()) or 1.0
+            return {"colorscale": RATIO_SCALE, "cmin": -reach, "cmax": reach, "colorbar": bar}
         if not self.ratio:
             return {"colorscale": SHARE_SCALE, "cmin": 0, "cmax": float(known.max()), "colorbar": bar}
         reach = float(self.colours(known).abs().max()) or 1.0

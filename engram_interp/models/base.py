@@ -146,7 +146,15 @@ class Adapter(ABC):
             ValueError: if the model has no such hook point, or the activation does not have one row a token.
             RuntimeError: if the hook point did not run.
         """
-        return reading.read(self.model, self.info.name, self.run_all, batch, point)
+        return self.read_all(batch, [point])[point]
+
+    def read_all(self, batch: Batch, points: Collection[str]) -> dict[str, Float[Tensor, "batch pos ..."]]:
+        """`read` at several hook points, in one pass."""
+        return reading.read(self.model, self.info.name, self.run_all, batch, points)
+
+    @abstractmethod
+    def logits(self, batch: Batch) -> Float[Tensor, "batch pos d_vocab"]:
+        """Next-token logits at every position. Unlike all other passes, this one can be differentiated."""
 
     @abstractmethod
     def final(self, batch: Batch, at: Bool[Tensor, "batch pos"]) -> Float[Tensor, "n d_model"]:

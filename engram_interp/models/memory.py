@@ -60,14 +60,30 @@ def _storage(tensor: Tensor) -> int:
     return tensor.untyped_storage().data_ptr()
 
 
+def contains(whole: Tensor, part: Tensor) -> bool:
+    """Whether a tensor is a view that lies within another's stretch of memory.
+
+    Example:
+        >>> whole = torch.zeros(4, 4)
+        >>> contains(whole[1:], whole[1:3].T), contains(whole[1:], whole[:2])
+        (True, False)
+    """
+    if whole.device != part.device or _storage(whole) != _storage(part):
+        return False
+    (start, stop), (first, last) = (_extent(one) for one in (whole, part))
+    return start <= first and last <= stop
+
+
+def _extent(view: Tensor) -> tuple[int, int]:
+    """Where a view begins and ends in its storage."""
+    start = int(view.storage_offset())
+    return start, start + 1 + sum((n - 1) * stride for n, stride in zip(view.shape, view.stride(), strict=True))
+
+
 def _overlap(one: Tensor, other: Tensor) -> bool:
     """Whether two views of one storage have an entry in common. Neighbouring columns of a matrix have none."""
     size = one.element_size()
-    starts = [view.storage_offset() for view in (one, other)]
-    ends = [
-        start + 1 + sum((n - 1) * stride for n, stride in zip(view.shape, view.stride(), strict=True))
-        for start, view in zip(starts, (one, other), strict=True)
-    ]
+    starts, ends = zip(_extent(one), _extent(other), strict=True)
     if other.element_size() == size and (ends[0] <= starts[1] or ends[1] <= starts[0]):
         return False
     seen = torch.zeros(one.untyped_storage().nbytes() // size, dtype=torch.uint8)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from typing import Any
@@ -15,35 +15,41 @@ from engram_interp.models.hooks import HOOK, Stopped, hooked
 
 
 def read(
-    model: nn.Module, name: str, run: Callable[[Batch], None], batch: Batch, point: str
-) -> Float[Tensor, "batch pos ..."]:
-    """The activation at a hook point.
+    model: nn.Module, name: str, run: Callable[[Batch], None], batch: Batch, points: Collection[str]
+) -> dict[str, Float[Tensor, "batch pos ..."]]:
+    """The activations at hook points, in one pass that ends at the last of them.
 
     Args:
         model: a model of TransformerLens's.
         name: what errors call it.
         run: runs the model over a batch.
         batch: what it reads.
-        point: the hook point.
+        points: the hook points.
 
     Raises:
-        ValueError: if the model has no such hook point, or the activation does not have one row a token.
-        RuntimeError: if the hook point did not run.
+        ValueError: if the model has no such hook point, or an activation does not have one row a token.
+        RuntimeError: if a hook point did not run.
     """
-    module = _hook_point(model, name, point)
-    seen: list[Tensor] = []
+    modules = {point: _hook_point(model, name, point) for point in points}
+    seen: dict[str, Tensor] = {}
 
-    def take(_module: nn.Module, _args: object, activation: Tensor) -> None:
-        seen.append(activation.detach())
-        raise Stopped
+    def taking(point: str) -> Callable[..., None]:
+        def take(_module: nn.Module, _args: object, activation: Tensor) -> None:
+            seen[point] = activation.detach()
+            if len(seen) == len(modules):
+                raise Stopped
 
-    with _switched_on(model, point), hooked([(module, take, HOOK)]), suppress(Stopped):
+        return take
+
+    hooks = [(module, taking(point), HOOK) for point, module in modules.items()]
+    with _switched_on(model, points), hooked(hooks), suppress(Stopped):
         run(batch)
-    if not seen:
-        raise RuntimeError(f"{point} of {name!r} did not run: its settings or its processed weights leave it out")
-    if seen[0].shape[:2] != batch.tokens.shape:
-        raise ValueError(f"{point} must carry rows by [batch pos]; got the shape {list(seen[0].shape)}")
-    return seen[0]
+    for point in points:
+        if point not in seen:
+            raise RuntimeError(f"{point} of {name!r} did not run: its settings or its processed weights leave it out")
+        if seen[point].shape[:2] != batch.tokens.shape:
+            raise ValueError(f"{point} must carry rows by [batch pos]; got the shape {list(seen[point].shape)}")
+    return seen
 
 
 def _hook_point(model: nn.Module, name: str, point: str) -> nn.Module:
@@ -57,10 +63,11 @@ def _hook_point(model: nn.Module, name: str, point: str) -> nn.Module:
 
 
 @contextmanager
-def _switched_on(model: Any, point: str) -> Iterator[None]:
+def _switched_on(model: Any, points: Collection[str]) -> Iterator[None]:
     """Switch on the hook point of what an MLP reads: it runs only under a setting."""
     before = getattr(model.cfg, "use_hook_mlp_in", False)
-    if before or not point.endswith("hook_mlp_in") or getattr(model.cfg, "attn_only", False):
+    asked = any(point.endswith("hook_mlp_in") for point in points)
+    if before or not asked or getattr(model.cfg, "attn_only", False):
         yield
         return
     model.set_use_hook_mlp_in(True)

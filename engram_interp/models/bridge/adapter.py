@@ -128,6 +128,10 @@ class TransformerBridgeAdapter(Adapter):
         """One forward pass, which a hook may end."""
         passes.forward(self.model, self.info.name, batch)
 
+    def logits(self, batch: Batch) -> Float[Tensor, "batch pos d_vocab"]:
+        """Next-token logits at every position."""
+        return passes.logits(self.model, self.info.name, batch)
+
     def final(self, batch: Batch, at: Bool[Tensor, "batch pos"]) -> Float[Tensor, "n d_model"]:
         """What the unembedding reads, at the chosen positions."""
         rows: list[Tensor] = []

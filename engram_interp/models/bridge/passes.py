@@ -30,6 +30,20 @@ def forward(model: TransformerBridge, name: str, batch: Batch) -> None:
     Raises:
         ValueError: if the model attends in both directions and the batch has padding.
     """
+    with suppress(Stopped):
+        _run(model, name, batch, None)
+
+
+def logits(model: TransformerBridge, name: str, batch: Batch) -> Float[Tensor, "batch pos d_vocab"]:
+    """Next-token logits at every position, which can be differentiated.
+
+    Raises:
+        ValueError: see `forward`.
+    """
+    return _run(model, name, batch, "logits")
+
+
+def _run(model: TransformerBridge, name: str, batch: Batch, returned: str | None) -> Any:
     # Padding is on the right, where causal attention keeps it from what counts. A mask would change nothing, and makes
     # TransformerLens's bridge of the first GPT attend to what comes after.
     mask = None if model.adapter.supports_causal_loss else batch.attention_mask.long().to(_device(model))
@@ -38,9 +52,9 @@ def forward(model: TransformerBridge, name: str, batch: Batch) -> None:
             f"{name!r} attends in both directions, so padding would reach the tokens that count: give examples of one "
             f"length, or batch_size=1"
         )
-    with suppress(Stopped), _without_dropout(model):
+    with _without_dropout(model):
         # Nothing is generated, but OLMo-2 in bf16 runs only with its cache, so use_cache=False is not passed.
-        model(batch.tokens.to(_device(model)), return_type=None, attention_mask=mask)
+        return model(batch.tokens.to(_device(model)), return_type=returned, attention_mask=mask)
 
 
 @torch.no_grad()

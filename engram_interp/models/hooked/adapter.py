@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformer_lens import HookedTransformer
+from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
 
 from engram_interp.concepts.batches import Batch
@@ -106,6 +106,11 @@ class HookedTransformerAdapter(Adapter):
         """One forward pass through all blocks and the final norm."""
         self._final_norm(self._residual(batch, self.n_layers))
 
+    def logits(self, batch: Batch) -> Float[Tensor, "batch pos d_vocab"]:
+        """Next-token logits at every position."""
+        _refuse_padding(self.cfg, batch)
+        return self.model(batch.tokens.to(self.cfg.device), attention_mask=batch.attention_mask.long())
+
     def final(self, batch: Batch, at: Bool[Tensor, "batch pos"]) -> Float[Tensor, "n d_model"]:
         """The last residual stream after its norm, at the chosen positions."""
         residual = self._residual(batch, self.n_layers)
@@ -155,11 +160,7 @@ class HookedTransformerAdapter(Adapter):
 
     @torch.no_grad()
     def _residual(self, batch: Batch, n_blocks: int) -> Float[Tensor, "batch pos d_model"]:
-        if self.cfg.attention_dir != "causal" and not batch.attention_mask.all():
-            raise ValueError(
-                f"{self.cfg.model_name!r} attends in both directions, so padding would reach the tokens that count: "
-                f"give examples of one length"
-            )
+        _refuse_padding(self.cfg, batch)
         return self.model(
             batch.tokens.to(self.cfg.device),
             return_type=None,
@@ -170,6 +171,14 @@ class HookedTransformerAdapter(Adapter):
     @torch.no_grad()
     def _final_norm(self, residual: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
         return residual if self.cfg.normalization_type is None else self.model.ln_final(residual)
+
+
+def _refuse_padding(cfg: HookedTransformerConfig, batch: Batch) -> None:
+    if cfg.attention_dir != "causal" and not batch.attention_mask.all():
+        raise ValueError(
+            f"{cfg.model_name!r} attends in both directions, so padding would reach the tokens that count: give "
+            f"examples of one length"
+        )
 
 
 def _refuse_settings(model: HookedTransformer) -> None:
