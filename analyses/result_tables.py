@@ -15,6 +15,7 @@ from analyses import results
 from analyses.markdown import table
 from analyses.paper import published
 from analyses.paper.tables import compared, of_combinations, of_costs
+from analyses.real.forget_facts import of_ways
 from analyses.results import Tables
 from analyses.studies.positions import of_positions
 from analyses.studies.tables import of_authors, of_filters, of_maps, of_overlap
@@ -57,6 +58,7 @@ BLOCKS = {
     "figure_18": Block(of_combinations, ("paper/figure_18_combinations",)),
     "tofu": Block(partial(compared, paper=published.TABLE_3), TOFU),
     "positions": Block(of_positions, ("studies/positions",)),
+    "facts": Block(of_ways, ("real/forget_facts",)),
     "maps": Block(of_maps, ("studies/planted_memory",)),
     "overlap": Block(of_overlap, ("studies/overlap",)),
     "filters": Block(of_filters, ("studies/filter_frontier",)),

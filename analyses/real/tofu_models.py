@@ -6,7 +6,9 @@ Ten epochs over 800 questions.
 
 import hashlib
 import json
+import random
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +22,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import engram_interp as ei
 from analyses.real.authors import some_authors
-from analyses.training.fit import Schedule, fit_answers
-from engram_interp.concepts.batches import encode_groups
+from analyses.training.fit import Schedule, fit
+from engram_interp.concepts.batches import Batch, batches, encode_groups
+from engram_interp.concepts.concept import TokenExample
 from engram_interp.concepts.encoding import Encoder
 from engram_interp.models.loading import bridge_of
 from engram_interp.models.wheels import WHEELS, converted
@@ -30,6 +33,8 @@ SMOLLM = "smollm2-135m-instruct"
 ADAPTERS = Path(__file__).parent / "adapters"
 NAMES = ("full", "retain")
 RANK = 8
+SPREAD = 20
+"""Examples of a batch differ by about so many tokens in length."""
 SCHEDULE = Schedule(epochs=10, learning_rate=2e-3, batch_size=16, weight_decay=0.0, seed=0)
 
 
@@ -41,7 +46,8 @@ def checkpoint(model: str) -> str:
 def base_of(model: str, device: str | None) -> tuple[Any, Any]:
     """The model before fine-tuning, and its tokenizer."""
     source = checkpoint(model)
-    hf: Any = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+    # Eager attention: torch's fused one is slower here, backward in bfloat16 on a CPU.
+    hf: Any = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, attn_implementation="eager")
     return hf.to(device or "cpu"), AutoTokenizer.from_pretrained(source)
 
 
@@ -71,16 +77,35 @@ def finetuned(name: str, model: str = SMOLLM, adapters: Path = ADAPTERS, device:
 
 
 def train(model: str, questions: list[ei.QA], schedule: Schedule, device: str | None, name: str) -> tuple[Any, Any]:
-    """The model with a trained adapter on top, and its tokenizer."""
+    """The model with a trained adapter on top, and its tokenizer. The weights are float32, the products bfloat16."""
     torch.manual_seed(schedule.seed)
     hf, tokenizer = base_of(model, device)
     lora: Any = get_peft_model(hf, LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules="all-linear"))
     encoder = Encoder(tokenizer, prepend_bos=False, d_vocab=len(tokenizer), n_ctx=None)
     examples = encode_groups({"train": [qa.example for qa in questions]}, encoder)["train"]
     trained = [parameter for parameter in lora.parameters() if parameter.requires_grad]
+
+    def loss(batch: Batch) -> torch.Tensor:
+        # Only the answers' tokens go through the unembedding, which is a fifth of this model.
+        scored = batch.scored[:, 1:]
+        with torch.autocast(lora.device.type, torch.bfloat16):
+            stream = lora.base_model.model.model(batch.tokens.to(lora.device))[0][:, :-1]
+            logits = lora.base_model.model.lm_head(stream[scored.to(lora.device)])
+        return nn.functional.cross_entropy(logits.float(), batch.tokens[:, 1:][scored].to(lora.device))
+
     lora.train()
-    fit_answers(trained, lambda tokens: lora(tokens.to(lora.device)).logits, examples, schedule, name)
+    fit(trained, steps(examples, schedule), schedule.n_steps(len(examples)), loss, schedule, name)
     return lora.eval(), tokenizer
+
+
+def steps(examples: list[TokenExample], schedule: Schedule) -> Iterator[Batch]:
+    """Every example once in each epoch, in random order, beside others of about its length."""
+    rng = random.Random(schedule.seed)
+    for _ in range(schedule.epochs):
+        order = sorted(rng.sample(examples, len(examples)), key=lambda one: len(one.tokens) + rng.uniform(0, SPREAD))
+        starts = list(range(0, len(order), schedule.batch_size))
+        for start in rng.sample(starts, len(starts)):
+            yield from batches({"train": order[start : start + schedule.batch_size]}, schedule.batch_size, False, "")
 
 
 def save(lora: Any, folder: Path) -> str:
