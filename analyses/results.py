@@ -13,7 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import plotly.graph_objects as go
 import torch
+
+from engram_interp.figures.html import to_html
 
 HERE = Path(__file__).parent
 Tables = dict[str, pd.DataFrame]
@@ -62,6 +65,11 @@ def machine() -> str:
 def made_with(path: Path) -> dict[str, Any]:
     """What a file's tables were made with."""
     return json.loads(path.read_text())["made_with"]
+
+
+def draw(path: Path, figure: go.Figure) -> None:
+    """Write a figure as a page that needs no network."""
+    path.write_text(f"<!doctype html><meta charset='utf-8'>{to_html(figure, 0)}")
 
 
 def read(path: Path) -> Tables:

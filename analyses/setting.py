@@ -18,7 +18,6 @@ from torch import nn
 import engram_interp as ei
 from analyses import results
 from analyses.results import Tables
-from engram_interp.figures.html import to_html
 from engram_interp.models import adapt
 from engram_interp.unlearning.benchmarks import TOFU
 
@@ -149,7 +148,7 @@ def command(
         tables = results.read(out)
         click.echo(text(tables))
         if plot is not None:
-            plot.write_text(f"<!doctype html><meta charset='utf-8'>{to_html(figure(tables), 0)}")
+            results.draw(plot, figure(tables))
 
     for option in reversed(OPTIONS):
         main = option(main)

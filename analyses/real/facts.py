@@ -11,10 +11,12 @@ from functools import cached_property
 from pathlib import Path
 
 import click
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 import engram_interp as ei
 from engram_interp.answers.scoring import example_scores
+from engram_interp.concepts.concept import Example
 
 KNOWN = Path(__file__).with_name("known_facts.json")
 N_TEMPLATES = 4
@@ -84,8 +86,12 @@ def ask(model: nn.Module, facts: Facts) -> dict[str, list[list[int]]]:
 
 def right(model: nn.Module, pairs: Sequence[Pair]) -> list[int]:
     """The places of the pairs that a model completes right."""
-    accuracy = example_scores(model, {"facts": pairs}, eos=False)["facts"].accuracy
-    return [i for i, share in enumerate(accuracy.tolist()) if share == 1]
+    return [i for i, share in enumerate(accuracies(model, pairs).tolist()) if share == 1]
+
+
+def accuracies(model: nn.Module, pairs: Sequence[Example]) -> Float[Tensor, "example"]:
+    """The share of each answer's own tokens that is right, without EOS."""
+    return example_scores(model, {"facts": pairs}, eos=False, progress=False)["facts"].accuracy
 
 
 @click.command()

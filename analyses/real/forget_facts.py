@@ -27,9 +27,8 @@ import engram_interp as ei
 from analyses import results
 from analyses.markdown import table
 from analyses.real import facts as pararel
-from analyses.real.facts import Facts, Pair
+from analyses.real.facts import Facts, Pair, accuracies
 from engram_interp import filters
-from engram_interp.answers.scoring import example_scores
 from engram_interp.effects.kept import kept_accuracy
 from engram_interp.figures.style import REFERENCE_COLOUR, TARGET_COLOUR, TEMPLATE
 
@@ -207,7 +206,7 @@ def measured(model: nn.Module, judged: Judged, engram: ei.Engram) -> tuple[dict[
     """What is left at the largest strength that keeps enough, and at all strengths tried."""
 
     def right(pairs: list[Pair]) -> torch.Tensor:
-        return example_scores(model, {"": pairs}, eos=False, progress=False)[""].accuracy
+        return accuracies(model, pairs)
 
     def loss(texts: list[str]) -> float:
         return ei.score(model, {"": texts}, eos=False, progress=False)[""].loss
@@ -379,7 +378,7 @@ def main(facts: Path | None, tofu: Path | None, model: str, out: Path, plot: Pat
     tables = results.read(out)
     click.echo(of_ways(tables))
     if plot is not None:
-        plot.write_text(figure(tables).to_html(include_plotlyjs="cdn"))
+        results.draw(plot, figure(tables))
 
 
 if __name__ == "__main__":

@@ -15,11 +15,11 @@ import pandas as pd
 import plotly.graph_objects as go
 import torch
 from jaxtyping import Float, Int
-from scipy.stats import mannwhitneyu
 from torch import Tensor, nn
 
 import engram_interp as ei
 from analyses import results
+from analyses.auroc import auroc
 from analyses.markdown import table
 from engram_interp.concepts.concept import TokenExample
 from engram_interp.figures.style import MATRIX_COLOUR, TARGET_COLOUR, TEMPLATE
@@ -135,12 +135,6 @@ def rivals(model: nn.Module, told: ei.Concept) -> dict[str, np.ndarray]:
     }
 
 
-def auroc(scores: np.ndarray, true: np.ndarray) -> float:
-    """The chance that a true head is ranked above another."""
-    u: Any = mannwhitneyu(scores[true], scores[~true]).statistic
-    return float(u) / (true.sum() * (~true).sum())
-
-
 def ranked(found: dict[str, np.ndarray], truths: dict[str, np.ndarray]) -> pd.DataFrame:
     """AUROC of every ranking against every truth, with a 95 % interval from heads drawn anew."""
     rng, rows = np.random.default_rng(0), []
@@ -217,7 +211,7 @@ def main(model: str, out: Path, plot: Path | None, only_plot: bool) -> None:
     tables = results.read(out)
     click.echo(best(tables["ranked"]).to_string(index=False))
     if plot is not None:
-        plot.write_text(figure(tables).to_html(include_plotlyjs="cdn"))
+        results.draw(plot, figure(tables))
 
 
 if __name__ == "__main__":

@@ -17,8 +17,8 @@ import torch
 import engram_interp as ei
 from analyses import results
 from analyses.markdown import table
+from analyses.real.facts import accuracies
 from analyses.real.forget_facts import CHOSEN, CHOSEN_ON, concepts, read
-from engram_interp.answers.scoring import example_scores
 from engram_interp.effects.kept import Kept, kept_accuracy
 
 RESULTS = Path(__file__).with_suffix(".json")
@@ -37,13 +37,10 @@ def measure(facts: Path, tofu: Path, model_name: str) -> results.Tables:
     engram = parts[CHOSEN_ON]
     _, others = corpus.others([CHOSEN_ON])
 
-    def right() -> torch.Tensor:
-        return example_scores(model, {"": others}, eos=False, progress=False)[""].accuracy
-
-    before, after = right(), {}
+    before, after = accuracies(model, others), {}
     for alpha in STRENGTHS:
         with engram.ablated(model, alpha):
-            after[alpha] = right()
+            after[alpha] = accuracies(model, others)
     rows = [one_split(seed, keep, before, after) for keep in KEEPS for seed in range(N_SPLITS)]
     return {"splits": pd.DataFrame(rows).round(5)}
 

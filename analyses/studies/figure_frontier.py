@@ -15,7 +15,6 @@ from plotly.subplots import make_subplots
 
 from analyses import results
 from analyses.baselines.unlearn import METHODS
-from engram_interp.figures.html import to_html
 from engram_interp.figures.style import CHOSEN_COLOUR, MATRIX_COLOUR, TARGET_COLOUR, TEMPLATE
 
 PAPER = Path(__file__).parents[1] / "paper"
@@ -106,7 +105,7 @@ def main(scores: Path, costs: Path, plot: Path | None) -> None:
     table = frontier(results.read(scores)["scores"], results.read(costs)["costs"])
     click.echo(table.sort_values("value", ascending=False).to_string(float_format="{:.3g}".format))
     if plot is not None:
-        plot.write_text(f"<!doctype html><meta charset='utf-8'>{to_html(figure(table), 0)}")
+        results.draw(plot, figure(table))
 
 
 if __name__ == "__main__":

@@ -11,16 +11,17 @@ import random
 from pathlib import Path
 
 import click
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import torch
 from plotly.subplots import make_subplots
-from scipy.stats import mannwhitneyu
 from torch import nn
 from tqdm.auto import tqdm
 
 import engram_interp as ei
 from analyses import results
+from analyses.auroc import auroc
 from analyses.training.fit import answer_loss, shuffled_batches
 from engram_interp.concepts.batches import encode_concept
 from engram_interp.models import adapt
@@ -122,11 +123,10 @@ def scores_of(maps: pd.DataFrame, module: str, layer: int) -> list[dict[str, obj
     rows: list[dict[str, object]] = []
     for name in maps.columns.drop(P_VALUES):
         values, first = maps[name], str(maps[name].idxmax())
-        u = mannwhitneyu(values[true], values[[not one for one in true]]).statistic
         rows.append(
             {
                 "map": name,
-                "auroc": float(u) / (sum(true) * (len(true) - sum(true))),
+                "auroc": auroc(values.to_numpy(), np.array(true)),
                 "first": first,
                 "top_1": bool(true[list(maps.index).index(first)]),
                 "top_1_layer": layer_of(first) == layer,

@@ -22,7 +22,7 @@ import engram_interp as ei
 from analyses import results
 from analyses.markdown import table
 from analyses.real import facts as pararel
-from engram_interp.answers.scoring import example_scores, score
+from engram_interp.answers.scoring import score
 from engram_interp.concepts.concept import Example
 
 READS = (("predicting", True), ("predicting", False), ("answer", True), ("answer", False))
@@ -111,8 +111,8 @@ def measured(model: nn.Module, case: Case, positions: str, eos: bool) -> dict[st
 
 
 def right_tokens(model: nn.Module, examples: Sequence[Example]) -> list[float]:
-    """The share of each answer's own tokens that is right, without EOS, so that all positions are judged alike."""
-    return example_scores(model, {"check": examples}, eos=False, progress=False)["check"].accuracy.tolist()
+    """What a strength must keep: EOS is left out, so that all positions are judged alike."""
+    return pararel.accuracies(model, examples).tolist()
 
 
 def on_the_testbed() -> results.Tables:

@@ -34,7 +34,6 @@ from analyses import results
 from engram_interp.answers.scoring import example_scores
 from engram_interp.concepts.batches import encode_groups
 from engram_interp.concepts.concept import Example, TokenExample
-from engram_interp.figures.html import to_html
 from engram_interp.figures.style import CHOSEN_COLOUR, MATRIX_COLOUR, TARGET_COLOUR
 from engram_interp.models import adapt
 from engram_interp.options import Run
@@ -270,7 +269,7 @@ def main(plot: Path | None, only_plot: bool) -> None:
     click.echo(summary(tables["authors"], tables["features"]))
     if plot is not None:
         figure = figure_of(tables["authors"], tables["features"])
-        plot.write_text(f"<!doctype html><meta charset='utf-8'>{to_html(figure, 0)}")
+        results.draw(plot, figure)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from engram_interp.concepts.batches import Batch, batches, encode_groups
 from engram_interp.concepts.concept import Example, TokenExample
+from engram_interp.concepts.positions import after, before
 from engram_interp.models import Adapter, adapt
 from engram_interp.models.exclusive import exclusive
 from engram_interp.options import ANSWER, Read, Run, takes
@@ -214,9 +215,9 @@ def _measured(
     adapter: Adapter, batch: Batch, measure: Measure
 ) -> tuple[Float[Tensor, "n measured"], Int[Tensor, "n"], Int[Tensor, "n"]]:
     """For every scored token: what `measure` gives, in float64; its group; and its example's number in the group."""
-    scored = batch.scored.clone()
-    scored[:, 0] = False
-    final, truth = adapter.final(batch, at=scored.roll(-1, dims=1)), batch.tokens[scored]
+    producing = before(batch.scored)
+    scored = after(producing)
+    final, truth = adapter.final(batch, at=producing), batch.tokens[scored]
     found = []
     for rows, tokens in zip(final.split(ROWS), truth.split(ROWS), strict=True):
         logits = adapter.unembed(rows).float()

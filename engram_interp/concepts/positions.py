@@ -20,7 +20,7 @@ from torch import Tensor
 from engram_interp.options import ALL, ANSWER, BOTH, PREDICTING
 
 
-def before(answer: Bool[Tensor, "pos"]) -> Bool[Tensor, "pos"]:
+def before(answer: Bool[Tensor, "*batch pos"]) -> Bool[Tensor, "*batch pos"]:
     """The positions one before these: those that produce the tokens there.
 
     Example:
@@ -28,12 +28,12 @@ def before(answer: Bool[Tensor, "pos"]) -> Bool[Tensor, "pos"]:
         >>> before(torch.tensor([False, False, True, True])).tolist()
         [False, True, True, False]
     """
-    shifted = answer.roll(-1)
-    shifted[-1] = False
+    shifted = answer.roll(-1, dims=-1)
+    shifted[..., -1] = False
     return shifted
 
 
-def after(positions: Bool[Tensor, "pos"]) -> Bool[Tensor, "pos"]:
+def after(positions: Bool[Tensor, "*batch pos"]) -> Bool[Tensor, "*batch pos"]:
     """The positions one after these: the tokens that are produced there.
 
     Example:
@@ -41,8 +41,8 @@ def after(positions: Bool[Tensor, "pos"]) -> Bool[Tensor, "pos"]:
         >>> after(torch.tensor([False, True, True, False])).tolist()
         [False, False, True, True]
     """
-    shifted = positions.roll(1)
-    shifted[0] = False
+    shifted = positions.roll(1, dims=-1)
+    shifted[..., 0] = False
     return shifted
 
 

@@ -22,6 +22,7 @@ from engram_interp.common.arguments import Number, number, whole
 from engram_interp.common.progress import bar
 from engram_interp.concepts.batches import Batch, batches, encode_groups
 from engram_interp.concepts.concept import Example
+from engram_interp.concepts.positions import after, before
 from engram_interp.engrams.engram import Engram, require_engram
 from engram_interp.engrams.weights import matrix_in
 from engram_interp.linalg.norms import Heads
@@ -214,10 +215,8 @@ class Asked:
 
 def _asked(adapter: Adapter, encoded: dict[str, list[Any]], run: Run) -> Iterator[Asked]:
     for batch in batches(encoded, run.batch_size, False, ""):
-        scored = batch.scored.clone()
-        scored[:, 0] = False
-        producing = scored.roll(-1, dims=1)
-        answers = batch.tokens[scored]
+        producing = before(batch.scored)
+        answers = batch.tokens[after(producing)]
         logits = adapter.unembed(adapter.final(batch, at=producing)).float().cpu()
         others = logits.scatter(1, answers[:, None], -torch.inf).argmax(1)
         yield Asked(replace(batch, counts=producing), answers, others)
@@ -266,7 +265,10 @@ class _Sums:
         def use(key: str, gradient: Tensor) -> None:
             site, own = owners[key], self._engram.tensors[key]
             product = gradient.double() * own.to(gradient.device).double()
-            units = self._of_weight(site, product) if key == site.key else self._of_bias(site, product)
+            if key == site.key:
+                units = self._of_matrix(site, to_matrix(site.component, product))
+            else:
+                units = self._of_bias(site, product)
             self._add(self.total, site, units)
 
         def lead() -> Tensor:
@@ -279,7 +281,7 @@ class _Sums:
         """`sum_t v_t^T W+ x_t` of a matrix, then of its heads. A bias that is absorbed is no head's."""
         own, site = self._engram.tensors, found.site
         matrix = matrix_in(own, site, absorbed=False).to(found.X)
-        units = self._of_weight(site, (found.V.T @ found.X) * matrix, is_matrix=True)
+        units = self._of_matrix(site, (found.V.T @ found.X) * matrix)
         if site.bias in own and site.bias is not None:
             units[0] += (found.V.sum(0) * own[site.bias].flatten().to(found.V)).sum()
         return units
@@ -291,9 +293,8 @@ class _Sums:
         logits = with_ones(rows, absorbed) @ matrix_in(self._engram.tensors, site, absorbed).T
         return one.lead(logits).sum()[None]
 
-    def _of_weight(self, site: Site, product: Tensor, is_matrix: bool = False) -> Float[Tensor, "unit"]:
-        """The sum of all entries of a weight, then of each head's."""
-        matrix = product if is_matrix else to_matrix(site.component, product)
+    def _of_matrix(self, site: Site, matrix: Float[Tensor, "out in"]) -> Float[Tensor, "unit"]:
+        """The sum of all entries, then of each head's."""
         heads = self._heads(site)
         by_head = [] if heads is None else [heads.of(matrix).sum((-2, -1))]
         return torch.cat([matrix.sum()[None], *by_head]).cpu()

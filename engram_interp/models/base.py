@@ -169,11 +169,16 @@ class Adapter(ABC):
     def final_gain(self) -> Float[Tensor, "d_model"] | None:
         """What the final norm multiplies each dimension by; None if there is no gain, or it is folded."""
 
+    @property
+    def final_norm(self) -> str:
+        """The kind of the final norm as TransformerLens names it (`LN`, `RMS`, ...); empty if there is none."""
+        cfg: Any = self.model.cfg
+        return str(getattr(cfg, "normalization_type", None) or "")
+
     def logits_of(self, directions: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_vocab"]:
         """What directions of the residual stream add to the logits, with the scale of the final norm left out."""
         W_U = to_matrix(UNEMBED, self.parameter(f"unembed.{UNEMBED}").detach()).to(directions)
-        cfg: Any = self.model.cfg
-        if str(getattr(cfg, "normalization_type", None)).startswith("LN"):
+        if self.final_norm.startswith("LN"):
             directions = directions - directions.mean(1, keepdim=True)
         gain = self.final_gain
         return (directions if gain is None else directions * gain.detach().to(directions)) @ W_U.T

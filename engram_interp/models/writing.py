@@ -23,6 +23,7 @@ logger = logging.getLogger("engram_interp")
 
 OUTPUTS = {"W_O": "hook_attn_out", "W_out": "hook_mlp_out"}
 """The components that write into the residual stream, and what holds their output there."""
+SCALE = "ln_final.hook_scale"
 SAME = 1e-2
 """How far, as a share of its norm, what a layer adds to the residual stream may be from what its matrices put out."""
 
@@ -68,7 +69,7 @@ def written(
 
     adapter.run(batch, list(dict.fromkeys(site.input for site in writers)), record)
     streams = _streams(adapter, writers, batch)
-    V = _directions(adapter, batch, answers, others)
+    V = _directions(adapter, answers, others) / streams.get(SCALE, torch.ones(1, 1, dtype=torch.float64))
     changed = []
     for site in writers:
         X = inputs[site.input]
@@ -80,35 +81,26 @@ def written(
         logger.info("%s: what it puts out is changed before it reaches the residual stream", ", ".join(changed))
 
 
-def _directions(
-    adapter: Adapter, batch: Batch, answers: Int[Tensor, "n"], others: Int[Tensor, "n"]
-) -> Float[Tensor, "n d_model"]:
+def _directions(adapter: Adapter, answers: Int[Tensor, "n"], others: Int[Tensor, "n"]) -> Float[Tensor, "n d_model"]:
+    """`C (gain * (u_answer - u_other))`."""
     W_U = to_matrix(UNEMBED, adapter.parameter(f"unembed.{UNEMBED}").detach())
-    V = (W_U[answers.to(W_U.device)] - W_U[others.to(W_U.device)]).double()
-    cfg: Any = adapter.model.cfg
-    kind = getattr(cfg, "normalization_type", None)
+    V = (W_U[answers.to(W_U.device)] - W_U[others.to(W_U.device)]).double().cpu()
     if adapter.final_gain is not None:
         V = V * adapter.final_gain.detach().to(V)
-    if kind is None:
-        return V
-    if str(kind).startswith("LN"):
-        V = V - V.mean(1, keepdim=True)
-    scale = adapter.read(batch, "ln_final.hook_scale")
-    return V / _rows(scale, batch).to(V)
+    return V - V.mean(1, keepdim=True) if adapter.final_norm.startswith("LN") else V
 
 
-def _streams(adapter: Adapter, writers: Sequence[Site], batch: Batch) -> dict[str, Float[Tensor, "n d_model"]]:
-    """What the layers of these matrices read from the residual stream and add to it."""
+def _streams(adapter: Adapter, writers: Sequence[Site], batch: Batch) -> dict[str, Tensor]:
+    """What the layers of these matrices read from the residual stream and add to it, and the final norm's scale."""
     known: Any = getattr(adapter.model, "hook_dict", {})
     names = ("hook_resid_pre", "hook_resid_post", *OUTPUTS.values())
     points = [f"blocks.{layer}.{name}" for layer in dict.fromkeys(site.layer for site in writers) for name in names]
-    found = adapter.read_all(batch, [point for point in points if point in known])
+    scale = [SCALE] if adapter.final_norm else []
+    found = adapter.read_all(batch, [*(point for point in points if point in known), *scale])
     return {point: _rows(activation, batch) for point, activation in found.items()}
 
 
-def _adds(
-    adapter: Adapter, site: Site, X: Float[Tensor, "n d"], streams: dict[str, Float[Tensor, "n d_model"]]
-) -> bool:
+def _adds(adapter: Adapter, site: Site, X: Float[Tensor, "n d"], streams: dict[str, Tensor]) -> bool:
     """Whether a matrix's output is added to the residual stream as it is."""
     block = f"blocks.{site.layer}"
     own = X @ to_matrix(site.component, adapter.parameter(site.key).detach()).to(X).T
