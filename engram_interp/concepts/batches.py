@@ -18,6 +18,8 @@ from engram_interp.options import Read
 
 TOKENS = 4096
 """Tokens in a batch, padding included, where no number of examples is given."""
+PADDING = 256
+"""Tokens of padding in such a batch, at most, for each pass over it: about what a pass costs beside its tokens."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ def batches(
 
     Args:
         encoded: token examples by group.
-        batch_size: examples in a batch. None takes as many as make up `TOKENS` tokens with their padding.
+        batch_size: examples in a batch. None takes as many as make up `TOKENS` tokens, with little padding.
         progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
         describe: what the bar says.
     """
@@ -111,21 +113,25 @@ def batch_ends(lengths: Sequence[int], batch_size: int | None, longer: int = 0) 
 
     Args:
         lengths: tokens of each example, ascending.
-        batch_size: examples in a batch. None takes as many as make up `TOKENS` tokens with their padding, at least one.
-        longer: how many tokens each example will grow by.
+        batch_size: examples in a batch. None takes as many as make up `TOKENS` tokens with their padding, at least one,
+            and no more than `PADDING` tokens of padding for each pass.
+        longer: how many tokens each example will grow by, in as many more passes.
 
     Example:
-        >>> batch_ends([1000, 2000, 2000, 9000], None)
+        >>> batch_ends([1000, 1100, 2000, 9000], None)
         [0, 2, 3, 4]
         >>> batch_ends([1, 1, 1], batch_size=2)
         [0, 2, 3]
     """
     if batch_size is not None:
         return [*range(0, len(lengths), whole(batch_size, "batch_size", at_least=1)), len(lengths)]
-    ends = [0]
+    ends, padding = [0], 0
     for place, length in enumerate(lengths):
-        if place > ends[-1] and (place + 1 - ends[-1]) * (length + longer) > TOKENS:
+        n = place - ends[-1]
+        padding += n * (length - lengths[place - 1]) if n else 0
+        if n and ((n + 1) * (length + longer) > TOKENS or padding > PADDING * (1 + longer)):
             ends.append(place)
+            padding = 0
     return [*ends, len(lengths)] if lengths else [0]
 
 

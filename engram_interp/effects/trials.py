@@ -3,7 +3,8 @@
 What is kept is a sum over examples, `R(alpha)`. From a part of them it is estimated by differences: `R(alpha) ~
 R(alpha_0) + n mean(r_i(alpha) - r_i(alpha_0))`, with `alpha_0` the nearest strength at which every example was scored.
 If that is `Z` standard errors from what must stay, it decides; if not, the part doubles. Near the threshold every
-example is scored, and the interval of what is kept decides.
+example is scored, and the interval of what is kept decides. Of examples with the same tokens right at a weaker strength
+that keeps enough and at a stronger one that does not, the same is presumed between them: only the others are scored.
 """
 
 from __future__ import annotations
@@ -43,13 +44,15 @@ class Trial:
     Attributes:
         seen: by side, the score of the target and of a part of the reference that the engram was made from.
         check: `[example 4]`, right tokens, losses, tokens and the user's score of what was held out; zero where an
-            example was not scored.
+            example was not scored, and as at the weaker strength where that was presumed.
         n_parts: how many parts of it were scored.
+        n_doubtful: how many of its examples were scored, if the others were presumed.
     """
 
     seen: dict[str, Score]
     check: Float[Tensor, "m 4"]
     n_parts: int = 0
+    n_doubtful: int | None = None
 
 
 class Trials:
@@ -86,6 +89,8 @@ class Trials:
 
     def keeps(self, alpha: float) -> bool:
         """Whether an edit of this strength keeps enough, as far as is needed to tell."""
+        if alpha not in self._trials:
+            self._presume(alpha)
         self._score_until(alpha, lambda: self._decision(alpha) is not None)
         decision = self._decision(alpha)
         assert decision is not None
@@ -93,6 +98,8 @@ class Trials:
 
     def keeps_surely(self, alpha: float) -> bool:
         """`keeps`, with every example scored."""
+        if alpha in self._trials and self._trials[alpha].n_doubtful is not None:
+            self._trials[alpha] = self._nothing_scored(self._trials[alpha].seen)
         self._score_until(alpha, lambda: self.is_whole(alpha))
         return self.keeps(alpha)
 
@@ -134,20 +141,40 @@ class Trials:
             row |= {f"{group}_accuracy": score.accuracy, f"{group}_loss": score.loss}
         found = self.kept(alpha)
         row |= {"kept": found.share, "kept_low": found.low, "kept_high": found.high}
-        return {**row, "check_share": len(scored) / len(self._check.encoded)}
+        n_doubtful = self._trials[alpha].n_doubtful
+        n_scored = len(scored) if n_doubtful is None else n_doubtful
+        return {**row, "check_share": n_scored / len(self._check.encoded)}
 
     def _scored(self, alpha: float) -> list[int]:
-        return [i for numbers in self._parts[: self._trials[alpha].n_parts] for i in numbers]
+        """The examples whose numbers are known, presumed ones among them."""
+        trial = self._trials[alpha]
+        n_parts = trial.n_parts if trial.n_doubtful is None else len(self._parts)
+        return [i for numbers in self._parts[:n_parts] for i in numbers]
+
+    def _is_known(self, alpha: float) -> bool:
+        return alpha in self._trials and len(self._scored(alpha)) == len(self._check.encoded)
+
+    def _presume(self, alpha: float) -> None:
+        """Score only the examples of which a weaker and a stronger trial differ, if there are such trials."""
+        known = [other for other in sorted(self._trials) if self._is_known(other)]
+        weaker = [other for other in known if other < alpha and self._decision(other)]
+        stronger = [other for other in known if other > alpha and not self._decision(other)]
+        if not (weaker and stronger and self._measure.counts_tokens):
+            return
+        below, above = (self._trials[other].check for other in (weaker[-1], stronger[0]))
+        doubtful = (below[:, intervals.RIGHT] != above[:, intervals.RIGHT]).nonzero().flatten().tolist()
+        trial = Trial(self._seen_at(alpha), below.clone(), n_doubtful=len(doubtful))
+        for engram, mine in self._by_engram(doubtful):
+            with engram.ablated(self._adapter.model, alpha):
+                self._score(trial, mine)
+        self._trials[alpha] = trial
 
     def _score_until(self, alpha: float, enough: Callable[[], bool]) -> None:
         """Score the target and what the engram was made from, then part after part of the check."""
         if enough():
             return
         if alpha not in self._trials:
-            with self._engram.ablated(self._adapter.model, alpha):
-                found = totals(self._adapter, self._seen, self._run)
-            seen = {group: pooled(group, total) for group, total in found.items()}
-            self._trials[alpha] = Trial(seen, torch.zeros(len(self._check.encoded), 4, dtype=torch.float64))
+            self._trials[alpha] = self._nothing_scored(self._seen_at(alpha))
         trial = self._trials[alpha]
         if len(self._check.engrams) == 1:
             with self._check.engrams[0].ablated(self._adapter.model, alpha):
@@ -159,6 +186,15 @@ class Trials:
             with engram.ablated(self._adapter.model, alpha):
                 self._score(trial, mine)
         trial.n_parts = 1
+
+    def _seen_at(self, alpha: float) -> dict[str, Score]:
+        """Scores of the target, and of examples that the engram was made from."""
+        with self._engram.ablated(self._adapter.model, alpha):
+            found = totals(self._adapter, self._seen, self._run)
+        return {group: pooled(group, total) for group, total in found.items()}
+
+    def _nothing_scored(self, seen: dict[str, Score]) -> Trial:
+        return Trial(seen, torch.zeros(len(self._check.encoded), 4, dtype=torch.float64))
 
     def _score(self, trial: Trial, numbers: Sequence[int]) -> None:
         """Score these examples of the check in the model as it is now."""
@@ -173,13 +209,13 @@ class Trials:
         return [(engram, some) for engram, some in zip(self._check.engrams, mine, strict=True) if some]
 
     def _decision(self, alpha: float) -> bool | None:
-        if alpha not in self._trials or not self._trials[alpha].n_parts:
+        if alpha not in self._trials or not self._scored(alpha):
             return None
-        if self.is_whole(alpha):
+        if self._is_known(alpha):
             found = self.kept(alpha)
             # Nothing is lost without an edit, whatever its interval says.
             return alpha == 0 or (found.low if self.is_sure else found.share) >= self._keep
-        whole = [other for other in self._trials if self.is_whole(other)]
+        whole = [other for other in self._trials if self._is_known(other)]
         if 0.0 not in whole:
             return None
         nearest = min(whole, key=lambda other: abs(other - alpha))

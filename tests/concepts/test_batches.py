@@ -46,3 +46,11 @@ def test_a_batch_holds_as_many_tokens_as_fit_and_never_less_than_an_example(monk
     assert batch_ends([1, 2, 3, 4, 4, 5, 5, 30], None) == [0, 3, 5, 7, 8]
     assert batch_ends([2, 2, 2], None, longer=4) == [0, 1, 2, 3]
     assert batch_ends([], None) == [0]
+
+
+def test_a_batch_ends_before_it_holds_much_padding(monkeypatch):
+    monkeypatch.setattr(module, "PADDING", 6)
+    # Beside a 5, 2 + 2 tokens of padding for two 3s, and 3 + 3 + 1 with a 6: one too many.
+    assert batch_ends([3, 3, 5, 6], None) == [0, 3, 4]
+    assert batch_ends([3, 3, 5, 6], None, longer=1) == [0, 4]
+    assert batch_ends([3, 3, 5, 6], batch_size=4) == [0, 4]

@@ -63,6 +63,7 @@ def test_parts_choose_the_alpha_that_the_whole_chooses(full, concept, check, mon
     engram = extract(full, concept)
     found = choose_alpha(full, engram, concept, check=check, rel_tol=0.2)
     monkeypatch.setattr(module, "SHARES", (1.0,))
+    monkeypatch.setattr(Trials, "_presume", lambda self, alpha: None)
     whole = choose_alpha(full, engram, concept, check=check, rel_tol=0.2)
     assert found.alpha == whole.alpha
     assert found.curve["alpha"].tolist() == whole.curve["alpha"].tolist()
@@ -71,6 +72,27 @@ def test_parts_choose_the_alpha_that_the_whole_chooses(full, concept, check, mon
     assert found.chosen.to_dict() == pytest.approx(whole.chosen.to_dict())
     with engram.ablated(full, found.alpha):
         assert score(full, {"check": check})["check"].accuracy == found.chosen["check_accuracy"]
+
+
+def test_only_examples_that_two_trials_leave_differently_are_scored_between_them(full, concept, check):
+    adapter = adapt(full)
+    encoded = encode_concept(concept, adapter.encoder)
+    given = Check(check, encode_groups({"check": check}, adapter.encoder)["check"], [extract(full, concept)], [0] * 400)
+    trials = Trials(adapter, given.engrams[0], encoded, given, Measure("accuracy"), 0.9, Run(progress=False))
+    assert trials.keeps_surely(0.0)
+    assert trials.keeps_surely(0.5)
+    assert not trials.keeps_surely(2.0)
+    trials.keeps(1.0)
+    between = trials.rows()[2]
+    assert between["alpha"] == 1.0
+    assert 0 < between["check_share"] < 1
+    assert not trials.is_whole(1.0)
+    right = [int(trials._trials[alpha].check[:, 0].sum()) for alpha in (0.5, 1.0, 2.0)]
+    assert right == sorted(right, reverse=True)
+    trials.keeps_surely(1.0)
+    assert trials.rows()[2]["check_share"] == 1
+    # What was presumed is what scoring all of them finds, but for examples that come back under a stronger edit.
+    assert trials.rows()[2]["check_accuracy"] == pytest.approx(between["check_accuracy"], abs=0.01)
 
 
 def test_a_strength_that_only_a_part_kept_is_not_returned(full, concept, check, monkeypatch):
