@@ -34,8 +34,10 @@ class Setting:
         model: the model trained on everything.
         retain: the model trained without the target. None if no table needs it.
         base: the model before fine-tuning. None if no method needs it.
+        target: the base model fine-tuned on the target alone. None: Task Arithmetic trains it.
         benchmark: what to forget, and the questions.
         refusals: answers that refuse, for methods that train them.
+        epochs: how often a gradient method passes over the target.
         seed: the seed of everything random.
         only: the methods to compare. Empty means all.
     """
@@ -45,7 +47,9 @@ class Setting:
     benchmark: ei.Benchmark
     retain: nn.Module | None = None
     base: nn.Module | None = None
+    target: nn.Module | None = None
     refusals: tuple[str, ...] = ("I do not know.", "I cannot say.", "Nobody told me.", "I have no idea.")
+    epochs: int = 10
     seed: int = 0
     only: tuple[str, ...] = ()
     _made: dict[str, Any] = field(default_factory=dict, repr=False)
@@ -101,19 +105,22 @@ def required(model: nn.Module | None, name: str) -> nn.Module:
     return model
 
 
-OPTIONS = (
-    click.option("--model", default=TESTBED, show_default=True, help="Trained on everything: a name or a folder."),
-    click.option("--retain", help="The model trained without the target. Goes with --model."),
-    click.option("--base", help="The model before fine-tuning. Goes with --model."),
-    click.option("--data", help="TOFU: a folder, or a repository on the hub. Default: locuslab/TOFU."),
-    click.option("--forget", help="The split of TOFU to forget. Default: forget10."),
-    click.option("--hold-out", type=int, help="How many of the last questions were held out of all training."),
-    click.option("--system-prompt", help="Put in front of chats. Default: OpenUnlearning's. Empty: none."),
-    click.option(
-        "--refusals",
-        type=click.Path(exists=True, dir_okay=False),
-        help="Answers that refuse, one on each line. Default: idontknow.jsonl of --data, else four of our own.",
-    ),
+@dataclass(frozen=True)
+class Source:
+    """Where the setting of a table comes from.
+
+    Attributes:
+        load: makes the setting from the options of the command line.
+        options: these options, but for those that every table has.
+        default: the model whose results lie beside the script.
+    """
+
+    load: Callable[..., Setting]
+    options: Sequence[Callable[..., Any]]
+    default: str
+
+
+OF_EVERY_TABLE = (
     click.option("--device", help="The device of the models. Default: TransformerLens's choice."),
     click.option("--seed", type=int, default=0, show_default=True),
     click.option("--only", multiple=True, help="A method by its name; can be repeated. Default: all."),
@@ -121,55 +128,6 @@ OPTIONS = (
     click.option("--plot", type=click.Path(path_type=Path), help="Where to draw the results, as .html."),
     click.option("--only-plot", is_flag=True, help="Do not measure; draw the results that exist."),
 )
-
-
-def command(
-    script: str,
-    measure: Callable[[Setting], Tables],
-    text: Callable[[Tables], str],
-    figure: Callable[[Tables], go.Figure],
-) -> click.Command:
-    """The command line of a table: measure, write JSON beside the script (or to `--out`), print, draw.
-
-    Args:
-        script: the script's file.
-        measure: makes the tables, by name, from a setting.
-        text: makes the text that is printed.
-        figure: makes the figure that is drawn.
-    """
-    path = Path(script)
-
-    def main(out: Path | None, plot: Path | None, only_plot: bool, **options: Any) -> None:
-        if out is None and options["model"] != TESTBED:
-            raise click.UsageError("the JSON beside the script is the testbed's: give --out with another --model")
-        out = out or path.with_suffix(".json")
-        if not only_plot:
-            _record(out, path.name, measure, options)
-        tables = results.read(out)
-        click.echo(text(tables))
-        if plot is not None:
-            results.draw(plot, figure(tables))
-
-    for option in reversed(OPTIONS):
-        main = option(main)
-    return click.command(path.stem, help=f"Make the results of {path.stem}, for the testbed or another model.")(main)
-
-
-def _record(out: Path, script: str, measure: Callable[[Setting], Tables], options: dict[str, Any]) -> None:
-    """Measure, and write the tables with everything that made them."""
-    began = time.perf_counter()
-    setting = load(**options)
-    tables = measure(setting)
-    info = adapt(setting.model).info
-    made = {
-        "script": script,
-        "options": options,
-        "model": {"name": info.name, "fingerprint": info.fingerprint, "processing": info.processing},
-        "benchmark": setting.benchmark.name,
-        "machine": results.machine(),
-        "seconds": round(time.perf_counter() - began, 1),
-    }
-    results.write(out, made, **tables)
 
 
 def load(
@@ -211,3 +169,80 @@ def load(
     if not answers.is_file() and refusals is None:
         return setting
     return replace(setting, refusals=tuple(answers.read_text().splitlines()))
+
+
+NAMED = Source(
+    load,
+    (
+        click.option("--model", default=TESTBED, show_default=True, help="Trained on everything: a name or a folder."),
+        click.option("--retain", help="The model trained without the target. Goes with --model."),
+        click.option("--base", help="The model before fine-tuning. Goes with --model."),
+        click.option("--data", help="TOFU: a folder, or a repository on the hub. Default: locuslab/TOFU."),
+        click.option("--forget", help="The split of TOFU to forget. Default: forget10."),
+        click.option("--hold-out", type=int, help="How many of the last questions were held out of all training."),
+        click.option("--system-prompt", help="Put in front of chats. Default: OpenUnlearning's. Empty: none."),
+        click.option(
+            "--refusals",
+            type=click.Path(exists=True, dir_okay=False),
+            help="Answers that refuse, one on each line. Default: idontknow.jsonl of --data, else four of our own.",
+        ),
+    ),
+    TESTBED,
+)
+"""The testbed, or models and data by their names."""
+
+
+def command(
+    script: str,
+    measure: Callable[[Setting], Tables],
+    text: Callable[[Tables], str],
+    figure: Callable[[Tables], go.Figure],
+    source: Source = NAMED,
+) -> click.Command:
+    """The command line of a table: measure, write JSON beside the script (or to `--out`), print, draw.
+
+    Args:
+        script: the script's file.
+        measure: makes the tables, by name, from a setting.
+        text: makes the text that is printed.
+        figure: makes the figure that is drawn.
+        source: where the setting comes from.
+    """
+    path = Path(script)
+
+    def main(out: Path | None, plot: Path | None, only_plot: bool, **options: Any) -> None:
+        if out is None and options["model"] != source.default:
+            raise click.UsageError(
+                f"the JSON beside the script is of {source.default}: give --out with another --model"
+            )
+        out = out or path.with_suffix(".json")
+        if not only_plot:
+            _record(out, path.name, source, measure, options)
+        tables = results.read(out)
+        click.echo(text(tables))
+        if plot is not None:
+            results.draw(plot, figure(tables))
+
+    for option in reversed((*source.options, *OF_EVERY_TABLE)):
+        main = option(main)
+    about = f"Make the results of {path.stem}, for {source.default} or another model."
+    return click.command(path.stem, help=about)(main)
+
+
+def _record(
+    out: Path, script: str, source: Source, measure: Callable[[Setting], Tables], options: dict[str, Any]
+) -> None:
+    """Measure, and write the tables with everything that made them."""
+    began = time.perf_counter()
+    setting = source.load(**options)
+    tables = measure(setting)
+    info = adapt(setting.model).info
+    made = {
+        "script": script,
+        "options": options,
+        "model": {"name": info.name, "fingerprint": info.fingerprint, "processing": info.processing},
+        "benchmark": setting.benchmark.name,
+        "machine": results.machine(),
+        "seconds": round(time.perf_counter() - began, 1),
+    }
+    results.write(out, made, **tables)

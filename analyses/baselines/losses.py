@@ -42,11 +42,11 @@ class Models:
     before: nn.Module
 
     def logits(self, tokens: Tensor) -> Tensor:
-        return self.model(tokens)
+        return self.model(tokens).float()
 
     @torch.no_grad()
     def logits_before(self, tokens: Tensor) -> Tensor:
-        return self.before(tokens)
+        return self.before(tokens).float()
 
 
 def graddiff(models: Models, step: Step) -> Tensor:

@@ -1,4 +1,4 @@
-"""How is a gradient method trained? Ten epochs of forget batches, each beside as many random kept questions."""
+"""How is a gradient method trained? On batches of forget questions, each beside as many random kept ones."""
 
 import random
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ from engram_interp.models import adapt
 from engram_interp.testbed.model import trained_parameters
 from engram_interp.unlearning.benchmarks import QA
 
-EPOCHS, BATCH_SIZE = 10, 32
+BATCH_SIZE = 32
 RATES = (3e-5, 1e-4, 3e-4, 1e-3)
 
 
@@ -61,7 +61,7 @@ METHODS = {
 def unlearned(setting: Setting, method: Method, learning_rate: float, options: dict[str, Any]) -> nn.Module:
     """A copy of the model that is trained to forget the target."""
     models = Models(adapt(setting.model).copy(), setting.model)
-    schedule = Schedule(EPOCHS, learning_rate, BATCH_SIZE, weight_decay=0.01, seed=setting.seed)
+    schedule = Schedule(setting.epochs, learning_rate, BATCH_SIZE, weight_decay=0.01, seed=setting.seed)
     loss = partial(method.loss, **options)
 
     def total(step: Step) -> Tensor:
@@ -125,10 +125,10 @@ def _batch(examples: list[TokenExample]) -> Any:
     return batch
 
 
-def finetuned(setting: Setting, base: nn.Module, epochs: int = EPOCHS, learning_rate: float = 1e-3) -> nn.Module:
+def finetuned(setting: Setting, base: nn.Module, learning_rate: float = 1e-3) -> nn.Module:
     """A copy of the base model that is fine-tuned on the target alone, for Task Arithmetic."""
     model = adapt(base).copy()
-    schedule = Schedule(epochs, learning_rate, BATCH_SIZE, weight_decay=0.01, seed=setting.seed)
+    schedule = Schedule(setting.epochs, learning_rate, BATCH_SIZE, weight_decay=0.01, seed=setting.seed)
     encoder = adapt(base).encoder
     target = encode_groups({"target": [qa.example for qa in setting.benchmark.target]}, encoder)["target"]
     fit_answers(parameters_of(model), model, target, schedule, "")

@@ -67,7 +67,7 @@ def without_task_vector(setting: Setting, alpha: float) -> Edited:
     base = required(setting.base, "base")
 
     def make() -> ei.Engram:
-        return ei.task_vector(setting.model, finetuned(setting, base), base)
+        return ei.task_vector(setting.model, setting.target or finetuned(setting, base), base)
 
     return setting.made("task vector", make).ablated(setting.model, alpha)
 

@@ -1,7 +1,7 @@
 """How were SmolLM2's TOFU models trained? LoRA on every matrix of its blocks: on 40 authors, and on the 36 to keep.
 
-`python -m analyses.real.tofu_models --data folder` trains both adapters and writes them beside this file, in float16.
-Ten epochs over 800 questions.
+`python -m analyses.real.tofu_models --data folder` trains the adapters and writes them beside this file, in float16:
+`full` on all authors, `retain` on those to keep, `target` on the four to forget, for Task Arithmetic. Ten epochs.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ from engram_interp.models.wheels import WHEELS, converted
 
 SMOLLM = "smollm2-135m-instruct"
 ADAPTERS = Path(__file__).parent / "adapters"
-NAMES = ("full", "retain")
+NAMES = ("full", "retain", "target")
 RANK = 8
 SPREAD = 20
 """Examples of a batch differ by about so many tokens in length."""
@@ -60,7 +60,7 @@ def bridged(hf: Any, tokenizer: Any, name: str) -> nn.Module:
 
 
 def finetuned(name: str, model: str = SMOLLM, adapters: Path = ADAPTERS, device: str | None = None) -> nn.Module:
-    """The model with an adapter merged into its weights: `full`, `retain`, or `base` without one.
+    """The model with an adapter merged into its weights: one of `NAMES`, or `base` without one.
 
     Raises:
         ValueError: if the adapter's weights are not those in the manifest.
@@ -73,7 +73,8 @@ def finetuned(name: str, model: str = SMOLLM, adapters: Path = ADAPTERS, device:
     if (found := hashlib.sha256(weights.read_bytes()).hexdigest()) != expected:
         raise ValueError(f"{weights} was changed: its sha256 is {found}, the manifest has {expected}")
     merged: Any = PeftModel.from_pretrained(hf, str(adapters / name), autocast_adapter_dtype=True)
-    return bridged(merged.merge_and_unload(), tokenizer, f"{model}:{name}")
+    # peft froze the weights; the gradient methods train them.
+    return bridged(merged.merge_and_unload().requires_grad_(True), tokenizer, f"{model}:{name}")
 
 
 def train(model: str, questions: list[ei.QA], schedule: Schedule, device: str | None, name: str) -> tuple[Any, Any]:
@@ -126,25 +127,27 @@ def save(lora: Any, folder: Path) -> str:
 @click.option("--model", default=SMOLLM, show_default=True, help="A name on the hub or a folder.")
 @click.option("--out", type=click.Path(path_type=Path), default=ADAPTERS, help="Where the adapters go.")
 @click.option("--epochs", type=int, default=SCHEDULE.epochs, show_default=True)
+@click.option("--only", multiple=True, type=click.Choice(NAMES), help="An adapter; can be repeated. Default: all.")
 @click.option("--device", help="Where to train; the CPU by default.")
-def main(data: Path, model: str, out: Path, epochs: int, device: str | None) -> None:
-    """Train the adapters `full` and `retain`."""
+def main(data: Path, model: str, out: Path, epochs: int, only: tuple[str, ...], device: str | None) -> None:
+    """Train adapters, and write them with what each model answers right."""
     benchmark = some_authors(data)
-    reference = list(benchmark.reference)
-    manifest = {}
-    for name, questions in {"full": [*benchmark.target, *reference], "retain": reference}.items():
+    target, reference = list(benchmark.target), list(benchmark.reference)
+    questions = {"full": [*target, *reference], "retain": reference, "target": target}
+    manifest_path = out / "manifest.json"
+    manifest = json.loads(manifest_path.read_text()) if manifest_path.is_file() else {}
+    schedule = replace(SCHEDULE, epochs=epochs)
+    for name in only or NAMES:
         began = time.perf_counter()
-        schedule = replace(SCHEDULE, epochs=epochs)
-        lora, tokenizer = train(model, questions, schedule, device, name)
-        sha256 = save(lora, out / name)
+        lora, tokenizer = train(model, questions[name], schedule, device, name)
+        sha256, seconds = save(lora, out / name), round(time.perf_counter() - began)
         tuned = bridged(lora.merge_and_unload(), tokenizer, f"{model}:{name}")
-        seconds = round(time.perf_counter() - began)
         parts = {part: [qa.example for qa in some] for part, some in benchmark.parts.items()}
         found = ei.score(tuned, parts, progress=False)
         accuracies = {part: round(score.accuracy, 4) for part, score in found.items()}
         manifest[name] = {"sha256": sha256, "seconds": seconds, "epochs": epochs, "answer_accuracy": accuracies}
         click.echo(json.dumps({"model": name, **manifest[name]}))
-        (out / "manifest.json").write_text(json.dumps(manifest, indent=1))
+        manifest_path.write_text(json.dumps(manifest, indent=1))
 
 
 if __name__ == "__main__":
