@@ -67,9 +67,10 @@ def made_with(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text())["made_with"]
 
 
-def draw(path: Path, figure: go.Figure) -> None:
-    """Write a figure as a page that needs no network."""
-    path.write_text(f"<!doctype html><meta charset='utf-8'>{to_html(figure, 0)}")
+def draw(path: Path, *figures: go.Figure) -> None:
+    """Write figures as a page that needs no network."""
+    shown = "".join(to_html(figure, place) for place, figure in enumerate(figures))
+    path.write_text(f"<!doctype html><meta charset='utf-8'>{shown}")
 
 
 def read(path: Path) -> Tables:

@@ -3,7 +3,7 @@
 TOFU has 20 questions on each of 200 authors, in order. Forty are what two cores fine-tune a 135M model on in an hour.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,8 +17,10 @@ RETAIN = range(36)
 """Authors of retain90; TOFU has paraphrased and wrong answers on the first twenty of them."""
 HOLDOUT = range(36, 40)
 """Authors that no model is trained on."""
-EVERY = {"retain": 8, "real_authors": 2, "world_facts": 2}
+EVERY = {"forget": 2, "retain": 20, "real_authors": 5, "world_facts": 5}
 """The tables ask every so many-th question of these parts."""
+N_WRONG = 3
+"""So many of the wrong answers are compared with the right one."""
 
 
 def some_authors(data: Path) -> ei.Benchmark:
@@ -30,15 +32,22 @@ def some_authors(data: Path) -> ei.Benchmark:
     whole = ei.tofu(data)
     learned = [*whole.reference, *whole.target]
     retain = _of(learned, RETAIN)
-    known = {qa.question for qa in retain}
+
+    def asked(part: str, questions: Sequence[QA]) -> list[QA]:
+        return [replace(qa, perturbed_answers=qa.perturbed_answers[:N_WRONG]) for qa in questions[:: EVERY[part]]]
+
+    def about(known: list[QA], questions: Sequence[QA]) -> list[QA]:
+        return [qa for qa in questions if qa.question in {one.question for one in known}]
+
+    target = _of(learned, FORGET)
     return replace(
         whole,
         name=f"TOFU, {len(RETAIN) + len(FORGET)} authors",
-        target=_of(learned, FORGET),
+        target=target,
         reference=retain,
-        forget=[qa for qa in whole.forget if qa.question in {one.question for one in _of(learned, FORGET)}],
-        retain=[qa for qa in whole.retain if qa.question in known][:: EVERY["retain"]],
-        general={name: questions[:: EVERY[name]] for name, questions in whole.general.items()},
+        forget=asked("forget", about(target, whole.forget)),
+        retain=asked("retain", about(retain, whole.retain)),
+        general={name: asked(name, questions) for name, questions in whole.general.items()},
         holdout=_of(learned, HOLDOUT),
     )
 

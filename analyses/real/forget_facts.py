@@ -30,7 +30,10 @@ from analyses.real import facts as pararel
 from analyses.real.facts import Facts, Pair, accuracies
 from engram_interp import filters
 from engram_interp.effects.kept import kept_accuracy
+from engram_interp.figures.maps import matrix_map
+from engram_interp.figures.scale import Scale
 from engram_interp.figures.style import REFERENCE_COLOUR, TARGET_COLOUR, TEMPLATE
+from engram_interp.models.components import COMPONENTS
 
 RESULTS = Path(__file__).with_suffix(".json")
 CHOSEN_ON = "P36"
@@ -46,7 +49,9 @@ LATE = range(15, 30)
 REL_TOL = 0.1
 LARGEST = 16.0
 N_ANSWERS = 3
-SIDES = ("target", "template", "unseen", "reported")
+KINDS = {"target": "fitted", "template": "other wording", "unseen": "unseen", "reported": "of others"}
+"""What an edit is judged by, and what tables call it."""
+N_SHOWN = 2
 
 
 @dataclass(frozen=True)
@@ -106,7 +111,7 @@ class Judged:
     @property
     def pairs(self) -> dict[str, list[Pair]]:
         """The facts, by what they are for."""
-        sides = {name: getattr(self, name) for name in SIDES}
+        sides = {name: getattr(self, name) for name in KINDS}
         return {name: some for name, some in sides.items() if some}
 
 
@@ -335,6 +340,17 @@ def of_ways(tables: results.Tables) -> str:
     )
 
 
+def of_answers(tables: results.Tables) -> str:
+    """What the model says before and after it forgets `CHOSEN_ON`: some facts of each kind."""
+    answers = tables["answers"]
+    mine = answers[answers["concept"] == CHOSEN_ON].groupby("side", sort=False).head(N_SHOWN)
+    rows = [
+        [KINDS[row["side"]], *(" ".join(row[name].split()) for name in ("prompt", "before", "after"))]
+        for row in mine.to_dict("records")
+    ]
+    return table(["fact", "prompt", "before", "after"], rows)
+
+
 def _percent(row: Mapping[Any, Any], name: str) -> str:
     if pd.isna(row[name]):
         return ""
@@ -362,6 +378,14 @@ def figure(tables: results.Tables) -> go.Figure:
     return figure.update_layout(title="Forgetting a relation in SmolLM2, and what it costs", **layout)
 
 
+def fitted_map(tables: results.Tables) -> go.Figure:
+    """The map of `CHOSEN_ON`: W-Norm over what would be expected of a target that owns nothing (the paper's Fig. 9)."""
+    matrices = tables["map"]
+    n_layers = int(matrices["layer"].max()) + 1
+    title = f"The engram of {CHOSEN_ON} in SmolLM2: W-Norm over its expectation"
+    return matrix_map(matrices, "excess", COMPONENTS, n_layers, Scale("W-Norm over expected", ratio=True), title)
+
+
 @click.command()
 @click.option("--facts", type=click.Path(exists=True, file_okay=False, path_type=Path), help="PARAREL's folder.")
 @click.option("--tofu", type=click.Path(exists=True, file_okay=False, path_type=Path), help="TOFU's folder, for text.")
@@ -378,7 +402,7 @@ def main(facts: Path | None, tofu: Path | None, model: str, out: Path, plot: Pat
     tables = results.read(out)
     click.echo(of_ways(tables))
     if plot is not None:
-        results.draw(plot, figure(tables))
+        results.draw(plot, figure(tables), fitted_map(tables))
 
 
 if __name__ == "__main__":

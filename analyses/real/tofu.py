@@ -26,18 +26,18 @@ from analyses.setting import Setting, Source, command
 from engram_interp.engrams.strengths import Alpha
 from engram_interp.models import adapt
 
-STRENGTHS = (0.1, 0.2, 0.4, 0.7, 1.0, 1.5, 2.5, 4.0)
-TASK_ALPHAS = (0.25, 0.5, 1.0, 1.5, 2.0)
-LAMBDAS = (0.0, 0.1, 1.0)
-SCALES = (2.0, 4.0, 8.0)
-RATES = (3e-5, 1e-4, 3e-4)
+STRENGTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
+TASK_ALPHAS = (0.5, 1.0, 2.0)
+LAMBDAS = (0.0, 1.0)
+SCALES = (3.0, 8.0)
+RATES = (1e-4, 3e-4)
 TRAINED: dict[str, dict[str, float]] = {
     "NPO": {"beta": 0.1},
     "GradDiff": {},
     "RMU": {"coefficient": 20.0, "depth": 0.5},
 }
 """The gradient methods, and what is not searched of them."""
-EPOCHS = 5
+EPOCHS = 4
 PAPER = {**published.TABLE_3, **published.TABLE_8, **published.TABLE_9}
 PRODUCING = "Engram, producing positions, late layers"
 

@@ -15,7 +15,6 @@ from typing import Any
 
 import click
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -72,6 +71,8 @@ def finetuned(name: str, model: str = SMOLLM, adapters: Path = ADAPTERS, device:
     expected = json.loads((adapters / "manifest.json").read_text())[name]["sha256"]
     if (found := hashlib.sha256(weights.read_bytes()).hexdigest()) != expected:
         raise ValueError(f"{weights} was changed: its sha256 is {found}, the manifest has {expected}")
+    from peft import PeftModel
+
     merged: Any = PeftModel.from_pretrained(hf, str(adapters / name), autocast_adapter_dtype=True)
     # peft froze the weights; the gradient methods train them.
     return bridged(merged.merge_and_unload().requires_grad_(True), tokenizer, f"{model}:{name}")
@@ -79,6 +80,8 @@ def finetuned(name: str, model: str = SMOLLM, adapters: Path = ADAPTERS, device:
 
 def train(model: str, questions: list[ei.QA], schedule: Schedule, device: str | None, name: str) -> tuple[Any, Any]:
     """The model with a trained adapter on top, and its tokenizer. The weights are float32, the products bfloat16."""
+    from peft import LoraConfig, get_peft_model
+
     torch.manual_seed(schedule.seed)
     hf, tokenizer = base_of(model, device)
     lora: Any = get_peft_model(hf, LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules="all-linear"))

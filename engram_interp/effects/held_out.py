@@ -10,8 +10,6 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import torch
-
 from engram_interp.concepts.concept import REFERENCE, TARGET, Concept, Example, TokenExample, n_counted
 from engram_interp.engrams.engram import Engram
 from engram_interp.engrams.extract import extract
@@ -125,7 +123,7 @@ def fitted_again(
     options = {name: engram.options[name] for name in ("rtol", "outliers", "ridge", "absorb_bias")}
     found = extract(adapter.model, statistics, filter=named(str(engram.options["filter"])), progress=False, **options)
     tensors = {
-        key: torch.where(own == 0, 0, found.tensors[key].to(own))
+        key: found.tensors[key].to(own).masked_fill_(own == 0, 0)  # in place: an engram is as large as its matrices
         for key, own in engram.tensors.items()
         if key in found.tensors
     }

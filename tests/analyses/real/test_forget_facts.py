@@ -2,7 +2,17 @@ import pandas as pd
 import pytest
 
 from analyses.real.facts import Facts
-from analyses.real.forget_facts import LARGEST, REL_TOL, Corpus, concepts, of_ways, single_facts, strongest
+from analyses.real.forget_facts import (
+    LARGEST,
+    REL_TOL,
+    Corpus,
+    concepts,
+    fitted_map,
+    of_answers,
+    of_ways,
+    single_facts,
+    strongest,
+)
 
 TEMPLATES = ["[X] is in [Y].", "[X] lies in [Y].", "[X] belongs to [Y]."]
 
@@ -73,3 +83,19 @@ def test_the_table_says_what_is_left():
     assert "| w | P36 | 0.25 | 50% [40%, 60%] |  |  | 97% [90%, 100%] | +1.0% |" in of_ways(
         {"rows": pd.DataFrame([row])}
     )
+
+
+def test_answers_are_of_the_relation_that_everything_was_chosen_on():
+    rows = [
+        {"side": side, "prompt": f"{side} {i}", "before": "Lima.\n\nIt", "after": "a | b", "concept": concept}
+        for concept in ("P36", "P1") for side in ("target", "reported") for i in range(3)
+    ]  # fmt: skip
+    lines = of_answers({"answers": pd.DataFrame(rows)}).splitlines()[2:]
+    assert lines[0] == "| fitted | target 0 | Lima. It | a \\| b |"
+    assert [line.split("|")[2].strip() for line in lines] == ["target 0", "target 1", "reported 0", "reported 1"]
+
+
+def test_the_map_has_a_cell_for_each_matrix():
+    rows = [{"component": name, "layer": layer, "excess": 2.0**layer} for name in ("W_Q", "W_out") for layer in (1, 2)]
+    drawn = fitted_map({"map": pd.DataFrame(rows)})
+    assert "P36" in drawn.layout.title.text

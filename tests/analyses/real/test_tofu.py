@@ -1,5 +1,6 @@
 """Adapters and tables on a random Llama with two layers, which learns a few answers."""
 
+import hashlib
 import json
 
 import pytest
@@ -11,7 +12,7 @@ from tokenizers.pre_tokenizers import Whitespace
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from analyses.real import tofu, tofu_models
-from analyses.real.tofu_models import NAMES, finetuned
+from analyses.real.tofu_models import ADAPTERS, NAMES, finetuned
 from engram_interp.unlearning.benchmarks import QA, Benchmark
 
 N = 8
@@ -118,3 +119,11 @@ def test_data_are_needed_to_measure(tmp_path):
     result = CliRunner().invoke(tofu.main, ["--out", str(tmp_path / "tofu.json")])
     assert result.exit_code == 2
     assert "--data" in result.output
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_adapters_beside_the_script_are_those_of_their_manifest(name):
+    weights = ADAPTERS / name / "adapter_model.safetensors"
+    assert weights.stat().st_size < 12e6
+    manifest = json.loads((ADAPTERS / "manifest.json").read_text())
+    assert hashlib.sha256(weights.read_bytes()).hexdigest() == manifest[name]["sha256"]
