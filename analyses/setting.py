@@ -38,6 +38,7 @@ class Setting:
         benchmark: what to forget, and the questions.
         refusals: answers that refuse, for methods that train them.
         epochs: how often a gradient method passes over the target.
+        batch_size: how many of its questions make up a step, beside as many others.
         seed: the seed of everything random.
         only: the methods to compare. Empty means all.
     """
@@ -50,6 +51,7 @@ class Setting:
     target: nn.Module | None = None
     refusals: tuple[str, ...] = ("I do not know.", "I cannot say.", "Nobody told me.", "I have no idea.")
     epochs: int = 10
+    batch_size: int = 32
     seed: int = 0
     only: tuple[str, ...] = ()
     _made: dict[str, Any] = field(default_factory=dict, repr=False)

@@ -18,7 +18,6 @@ from engram_interp.models import adapt
 from engram_interp.testbed.model import trained_parameters
 from engram_interp.unlearning.benchmarks import QA
 
-BATCH_SIZE = 32
 RATES = (3e-5, 1e-4, 3e-4, 1e-3)
 
 
@@ -61,7 +60,7 @@ METHODS = {
 def unlearned(setting: Setting, method: Method, learning_rate: float, options: dict[str, Any]) -> nn.Module:
     """A copy of the model that is trained to forget the target."""
     models = Models(adapt(setting.model).copy(), setting.model)
-    schedule = Schedule(setting.epochs, learning_rate, BATCH_SIZE, weight_decay=0.01, seed=setting.seed)
+    schedule = Schedule(setting.epochs, learning_rate, setting.batch_size, weight_decay=0.01, seed=setting.seed)
     loss = partial(method.loss, **options)
 
     def total(step: Step) -> Tensor:
@@ -128,7 +127,7 @@ def _batch(examples: list[TokenExample]) -> Any:
 def finetuned(setting: Setting, base: nn.Module, learning_rate: float = 1e-3) -> nn.Module:
     """A copy of the base model that is fine-tuned on the target alone, for Task Arithmetic."""
     model = adapt(base).copy()
-    schedule = Schedule(setting.epochs, learning_rate, BATCH_SIZE, weight_decay=0.01, seed=setting.seed)
+    schedule = Schedule(setting.epochs, learning_rate, setting.batch_size, weight_decay=0.01, seed=setting.seed)
     encoder = adapt(base).encoder
     target = encode_groups({"target": [qa.example for qa in setting.benchmark.target]}, encoder)["target"]
     fit_answers(parameters_of(model), model, target, schedule, "")

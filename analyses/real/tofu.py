@@ -37,7 +37,7 @@ TRAINED: dict[str, dict[str, float]] = {
     "RMU": {"coefficient": 20.0, "depth": 0.5},
 }
 """The gradient methods, and what is not searched of them."""
-EPOCHS = 4
+EPOCHS, BATCH_SIZE = 3, 16
 PAPER = {**published.TABLE_3, **published.TABLE_8, **published.TABLE_9}
 PRODUCING = "Engram, producing positions, late layers"
 
@@ -140,7 +140,7 @@ def load(
     full, retain, base, target = (finetuned(one, model, folder, device) for one in ("full", "retain", "base", "target"))
     refusals = tuple((Path(data) / "idontknow.jsonl").read_text().splitlines())
     benchmark = some_authors(Path(data))
-    return Setting(options, full, benchmark, retain, base, target, refusals, EPOCHS, seed, only)
+    return Setting(options, full, benchmark, retain, base, target, refusals, EPOCHS, BATCH_SIZE, seed, only)
 
 
 SOURCE = Source(
