@@ -15,8 +15,10 @@ from analyses import results
 from analyses.markdown import table
 from analyses.paper import published
 from analyses.paper.tables import compared, of_combinations, of_costs
-from analyses.real.forget_facts import of_ways
+from analyses.real.forget_facts import of_answers, of_ways
+from analyses.real.splits import of_splits
 from analyses.results import Tables
+from analyses.studies.attribution import of_attribution
 from analyses.studies.positions import of_positions
 from analyses.studies.tables import of_authors, of_filters, of_maps, of_overlap
 
@@ -59,6 +61,9 @@ BLOCKS = {
     "tofu": Block(partial(compared, paper=published.TABLE_3), TOFU),
     "positions": Block(of_positions, ("studies/positions",)),
     "facts": Block(of_ways, ("real/forget_facts",)),
+    "answers": Block(of_answers, ("real/forget_facts",)),
+    "splits": Block(of_splits, ("real/splits",)),
+    "attribution": Block(of_attribution, ("studies/attribution",)),
     "maps": Block(of_maps, ("studies/planted_memory",)),
     "overlap": Block(of_overlap, ("studies/overlap",)),
     "filters": Block(of_filters, ("studies/filter_frontier",)),

@@ -17,8 +17,9 @@ RETAIN = range(36)
 """Authors of retain90; TOFU has paraphrased and wrong answers on the first twenty of them."""
 HOLDOUT = range(36, 40)
 """Authors that no model is trained on."""
-EVERY = {"forget": 2, "retain": 20, "real_authors": 5, "world_facts": 5}
-"""The tables ask every so many-th question of these parts."""
+EVERY = {"forget": 2, "retain": 10}
+"""The tables ask every so many-th question of these parts. A model of 135M parameters knows too few real authors and
+facts of the world for a harmonic mean over what it knows of them to be above zero: these parts are left out."""
 N_WRONG = 3
 """So many of the wrong answers are compared with the right one."""
 
@@ -47,7 +48,7 @@ def some_authors(data: Path) -> ei.Benchmark:
         reference=retain,
         forget=asked("forget", about(target, whole.forget)),
         retain=asked("retain", about(retain, whole.retain)),
-        general={name: asked(name, questions) for name, questions in whole.general.items()},
+        general={},
         holdout=_of(learned, HOLDOUT),
     )
 

@@ -180,15 +180,14 @@ def best(rows: pd.DataFrame, truth: str = MATCHING) -> pd.DataFrame:
 
 def of_heads(tables: results.Tables) -> str:
     """How well each ranking finds the induction heads, and those whose absence costs most."""
-    rows = tables["ranked"]
-    said = rows["auroc"].map("{:.2f}".format) + rows[["low", "high"]].apply(
-        lambda one: " [{:.2f}, {:.2f}]".format(*one), 1
-    )
-    shown = rows.assign(said=said).pivot(index="ranking", columns="truth", values="said").fillna("")
-    order = dict.fromkeys([*best(rows)["ranking"], *shown.index])
+    said = {
+        (row["ranking"], row["truth"]): f"{row['auroc']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
+        for row in tables["ranked"].to_dict("records")
+    }
+    order = dict.fromkeys([*best(tables["ranked"])["ranking"], *(ranking for ranking, _ in said)])
     return table(
         ["heads ranked by", "AUROC, prefix matching [95 %]", "AUROC, costly when ablated [95 %]"],
-        [[name, shown.loc[name, MATCHING], shown.loc[name, COSTLY]] for name in order],
+        [[name, said.get((name, MATCHING), ""), said.get((name, COSTLY), "")] for name in order],
     )
 
 

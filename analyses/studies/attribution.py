@@ -64,12 +64,15 @@ def restored(model: Any, engram: ei.Engram, alpha: float, batch: Batch, lead: Le
         with engram.ablated(model, alpha):
             without = lead(model(batch.tokens))
             found = {
-                name: generic_activation_patch(
-                    model, batch.tokens, cache, lead, lambda mine, index, clean: clean, name, ("layer",)
-                )
+                name: generic_activation_patch(model, batch.tokens, cache, lead, _whole, name, ("layer",))
                 for name in MODULES
             }
     return {name: (torch.as_tensor(leads) - without).tolist() for name, leads in found.items()}
+
+
+def _whole(_mine: Any, _index: Any, clean: Any) -> Any:
+    """Sets all of an activation back to what it was."""
+    return clean
 
 
 def blocks(model: Any, engram: ei.Engram, alpha: float, author: Author, matrices: pd.DataFrame) -> pd.DataFrame:
