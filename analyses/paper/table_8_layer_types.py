@@ -5,6 +5,7 @@ largest), and the uniform one with the highest Overall on a fourth of the questi
 `python -m analyses.paper.table_8_layer_types`, 8 min on one thread.
 """
 
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import plotly.graph_objects as go
@@ -24,11 +25,13 @@ def without(setting: Setting, subset: Only, alpha: Alpha) -> Edited:
     return part.ablated(setting.model, {key: strengths[key] for key in part.weight_norms})
 
 
-def candidates() -> list[Candidate]:
+def candidates(subsets: Mapping[str, Only] = ei.PAPER, strengths: Sequence[float] = STRENGTHS) -> list[Candidate]:
+    """Each subset at the paper's strength, and at every uniform one."""
+    kinds: dict[str, Sequence[Alpha]] = {"alpha by W-Norm": ("w-norm",), "alpha searched": strengths}
     return [
         Candidate(f"{name}, {kind}", {"alpha": alpha}, partial(without, subset=subset, alpha=alpha))
-        for name, subset in ei.PAPER.items()
-        for kind, alphas in (("alpha by W-Norm", ("w-norm",)), ("alpha searched", STRENGTHS))
+        for name, subset in subsets.items()
+        for kind, alphas in kinds.items()
         for alpha in alphas
     ]
 

@@ -17,7 +17,7 @@ from scipy.stats import kendalltau
 import engram_interp as ei
 from analyses.paper import methods, published
 from analyses.paper.methods import Candidate, Edited, ablating, naive_delta, searched, without_task_vector
-from analyses.paper.table_8_layer_types import without
+from analyses.paper.table_8_layer_types import candidates as layer_types
 from analyses.paper.tables import compared
 from analyses.real.authors import some_authors
 from analyses.real.tofu_models import ADAPTERS, SMOLLM, finetuned
@@ -72,14 +72,10 @@ def closed_form() -> list[Candidate]:
     ]
 
 
-def layer_types() -> list[Candidate]:
+def parts() -> list[Candidate]:
     """Table 8: parts of the target's engram. All of its matrices are the engrams of Table 4."""
-    return [
-        Candidate(f"{name}, {kind}", {"alpha": alpha}, partial(without, subset=subset, alpha=alpha))
-        for name, subset in list(ei.PAPER.items())[1:]
-        for kind, alphas in (("alpha by W-Norm", ("w-norm",)), ("alpha searched", STRENGTHS))
-        for alpha in alphas
-    ]
+    _, *subsets = ei.PAPER
+    return layer_types({name: ei.PAPER[name] for name in subsets}, STRENGTHS)
 
 
 def instantiations() -> list[Candidate]:
@@ -101,7 +97,7 @@ def gradient() -> list[Candidate]:
 
 def measure(setting: Setting) -> Tables:
     """Scores of all candidates, and of each method's best."""
-    return methods.compare(setting, [*closed_form(), *layer_types(), *instantiations(), *gradient()])
+    return methods.compare(setting, [*closed_form(), *parts(), *instantiations(), *gradient()])
 
 
 def order(tables: Tables) -> tuple[float, float, int]:

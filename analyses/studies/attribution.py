@@ -20,9 +20,10 @@ from transformer_lens.patching import generic_activation_patch
 import engram_interp as ei
 from analyses import results
 from analyses.markdown import table
-from engram_interp.concepts.batches import Batch, batches, encode_groups
-from engram_interp.concepts.positions import after, before
+from engram_interp.concepts.batches import Batch, encode_groups
+from engram_interp.effects.attribution import asked_of
 from engram_interp.models import adapt
+from engram_interp.options import Run
 from engram_interp.testbed.authors import Author
 
 RESULTS = Path(__file__).with_suffix(".json")
@@ -40,21 +41,10 @@ Lead = Callable[[torch.Tensor], torch.Tensor]
 
 def lead_of(model: Any, author: Author) -> tuple[Batch, Lead]:
     """The author's questions as one batch, and the mean lead of the answers over the best other token in `model`."""
-    examples = encode_groups({"": list(author.examples)}, adapt(model).encoder)
-    (batch,) = batches(examples, len(author.examples), False, "")
-    producing = before(batch.scored)
-    answers = batch.tokens[after(producing)]
-    with torch.no_grad():
-        logits = model(batch.tokens)[producing]
-    rows = torch.arange(len(answers))
-    logits[rows, answers] = -torch.inf
-    others = logits.argmax(1)
-
-    def lead(logits: torch.Tensor) -> torch.Tensor:
-        mine = logits[producing]
-        return (mine[rows, answers] - mine[rows, others]).mean()
-
-    return batch, lead
+    adapter = adapt(model)
+    examples = encode_groups({"": author.examples}, adapter.encoder)
+    (asked,) = asked_of(adapter, examples, Run(batch_size=len(author.examples), progress=False))
+    return asked.batch, lambda logits: asked.lead(logits[asked.batch.counts]).mean()
 
 
 def restored(model: Any, engram: ei.Engram, alpha: float, batch: Batch, lead: Lead) -> dict[str, list[float]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
@@ -21,7 +21,7 @@ from engram_interp.answers.scoring import spoken
 from engram_interp.common.arguments import Number, number, whole
 from engram_interp.common.progress import bar
 from engram_interp.concepts.batches import Batch, batches, encode_groups
-from engram_interp.concepts.concept import Example
+from engram_interp.concepts.concept import Example, TokenExample
 from engram_interp.concepts.positions import after, before
 from engram_interp.engrams.engram import Engram, require_engram
 from engram_interp.engrams.weights import matrix_in
@@ -173,7 +173,7 @@ def attribute(
     adapter = adapt(model)
     engram.info.require(adapter.info, "the engram")
     encoded = encode_groups({"examples": examples}, adapter.encoder, spoken(eos))
-    asked = list(_asked(adapter, encoded, run))
+    asked = list(asked_of(adapter, encoded, run))
     if not (n := sum(len(one.answers) for one in asked)):
         raise ValueError("nothing to attribute in examples: no answer token has another token before it")
     sites = [site for site in adapter.all_sites() if site.key in engram.weight_norms]
@@ -213,7 +213,8 @@ class Asked:
         return logits[rows, self.answers.to(logits.device)] - logits[rows, self.others.to(logits.device)]
 
 
-def _asked(adapter: Adapter, encoded: dict[str, list[Any]], run: Run) -> Iterator[Asked]:
+def asked_of(adapter: Adapter, encoded: dict[str, list[TokenExample]], run: Run) -> Iterator[Asked]:
+    """The answers of examples, batch by batch, with what the model as it is would say in their place."""
     for batch in batches(encoded, run.batch_size, False, ""):
         producing = before(batch.scored)
         answers = batch.tokens[after(producing)]

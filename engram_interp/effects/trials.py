@@ -164,9 +164,7 @@ class Trials:
         below, above = (self._trials[other].check for other in (weaker[-1], stronger[0]))
         doubtful = (below[:, intervals.RIGHT] != above[:, intervals.RIGHT]).nonzero().flatten().tolist()
         trial = Trial(self._seen_at(alpha), below.clone(), n_doubtful=len(doubtful))
-        for engram, mine in self._by_engram(doubtful):
-            with engram.ablated(self._adapter.model, alpha):
-                self._score(trial, mine)
+        self._score_each(trial, alpha, doubtful)
         self._trials[alpha] = trial
 
     def _score_until(self, alpha: float, enough: Callable[[], bool]) -> None:
@@ -182,9 +180,7 @@ class Trials:
                     self._score(trial, self._parts[trial.n_parts])
                     trial.n_parts += 1
             return
-        for engram, mine in self._by_engram(self._parts[0]):
-            with engram.ablated(self._adapter.model, alpha):
-                self._score(trial, mine)
+        self._score_each(trial, alpha, self._parts[0])
         trial.n_parts = 1
 
     def _seen_at(self, alpha: float) -> dict[str, Score]:
@@ -202,11 +198,12 @@ class Trials:
         trial.check[numbers, :3] = found
         trial.check[numbers, 3] = self._measure.own(self._adapter.model, [self._check.examples[i] for i in numbers])
 
-    def _by_engram(self, numbers: Sequence[int]) -> list[tuple[Engram, list[int]]]:
-        """The examples of these numbers by the engram that has not seen them."""
-        unseen_by = self._check.unseen_by
-        mine = [[i for i in numbers if unseen_by[i] == n] for n in range(len(self._check.engrams))]
-        return [(engram, some) for engram, some in zip(self._check.engrams, mine, strict=True) if some]
+    def _score_each(self, trial: Trial, alpha: float, numbers: Sequence[int]) -> None:
+        """Score these examples of the check, each without the engram that has not seen it."""
+        for number, engram in enumerate(self._check.engrams):
+            if mine := [i for i in numbers if self._check.unseen_by[i] == number]:
+                with engram.ablated(self._adapter.model, alpha):
+                    self._score(trial, mine)
 
     def _decision(self, alpha: float) -> bool | None:
         if alpha not in self._trials or not self._scored(alpha):

@@ -59,6 +59,14 @@ def check() -> list[tuple[str, str]]:
     return [example for author in testbed.authors().retain90[:20] for example in author.examples]
 
 
+@pytest.fixture
+def trials(full, concept, check) -> Trials:
+    adapter = adapt(full)
+    encoded = encode_concept(concept, adapter.encoder)
+    given = Check(check, encode_groups({"check": check}, adapter.encoder)["check"], [extract(full, concept)], [0] * 400)
+    return Trials(adapter, given.engrams[0], encoded, given, Measure("accuracy"), 0.9, Run(progress=False))
+
+
 def test_parts_choose_the_alpha_that_the_whole_chooses(full, concept, check, monkeypatch):
     engram = extract(full, concept)
     found = choose_alpha(full, engram, concept, check=check, rel_tol=0.2)
@@ -74,11 +82,7 @@ def test_parts_choose_the_alpha_that_the_whole_chooses(full, concept, check, mon
         assert score(full, {"check": check})["check"].accuracy == found.chosen["check_accuracy"]
 
 
-def test_only_examples_that_two_trials_leave_differently_are_scored_between_them(full, concept, check):
-    adapter = adapt(full)
-    encoded = encode_concept(concept, adapter.encoder)
-    given = Check(check, encode_groups({"check": check}, adapter.encoder)["check"], [extract(full, concept)], [0] * 400)
-    trials = Trials(adapter, given.engrams[0], encoded, given, Measure("accuracy"), 0.9, Run(progress=False))
+def test_only_examples_that_two_trials_leave_differently_are_scored_between_them(trials):
     assert trials.keeps_surely(0.0)
     assert trials.keeps_surely(0.5)
     assert not trials.keeps_surely(2.0)
@@ -104,11 +108,7 @@ def test_a_strength_that_only_a_part_kept_is_not_returned(full, concept, check, 
     assert choice.chosen["kept_low"] >= choice.keep
 
 
-def test_scores_are_those_of_what_was_scored(full, concept, check):
-    adapter = adapt(full)
-    encoded = encode_concept(concept, adapter.encoder)
-    given = Check(check, encode_groups({"check": check}, adapter.encoder)["check"], [extract(full, concept)], [0] * 400)
-    trials = Trials(adapter, given.engrams[0], encoded, given, Measure("accuracy"), 0.9, Run(progress=False))
+def test_scores_are_those_of_what_was_scored(full, check, trials):
     assert trials.keeps_surely(0.0)
     assert trials.keeps(0.125)  # the edit is weak, so a part is enough
     none, weak = trials.rows()
