@@ -26,9 +26,12 @@ from analyses.setting import Setting, Source, command
 from engram_interp.engrams.strengths import Alpha
 from engram_interp.models import adapt
 
-STRENGTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
+STRENGTHS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0)
+DELTA_STRENGTHS = (1.0, 2.0, 4.0, 8.0, 16.0)
+"""The engram of what fine-tuning changed is small: it needs more."""
 TASK_ALPHAS = (0.5, 1.0, 2.0)
-LAMBDAS = (0.0, 1.0)
+LAMBDAS = (0.0, 1.0, 1e2, 1e4)
+"""The ends of the paper's sweep, and larger: what a lambda does depends on the moments, which are sums over tokens."""
 SCALES = (3.0, 8.0)
 RATES = (1e-4, 3e-4)
 TRAINED: dict[str, dict[str, float]] = {
@@ -82,7 +85,7 @@ def instantiations() -> list[Candidate]:
     """Table 9: the engram of what fine-tuning changed. That of the weights is in Table 4."""
     return [
         *searched("naive delta, alpha by W-Norm", naive_delta, alpha=("w-norm",)),
-        *searched("naive delta, alpha searched", naive_delta, alpha=STRENGTHS),
+        *searched("naive delta, alpha searched", naive_delta, alpha=DELTA_STRENGTHS),
     ]
 
 
