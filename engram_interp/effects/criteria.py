@@ -36,6 +36,7 @@ from engram_interp.engrams.extract import extract
 from engram_interp.engrams.strengths import Alpha
 from engram_interp.engrams.weights import absorbing_inputs, base_of, matrix_in, matrix_of
 from engram_interp.linalg.norms import output_norm, share
+from engram_interp.linalg.second_moment import SecondMoment
 from engram_interp.models import Adapter, adapt
 from engram_interp.models.exclusive import exclusive
 from engram_interp.models.sites import Site, component_of, layer_of, weight_key
@@ -218,8 +219,8 @@ def algebraic(
     W_1: Float[Tensor, "out d"],
     W_0: Float[Tensor, "out d"],
     W_plus: Float[Tensor, "out d"],
-    S_plus: Float[Tensor, "d d"],
-    S_minus: Float[Tensor, "d d"],
+    target: SecondMoment,
+    reference: SecondMoment,
 ) -> dict[str, float]:
     """By what share of the output energy each condition is missed; 0 if the output is zero.
 
@@ -227,20 +228,21 @@ def algebraic(
         W_1: the model's matrix.
         W_0: the null state's matrix.
         W_plus: the engram, as strong as it is applied.
-        S_plus: second moment of the target's inputs.
-        S_minus: second moment of the reference's inputs.
+        target: second moment of its inputs, `S+`.
+        reference: `S-`.
 
     Example:
-        >>> W, S = torch.eye(2), torch.eye(2)
+        >>> from engram_interp.linalg.second_moment import SecondMoment
+        >>> W, S = torch.eye(2), SecondMoment(torch.eye(2))
         >>> algebraic(W, 0 * W, 0.5 * W, S, S)
         {'specificity': 0.25, 'reactivation': 0.25, 'sufficiency': 0.25, 'necessity': 0.25}
     """
     dW = W_1 - W_0
     # For one matrix, W+ misses dW by as much in both directions, injected or ablated.
-    missed, all_of_it = output_norm(W_plus - dW, S_plus), output_norm(W_1, S_plus)
-    learned = all_of_it if not W_0.count_nonzero() else output_norm(dW, S_plus)
+    missed, all_of_it = output_norm(W_plus - dW, target), output_norm(W_1, target)
+    learned = all_of_it if not W_0.count_nonzero() else output_norm(dW, target)
     shares = {
-        "specificity": share(output_norm(W_plus, S_minus), output_norm(W_1, S_minus)),
+        "specificity": share(output_norm(W_plus, reference), output_norm(W_1, reference)),
         "reactivation": share(missed, learned),
         "sufficiency": share(missed, all_of_it),
         "necessity": share(missed, all_of_it),
@@ -293,7 +295,9 @@ def _matrices(
         absorbed = site.input in absorbing
         if site.input != read:
             read, groups = site.input, statistics.groups
-            moments = {group: groups[group][read].matrix(absorbed).cpu() for group in (TARGET, REFERENCE)}
+            moments = {
+                group: groups[group][read].of_inputs(absorbed).to("cpu") for group in (TARGET, REFERENCE)
+            }
         W_1 = matrix_of(adapter, site, absorbed).cpu()
         W_0 = torch.zeros_like(W_1) if base is None else matrix_of(base, site, absorbed).cpu()
         if base is None and absorbed and site.bias not in set(engram.tensors):
@@ -325,7 +329,8 @@ def _behaviour(
         weights = replace(engram, tensors={key: adapt(model).parameter(key).detach().clone() for key in engram.tensors})
         with weights.ablated(model):
             states[NULL] = answers(model)
-        with (weights - engram).ablated(model):
+        weights -= engram  # the name is taken again, so that the weights themselves need no memory from here on
+        with weights.ablated(model):
             states[INJECTED] = answers(model)
     else:
         states[NULL] = answers(base)

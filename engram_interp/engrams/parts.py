@@ -21,6 +21,7 @@ from engram_interp.linalg.engram import engram_matrix
 from engram_interp.linalg.filters import Function, soft, values_of
 from engram_interp.linalg.norms import Heads
 from engram_interp.linalg.ownership import Ownership, Shares, ownership
+from engram_interp.linalg.second_moment import SecondMoment
 from engram_interp.linalg.solution import Solution
 from engram_interp.linalg.spectrum import Spectrum
 from engram_interp.linalg.total import Total
@@ -58,22 +59,32 @@ class InputData:
 
     Attributes:
         absorbed: whether the input has a row of ones, as the last of its `d` dimensions.
-        S_plus: second moment of the target.
+        target: second moment of the target.
         total: second moment of target and reference together, and its factorisations.
         solve: how the engram is solved for.
         shares: the eigenvalues and eigenvectors of `M`, by cut, as far as they are known.
     """
 
     absorbed: bool
-    S_plus: Float[Tensor, "d d"]
+    target: SecondMoment
     total: Total
     solve: Solve = field(default_factory=Solve)
     shares: dict[float | int | None, Shares] = field(default_factory=dict, repr=False)
 
     @property
+    def S_plus(self) -> Float[Tensor, "d d"]:
+        """Second moment of the target."""
+        return self.target.S
+
+    @property
     def S(self) -> Float[Tensor, "d d"]:
         """Second moment of target and reference together."""
         return self.total.S
+
+    @property
+    def width(self) -> int:
+        """The size of the input, with the row of ones."""
+        return self.total.moment.width
 
     @property
     def cut(self) -> float | int | None:
@@ -116,7 +127,7 @@ class InputData:
 
     def engram(self, W: Float[Tensor, "out d"]) -> Float[Tensor, "out d"]:
         """`W P+`, or `W g(P+)` with another filter (paper, Eq. 3)."""
-        return engram_matrix(W, self.S_plus, self.solution) if self.is_soft else W @ self.P_plus
+        return engram_matrix(W, self.target, self.solution) if self.is_soft else W @ self.P_plus
 
     @cached_property
     def present(self) -> Float[Tensor, "k"]:
@@ -220,8 +231,8 @@ def parts(prepared: Prepared, solve: Solve, progress: bool | None) -> Iterator[P
         data = input_data(statistics, name, absorbed, solve)
         for site in readers:
             yield part_of(site, data, adapter, base)
-        if (n := data.n_hidden) > HIDDEN * len(data.S):
-            hidden[name] = n, data.solution.rank, len(data.S)
+        if (n := data.n_hidden) > HIDDEN * data.width:
+            hidden[name] = n, data.solution.rank, data.width
     warn_of_hidden(hidden)
 
 
@@ -236,8 +247,8 @@ def input_data(statistics: Statistics, name: str, absorbed: bool, solve: Solve, 
         group: the target.
     """
     total = statistics.factorised(name, absorbed, solve.ridge)
-    S_plus = statistics.groups[group][name].matrix(absorbed).to(total.S.device)
-    return InputData(absorbed, S_plus, total, solve, statistics.shares(name, absorbed, solve.ridge, group))
+    target = statistics.groups[group][name].of_inputs(absorbed).to(total.moment.device)
+    return InputData(absorbed, target, total, solve, statistics.shares(name, absorbed, solve.ridge, group))
 
 
 def warn_of_hidden(hidden: Mapping[str, tuple[int, int, int]]) -> None:

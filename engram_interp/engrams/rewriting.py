@@ -79,7 +79,7 @@ def rewrite(
         W = matrix_of(adapter, site, absorbed).to(X)
         V_star = values[site.key].to(X)
         _require_values(V_star, site.key, (len(X), len(W)))
-        total = Total(statistics.total(site.input).matrix(absorbed).to(X))
+        total = Total(statistics.total(site.input).of_inputs(absorbed).to(X.device))
         solution = total.solution(total.cut(cut.rtol, cut.outliers))
         changes.append(Change(site, rewriting(W, V_star.T, X.T, solution, weight), absorbed))
     options = {"rewrite weight": float(weight), **vars(cut)}

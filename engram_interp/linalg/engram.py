@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from engram_interp.linalg.second_moment import SecondMoment
 from engram_interp.linalg.solution import Solution
 from engram_interp.linalg.total import Total
 
 ROWS = 4096
 """So many rows of a weight are solved for at a time, since an unembedding has as many as there are tokens."""
+FEW_ROWS = 0.5
+"""With at most this share of the width of them, the target's own rows are multiplied in place of `S+`."""
 
 
 def soft_projector(
@@ -23,22 +27,35 @@ def soft_projector(
         rtol: the cut of the pseudo-inverse; see `spectrum`.
 
     Example:
-        >>> import torch
         >>> S_plus, S_minus = torch.diag(torch.tensor([3.0, 0.0])), torch.diag(torch.tensor([1.0, 2.0]))
         >>> soft_projector(S_plus, S_plus + S_minus).diagonal().tolist()
         [0.75, 0.0]
     """
-    return Total(S).solution(rtol).solve(S_plus)
+    return Total(SecondMoment(S)).solution(rtol).solve(S_plus)
 
 
-def engram_matrix(
-    W: Float[Tensor, "out d"], S_plus: Float[Tensor, "d d"], solution: Solution
-) -> Float[Tensor, "out d"]:
+def engram_matrix(W: Float[Tensor, "out d"], target: SecondMoment, solution: Solution) -> Float[Tensor, "out d"]:
     """`W+ = W S+ S^pinv` in float64: the part of `W` that the target owns (paper, Eq. 4; Eq. 3 for `W - W_0`)."""
-    S_plus = S_plus.double()
     if len(W) <= ROWS:
-        return solution.solve(W.double() @ S_plus)
-    W_plus = W.new_empty(W.shape, dtype=S_plus.dtype)
+        return engram_steps(W, target, solution)[1]
+    W_plus = W.new_empty(W.shape, dtype=torch.float64)
     for rows, found in zip(W.split(ROWS), W_plus.split(ROWS), strict=True):
-        found.copy_(solution.solve(rows.double() @ S_plus))
+        found.copy_(engram_steps(rows, target, solution)[1])
     return W_plus
+
+
+def engram_steps(
+    W: Float[Tensor, "out d"], target: SecondMoment, solution: Solution
+) -> tuple[Float[Tensor, "out k"], Float[Tensor, "out d"]]:
+    """`C = W S+ S^(-1/2)` and `W+`, in float64: `|C|_F = |W+ S^1/2|_F`, and `C` is on the way to `W+`.
+
+    Args:
+        W: a matrix.
+        target: the second moment of the target.
+        solution: of the second moment of target and reference together.
+    """
+    if target.rows is None or not target.has_few_rows(FEW_ROWS):
+        C = solution.whiten(W.double() @ target.S.double())
+        return C, solution.unwhiten(C)
+    out, whitened = W.double() @ target.rows.T, solution.whiten(target.rows)
+    return out @ whitened, out @ solution.unwhiten(whitened)

@@ -15,6 +15,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from engram_interp.linalg.fisher import squared_length
+from engram_interp.linalg.second_moment import SecondMoment
+
+FEW_ROWS = 0.5
+"""Up to this share of the width, products with the rows of a second moment take less work than with itself."""
 
 
 @dataclass(frozen=True)
@@ -52,15 +56,21 @@ def share(part: Float[Tensor, "..."], whole: Float[Tensor, "..."]) -> Float[Tens
     return (part / whole).where(whole > 0, 0.0)
 
 
-def output_norm(W: Float[Tensor, "*head out d"], S: Float[Tensor, "*#head d d"]) -> Float[Tensor, "*head"]:
-    """`|W S^1/2|_F`, in float64.
+def output_norm(
+    W: Float[Tensor, "*head out d"], S: Float[Tensor, "*#head d d"] | SecondMoment
+) -> Float[Tensor, "*head"]:
+    """`|W S^1/2|_F`, in float64; of few rows it is `|W X^T|_F`.
 
     Example:
         >>> S = torch.diag(torch.tensor([4.0, 9.0]))
         >>> output_norm(torch.eye(2), S).item() == 13**0.5
         True
     """
-    return squared_length(W, S).clamp(min=0).sqrt()
+    if not isinstance(S, SecondMoment):
+        return squared_length(W, S).clamp(min=0).sqrt()
+    if S.rows is None or not S.has_few_rows(FEW_ROWS):
+        return output_norm(W, S.S)
+    return (W.double() @ S.rows.T).norm(dim=(-2, -1))
 
 
 def frobenius_norms(W: Float[Tensor, "out in"], heads: Heads | None) -> Float[Tensor, "unit"]:
@@ -79,7 +89,7 @@ def frobenius_norms(W: Float[Tensor, "out in"], heads: Heads | None) -> Float[Te
 
 
 def output_norms(
-    W: Float[Tensor, "out d"], S: Float[Tensor, "d d"], heads: Heads | None, absorbed: bool
+    W: Float[Tensor, "out d"], S: SecondMoment, heads: Heads | None, absorbed: bool
 ) -> Float[Tensor, "unit"]:
     """`|W S^1/2|_F` of a matrix, then of each of its heads.
 
@@ -98,5 +108,5 @@ def output_norms(
     whole = output_norm(W, S)[None]
     if heads is None:
         return whole
-    size = len(S) - absorbed
-    return torch.cat([whole, output_norm(heads.of(W[:, :size]), heads.moments(S[:size, :size]))])
+    size = S.width - absorbed
+    return torch.cat([whole, output_norm(heads.of(W[:, :size]), heads.moments(S.S[:size, :size]))])

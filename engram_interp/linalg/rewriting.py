@@ -38,9 +38,10 @@ def rewriting(
         ValueError: if `weight` is not above 0.
 
     Example:
+        >>> from engram_interp.linalg.second_moment import SecondMoment
         >>> from engram_interp.linalg.total import Total
         >>> W, k = torch.eye(2), torch.tensor([[1.0], [0.0]])
-        >>> solution = Total(k @ k.T + torch.diag(torch.tensor([1.0, 1.0]))).solution(None)
+        >>> solution = Total(SecondMoment(k @ k.T + torch.eye(2))).solution(None)
         >>> (W + rewriting(W, torch.tensor([[0.0], [3.0]]), k, solution, math.inf)).round(decimals=9).tolist()
         [[0.0, 0.0], [3.0, 1.0]]
     """

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from engram_interp.common.arguments import number
-from engram_interp.linalg.low_rank import directions_of_few
+from engram_interp.linalg.gram import gram
 from engram_interp.linalg.solution import Solution
 
 
@@ -132,9 +132,7 @@ def require_finite(S: Float[Tensor, "d d"]) -> None:
         raise ValueError(f"a second moment of size {len(S)} is not finite, because its activations overflowed")
 
 
-def spectrum(
-    S: Float[Tensor, "d d"], rtol: float | int | None = None, ridge: float | int = 0.0, n_rows: int | None = None
-) -> Spectrum:
+def spectrum(S: Float[Tensor, "d d"], rtol: float | int | None = None, ridge: float | int = 0.0) -> Spectrum:
     """The directions of a second moment above the cut, by an eigendecomposition in float64.
 
     Args:
@@ -142,7 +140,6 @@ def spectrum(
         rtol: drops eigenvalues of at most `rtol * lambda_max`. None means `default_rtol(d)`; the paper's text has 1e-6.
         ridge: uses `S + ridge I` in place of `S` (UCE; paper, Eq. 31), in the directions that `S` has. A ridge needs no
             cut: `rtol=None` then means 0.
-        n_rows: of how many rows `S` is the moment, if that is known: it has no more directions than these.
 
     Raises:
         ValueError: if `rtol` is outside [0, 1), `ridge` is negative, or `S` is not finite.
@@ -151,14 +148,36 @@ def spectrum(
         >>> spectrum(torch.diag(torch.tensor([4.0, 1.0, 0.0]))).lam.tolist()
         [1.0, 4.0]
     """
-    require_rtol(rtol)
-    require_ridge(ridge)
     require_finite(S)
     S = S.double()
-    S = (S + S.T) / 2
-    lam, U = (directions_of_few(S, n_rows) if n_rows else None) or torch.linalg.eigh(S)
+    lam, U = torch.linalg.eigh((S + S.T) / 2)
+    return _cut(U, lam, rtol, ridge)
+
+
+def spectrum_of_rows(X: Float[Tensor, "n d"], rtol: float | int | None = None, ridge: float | int = 0.0) -> Spectrum:
+    """`spectrum` of `S = X^T X`: with fewer rows than dimensions, the directions are found among the rows.
+
+    With `X^T = Q R` and `R R^T = V lam V^T` they are `U = Q V`, orthonormal to rounding.
+
+    Raises:
+        ValueError: as `spectrum` does.
+
+    Example:
+        >>> spectrum_of_rows(torch.tensor([[0.0, 2.0, 0.0], [1.0, 0.0, 0.0]])).lam.tolist()
+        [1.0, 4.0]
+    """
+    if not X.isfinite().all():
+        raise ValueError(f"rows of size {X.shape[1]} are not finite, because activations overflowed")
+    Q, R = torch.linalg.qr(X.double().T)
+    lam, V = torch.linalg.eigh(gram(R.T))
+    return _cut(Q @ V, lam, rtol, ridge)
+
+
+def _cut(U: Float[Tensor, "d n"], lam: Float[Tensor, "n"], rtol: float | int | None, ridge: float | int) -> Spectrum:
+    require_rtol(rtol)
+    require_ridge(ridge)
     if ridge:
         # In directions that the data does not have, the target has only rounding, which the ridge must not divide.
-        has = lam > len(S) * torch.finfo(torch.float64).eps * lam[-1]
+        has = lam > len(U) * torch.finfo(torch.float64).eps * lam[-1:]
         return Spectrum(U[:, has], lam[has] + ridge).above(rtol or 0.0)
     return Spectrum(U, lam).above(rtol)

@@ -12,8 +12,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from engram_interp.linalg.cholesky import FEW, Cholesky, cholesky
+from engram_interp.linalg.second_moment import SecondMoment
 from engram_interp.linalg.solution import Solution
-from engram_interp.linalg.spectrum import Spectrum, require_finite, require_rtol, spectrum
+from engram_interp.linalg.spectrum import Spectrum, require_finite, require_rtol, spectrum, spectrum_of_rows
+
+FEW_ROWS = 0.75
+"""With more rows than this share of the width, an eigendecomposition of `S` is as fast as one among the rows."""
 
 
 @dataclass
@@ -41,22 +45,28 @@ class Total:
     """A second moment and its factorisations.
 
     Attributes:
-        S: symmetric and positive semi-definite.
+        moment: of all examples.
         ridge: what is added to the eigenvalues of the directions that `S` has.
-        n_rows: of how many rows `S` is the moment; None if that is not known.
         factors: what has been computed of it.
     """
 
-    S: Float[Tensor, "d d"]
+    moment: SecondMoment
     ridge: float | int = 0.0
-    n_rows: int | None = None
     factors: Factors = field(default_factory=Factors, repr=False)
+
+    @property
+    def S(self) -> Float[Tensor, "d d"]:
+        """The second moment."""
+        return self.moment.S
 
     @property
     def every(self) -> Spectrum:
         """The directions that the data have; with a ridge, those of `S + ridge I`."""
         if self.factors.every is None:
-            self.factors.every = spectrum(self.S, 0.0, self.ridge, self.n_rows)
+            rows = self.moment.rows if self.moment.has_few_rows(FEW_ROWS) else None
+            self.factors.every = (
+                spectrum(self.S, 0.0, self.ridge) if rows is None else spectrum_of_rows(rows, 0.0, self.ridge)
+            )
         return self.factors.every
 
     @property
@@ -84,11 +94,12 @@ class Total:
 
     def _solve(self, rtol: float | int | None) -> Solution:
         require_rtol(rtol)
+        if self.ridge or self._is_deficient:
+            return self.every.above(rtol)
         require_finite(self.S)
-        certified = None if self.ridge or self._is_deficient else cholesky(self.S, rtol)
-        return self.every.above(rtol) if certified is None else certified
+        return cholesky(self.S, rtol) or self.every.above(rtol)
 
     @property
     def _is_deficient(self) -> bool:
         """Whether there are too few rows for nearly all directions to be kept."""
-        return self.n_rows is not None and self.n_rows < len(self.S) - FEW
+        return self.moment.rows is not None and len(self.moment.rows) < self.moment.width - FEW

@@ -27,6 +27,7 @@ from engram_interp.engrams.parts import InputData, Part, part_of
 from engram_interp.engrams.strengths import Alpha
 from engram_interp.engrams.weights import absorbing_inputs, base_of
 from engram_interp.linalg.filters import Function
+from engram_interp.linalg.second_moment import SecondMoment
 from engram_interp.linalg.spectrum import Spectrum
 from engram_interp.linalg.total import Total
 from engram_interp.maps.diagnosis import CUTS, Diagnosis, diagnosis_of
@@ -172,7 +173,8 @@ class Decomposition(IdentityMapping):  # of str to Engram; checking items' types
     def _parts(self, chosen: Sequence[str], adapter: Adapter, solve: Solve) -> Iterator[Part]:
         base = self.unchanged(adapter)
         for name, readers in bar(by_input(self.sites).items(), self.run.progress, "solving", "input"):
-            data = InputData(name in self.absorbing, self.moment(name, chosen), self.total(name), solve)
+            target = SecondMoment(self.moment(name, chosen))
+            data = InputData(name in self.absorbing, target, self.total(name), solve)
             for site in readers:
                 yield part_of(site, data, adapter, base)
 
@@ -193,7 +195,7 @@ class Decomposition(IdentityMapping):  # of str to Engram; checking items' types
     def total(self, name: str) -> Total:
         """The second moment of one input over all concepts, and its factorisations. They are computed once."""
         if name not in self._totals:
-            self._totals[name] = Total(self.moment(name, list(self.kept)), self.solve.ridge)
+            self._totals[name] = Total(SecondMoment(self.moment(name, list(self.kept))), self.solve.ridge)
         return self._totals[name]
 
     def kept_of(self, name: str) -> Spectrum:

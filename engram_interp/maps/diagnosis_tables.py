@@ -52,7 +52,7 @@ class Tables:
 
     def add_input(self, name: str, data: InputData) -> None:
         """Add an input."""
-        d, lam = len(data.S), data.total.every.lam
+        d, lam = data.width, data.total.every.lam
         rtol = float(default_rtol(d) if data.cut is None else data.cut)
         rtols = sorted({rtol, *map(float, self._rtols)})
         # An input's projectors at the cuts serve all its matrices, which come before the next input.

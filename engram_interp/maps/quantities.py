@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from engram_interp.engrams.parts import Part
+from engram_interp.linalg.engram import engram_steps
 from engram_interp.linalg.gram import compact
 from engram_interp.linalg.norms import frobenius_norms, output_norms, share
 
@@ -48,7 +49,7 @@ class Metric:
         """The size of a matrix of this shape, then of each of its heads."""
         if self is WNORM:
             return frobenius_norms(part.weight(matrix), part.heads)
-        return output_norms(matrix, part.data.S, part.heads, part.data.absorbed)
+        return output_norms(matrix, part.data.total.moment, part.heads, part.data.absorbed)
 
 
 WNORM = Metric("wnorm", "weight_norm", "W-Norm")
@@ -122,8 +123,7 @@ def _engram_norms(part: Part) -> Norms:
     data, heads = part.data, part.heads
     if not data.is_paper:
         return {metric: metric.norms(part, part.W_plus) for metric in METRICS}
-    whitened = data.solution.whiten(part.dW @ data.S_plus)
-    W_plus = data.solution.unwhiten(whitened)
+    whitened, W_plus = engram_steps(part.dW, data.target, data.solution)
     by_columns = heads is not None and heads.along == "columns"
     fisher = FISHER.norms(part, W_plus) if by_columns else frobenius_norms(whitened, heads)
     return {WNORM: WNORM.norms(part, W_plus), FISHER: fisher}
@@ -132,7 +132,7 @@ def _engram_norms(part: Part) -> Norms:
 def _null_norms(part: Part, target_share: float, wholes: Norms) -> Norms:
     """The sizes of `(n/N) dW Pi`: of `dW` itself, times `n/N`, where no direction is dropped."""
     data = part.data
-    if data.is_paper and part.dW is part.W and data.solution.rank == len(data.S):
+    if data.is_paper and part.dW is part.W and data.solution.rank == data.width:
         return {metric: target_share * whole for metric, whole in wholes.items()}
     null = data.null(part.dW, target_share, data.solve.filter)
     return {metric: metric.norms(part, null) for metric in METRICS}

@@ -20,6 +20,7 @@ from engram_interp.concepts.concept import TARGET, Concept, require_concept
 from engram_interp.engrams.engram import Engram, require_engram
 from engram_interp.engrams.weights import absorbing_inputs, matrix_in, matrix_of
 from engram_interp.linalg.directions import Leading, leading, leading_shares
+from engram_interp.linalg.second_moment import SecondMoment
 from engram_interp.linalg.spectrum import Spectrum
 from engram_interp.linalg.total import Total
 from engram_interp.models import Adapter, adapt
@@ -199,7 +200,7 @@ def _one_matrix(model: nn.Module, engram: Engram, key: str, concept: Concept, ru
     X = with_ones(rows.X, absorbed).cpu()
     tokens = torch.cat([one.tokens[one.counts] for some in encoded.values() for one in some])
     cut: dict[str, Any] = {"rtol": options.get("rtol"), "outliers": options.get("outliers", 0.0)}
-    kept = Total(X.T @ X).kept(**cut)
+    kept = Total(SecondMoment(rows=X)).kept(**cut)
     W = matrix_of(adapter, site, absorbed).cpu()
     return OneMatrix(
         adapter, site, W, matrix_in(engram.tensors, site, absorbed), X, rows.example, tokens, kept, len(encoded[TARGET])

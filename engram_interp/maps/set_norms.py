@@ -40,7 +40,7 @@ def set_norms(parts: Sequence[Part], rows: Rows, index: Int[Tensor, "set m"]) ->
     """
     read = _Read(parts[0].data, rows.X)
     matrices = [_Matrix(part, read) for part in parts]
-    m, d, outs = index.shape[1], len(read.data.S), [len(one.dW) for one in matrices]
+    m, d, outs = index.shape[1], read.data.width, [len(one.dW) for one in matrices]
     by_rows = few_rows(m, d, sum(outs))
     size = 3 * m * m + m * (3 * d + 2 * max(outs)) if by_rows else 2 * m * d + d * d + 4 * d * max(outs)
     norms = _by_rows if by_rows else _by_moments
@@ -67,7 +67,7 @@ class _Read:
     def __init__(self, data: InputData, X: Float[Tensor, "n d"]) -> None:
         self.data, self.filter = data, None if data.is_soft else data.solve.filter
         self.present = data.present.sqrt().float() if data.solve.ridge else None
-        self.root = data.solution.whiten(torch.eye(len(data.S)).to(data.S)).float()
+        self.root = data.solution.whiten(torch.eye(data.width)).float()
         self.X = nn.functional.pad(with_ones(X, data.absorbed).float(), (0, 0, 0, 1))
         self.Z = self.X @ self.root
         self.owned = without_bias(self.Z @ self.root.T, data.absorbed)
@@ -96,7 +96,7 @@ class _Matrix:
 def _roots(part: Part) -> Float[Tensor, "head x x"]:
     """A square root of the second moment of every head's own part of the input."""
     assert part.heads is not None
-    size = len(part.data.S) - part.data.absorbed
+    size = part.data.width - part.data.absorbed
     lam, V = torch.linalg.eigh(part.heads.moments(part.data.S[:size, :size]))
     return (V * lam.clamp(min=0).sqrt()[:, None]).float()
 

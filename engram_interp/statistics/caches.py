@@ -11,12 +11,12 @@ from torch import Tensor
 from engram_interp.models import Adapter
 from engram_interp.models.lens import ActivationCache
 from engram_interp.models.sites import Input
-from engram_interp.statistics.moments import Moment, MomentSum
+from engram_interp.statistics.moments import AnyMoment, moment_of
 
 
 def moments_of_cache(
     adapter: Adapter, inputs: Collection[Input], cache: ActivationCache, mask: Tensor | None, group: str
-) -> dict[str, Moment]:
+) -> dict[str, AnyMoment]:
     """The moment of every input over a cache.
 
     Raises:
@@ -27,14 +27,16 @@ def moments_of_cache(
     if missing := [name for name in needed if name not in cache]:
         raise KeyError(f"the {group} cache lacks {', '.join(missing)}: cache what names_filter(model) names")
     activations = {name: cache[name] for name in needed}
-    moments: dict[str, Moment] = {name: _moment(adapter.from_cache(name, activations), mask, group) for name in inputs}
+    moments: dict[str, AnyMoment] = {
+        name: _moment(adapter.from_cache(name, activations), mask, group) for name in inputs
+    }
     for name in inputs:
         if not moments[name].is_finite:
             raise ValueError(f"non-finite activation in the {group} cache: {name}, from {adapter.cache_names([name])}")
     return moments
 
 
-def _moment(activation: Float[Tensor, "*batch_pos d"], mask: Tensor | None, group: str) -> Moment:
+def _moment(activation: Float[Tensor, "*batch_pos d"], mask: Tensor | None, group: str) -> AnyMoment:
     positions = activation.shape[:-1]
     if mask is None:
         mask = torch.ones(positions, dtype=torch.bool)
@@ -44,6 +46,4 @@ def _moment(activation: Float[Tensor, "*batch_pos d"], mask: Tensor | None, grou
         raise ValueError(f"{group}_mask has shape {list(mask.shape)}, the cached activations {list(positions)}")
     if not mask.any():
         raise ValueError(f"{group}_mask has no true in it, so no position of the {group} counts")
-    moment = MomentSum(activation)
-    moment.add(activation[mask.to(activation.device)])
-    return moment.result()
+    return moment_of(activation[mask.to(activation.device)].detach())

@@ -16,16 +16,16 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from engram_interp.concepts.batches import Batch, encode_concept
-from engram_interp.concepts.concept import Concept, TokenExample, require_concept
+from engram_interp.concepts.concept import Concept, TokenExample, n_counted, require_concept
 from engram_interp.models import Adapter, Record, adapt
 from engram_interp.models.exclusive import exclusive
 from engram_interp.models.sites import Input, Site, by_input
 from engram_interp.options import Run, Which, takes
-from engram_interp.statistics.moments import NEVER, Moment, MomentSum, moment_dtype, rank_of
+from engram_interp.statistics.moments import NEVER, AnyMoment, MomentSum, RowsKept, moment_dtype, moment_sum, rank_of
 from engram_interp.statistics.passes import keys_of, non_finite, one_pass, taken_rows, warn_of_few
 from engram_interp.statistics.statistics import Statistics
 
-Sums: TypeAlias = dict[str, dict[str, MomentSum]]
+Sums: TypeAlias = dict[str, dict[str, MomentSum | RowsKept]]
 """Moments being summed, by group and input."""
 
 CHECKED_EVERY = 16
@@ -70,7 +70,7 @@ def collect(model: nn.Module, concept: Concept, *, which: Which, run: Run) -> St
 
 def moments_of(
     adapter: Adapter, sites: list[Site], encoded: dict[str, list[TokenExample]], run: Run
-) -> dict[str, dict[str, Moment]]:
+) -> dict[str, dict[str, AnyMoment]]:
     """The second moment of every input of these matrices, by group of examples.
 
     Raises:
@@ -80,9 +80,10 @@ def moments_of(
     names: list[str] = [*readers]
     widths = adapter.widths(readers)
     megabytes = statistics_bytes(widths.values(), len(encoded)) / 1e6
-    logger.info("statistics of %d inputs and %d groups take %.1f MB", len(readers), len(encoded), megabytes)
+    logger.info("statistics of %d inputs and %d groups take up to %.1f MB", len(readers), len(encoded), megabytes)
 
     sums: Sums = {group: {} for group in encoded}
+    n_rows = {group: n_counted(examples) for group, examples in encoded.items()}
     seen: list[tuple[str, ...]] = []
 
     def begin(batch: Batch) -> Record:
@@ -90,7 +91,7 @@ def moments_of(
             _require_finite(sums, readers, seen)
         seen.append(batch.examples)
         counted = {group: at for place, group in enumerate(encoded) if len(at := batch.counted(place))}
-        return partial(_add, sums, counted, len(seen) - 1)
+        return partial(_add, sums, counted, n_rows, len(seen) - 1)
 
     one_pass(adapter, sites, encoded, begin, run)
     _require_finite(sums, readers, seen)
@@ -114,6 +115,7 @@ def statistics_bytes(widths: Iterable[int], n_groups: int) -> int:
 def _add(
     sums: Sums,
     counted: dict[str, Int[Tensor, "n"]],
+    n_rows: Mapping[str, int],
     batch: int,
     name: str,
     activation: Float[Tensor, "*batch_pos d"],
@@ -125,7 +127,8 @@ def _add(
             counted[group] = at = at.to(activation.device)  # once a batch
         rows, _ = taken_rows(activation, at, routed)
         if name not in sums[group]:
-            sums[group][name] = MomentSum(rows)
+            # How many positions a router sends to an expert is not known.
+            sums[group][name] = moment_sum(rows, n_rows[group], n_rows[group] if routed is None else len(rows))
         sums[group][name].add(rows, len(at), batch)
 
 

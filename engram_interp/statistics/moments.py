@@ -1,6 +1,7 @@
 """`S = X X^T`: the uncentred second moment of an input, summed batch by batch.
 
 Beside `S` stand the sum of the inputs and their number. They are what a row of ones, which absorbs a bias, adds to `S`.
+Where the inputs themselves, row by row, take less memory than `S`, they are kept instead: `S` follows from them.
 """
 
 from __future__ import annotations
@@ -8,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from engram_interp.common.storage import Content
-from engram_interp.linalg.gram import ROWS, add_gram, mirror, multiplies_exactly, strips
+from engram_interp.linalg.gram import ROWS, add_gram, gram, mirror, multiplies_exactly, strips
+from engram_interp.linalg.second_moment import SecondMoment
 from engram_interp.linalg.spectrum import default_rtol
 
 FLOAT64_BELOW = 768
@@ -52,7 +55,7 @@ class Moment:
     count: int
     offered: int
 
-    def __add__(self, other: Moment) -> Moment:
+    def __add__(self, other: Moment | MomentOfRows) -> Moment:
         device = self.second.device
         return Moment(
             self.second + other.second.to(device),
@@ -67,6 +70,11 @@ class Moment:
         return Moment(factor * self.second, factor * self.first, *counts)
 
     @property
+    def width(self) -> int:
+        """The size of the input."""
+        return len(self.first)
+
+    @property
     def is_finite(self) -> bool:
         """Whether `S` is finite. Its diagonal decides: it bounds every other entry."""
         return bool(self.second.diagonal().isfinite().all())
@@ -79,6 +87,105 @@ class Moment:
         sums = self.first.double()[:, None]
         count = torch.full((1, 1), float(self.count), dtype=torch.float64, device=S.device)
         return torch.cat([torch.cat([S, sums], dim=1), torch.cat([sums.T, count], dim=1)])
+
+    def of_inputs(self, ones: bool) -> SecondMoment:
+        """`matrix`, for linear algebra."""
+        return SecondMoment(self.matrix(ones))
+
+
+@dataclass(frozen=True)
+class MomentOfRows:
+    """The moments of one input over one group, held as the inputs themselves.
+
+    Attributes:
+        X: the inputs, as the model computes them, in its precision.
+        offered: how many positions count. An expert has rows only for those that are sent to it.
+        times: how often every row counts.
+    """
+
+    X: Float[Tensor, "n d"]
+    offered: int
+    times: float | int = 1.0
+
+    @property
+    def second(self) -> Float[Tensor, "d d"]:
+        """`S`, in the precision in which moments are held."""
+        return self.matrix(ones=False).to(moment_dtype(self.width, self.X.dtype))
+
+    @property
+    def first(self) -> Float[Tensor, "d"]:
+        """The sum of the inputs."""
+        return self.times * self.X.sum(0, dtype=torch.float64)
+
+    @property
+    def count(self) -> int:
+        """How many positions were summed."""
+        return round(self.times * len(self.X))
+
+    @property
+    def width(self) -> int:
+        """The size of the input."""
+        return self.X.shape[1]
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether every input is finite."""
+        return bool(self.X.isfinite().all())
+
+    @property
+    def whole(self) -> Moment:
+        """The same moments, summed."""
+        return Moment(self.second, self.first, self.count, self.offered)
+
+    def __add__(self, other: Moment | MomentOfRows) -> Moment | MomentOfRows:
+        if isinstance(other, Moment) or other.times != self.times:
+            return self.whole + other
+        both = torch.cat([self.X, other.X.to(self.X)])
+        found = MomentOfRows(both, self.offered + other.offered, self.times)
+        return found if rows_are_fewer(len(both), self.width, both.dtype) else found.whole
+
+    def __mul__(self, factor: float) -> MomentOfRows:
+        """What so many times the positions would sum to. The counts are rounded."""
+        return MomentOfRows(self.X, round(factor * self.offered), factor * self.times)
+
+    def matrix(self, ones: bool) -> Float[Tensor, "d1 d1"]:
+        """`S` in float64; with `ones`, the second moment of the inputs with a row of ones below them."""
+        return gram(self.root(ones))
+
+    def root(self, ones: bool) -> Float[Tensor, "n d1"]:
+        """Rows in float64 whose second moment is `matrix`."""
+        return self.times**0.5 * with_ones(self.X, ones)
+
+    def of_inputs(self, ones: bool) -> SecondMoment:
+        """`matrix`, for linear algebra."""
+        return SecondMoment(rows=self.root(ones))
+
+
+AnyMoment: TypeAlias = Moment | MomentOfRows
+
+
+def rows_are_fewer(n: int, d: int, dtype: torch.dtype) -> bool:
+    """Whether `n` rows of `d` numbers take no more memory than their second moment.
+
+    Example:
+        >>> rows_are_fewer(20, 10, torch.float32), rows_are_fewer(21, 10, torch.float32)
+        (True, False)
+    """
+    return n * dtype.itemsize <= d * moment_dtype(d, dtype).itemsize
+
+
+def moment_of(X: Float[Tensor, "n d"], offered: int | None = None) -> AnyMoment:
+    """The moment of rows that are at hand. It shares their memory if it holds them.
+
+    Args:
+        X: the rows.
+        offered: how many positions count; by default as many as there are rows.
+    """
+    if rows_are_fewer(len(X), X.shape[1], X.dtype):
+        return MomentOfRows(X, len(X) if offered is None else offered)
+    total = MomentSum(X)
+    total.add(X, offered)
+    return total.result()
 
 
 def with_ones(X: Float[Tensor, "n d"], ones: bool) -> Float[Tensor, "n d1"]:
@@ -98,7 +205,7 @@ def full_precision() -> Iterator[None]:
         torch.set_float32_matmul_precision(setting)
 
 
-def rank_of(moment: Moment) -> int:
+def rank_of(moment: AnyMoment) -> int:
     """How many directions a moment has above the default cut. Above a width of 4096 it is bounded by the positions.
 
     Example:
@@ -106,11 +213,13 @@ def rank_of(moment: Moment) -> int:
         >>> rank_of(Moment(X.T @ X, X.sum(0), count=2, offered=2))
         1
     """
-    d = len(moment.second)
+    d = moment.width
     if d > 4096:
         return min(d, moment.count)
-    lam = torch.linalg.eigvalsh(moment.second.double())
-    return int((lam > default_rtol(d) * lam[-1]).sum())
+    S = moment.of_inputs(ones=False)
+    # `X X^T` has the eigenvalues of `X^T X`, but for zeros.
+    lam = torch.linalg.eigvalsh(S.S if S.rows is None or len(S.rows) >= d else gram(S.rows.T))
+    return int((lam > default_rtol(d) * lam[-1:]).sum())
 
 
 class MomentSum:
@@ -167,6 +276,52 @@ class MomentSum:
         return Moment(mirror(self._squares), self._sums + self._count * mean, self._count, self._offered)
 
 
+class RowsKept:
+    """Keeps `[n d]` rows at a time, in place of their moment.
+
+    They lie in one piece: many small ones would scatter over the memory and hold on to what lies between.
+
+    Args:
+        like: an activation `[... d]` of the input, for its width, device and precision.
+        room: for how many rows memory is taken at first.
+
+    Attributes:
+        spoiled: as in `MomentSum`.
+    """
+
+    def __init__(self, like: Float[Tensor, "... d"], room: int) -> None:
+        self._rows = like.detach().new_empty(room, like.shape[-1])
+        self._count = self._offered = 0
+        self.spoiled: Int[Tensor, ""] = torch.full((), NEVER, device=like.device)
+
+    def add(self, X: Float[Tensor, "n d"], offered: int | None = None, batch: int = 0) -> None:
+        """Keep a copy of the rows of `X`; for the arguments see `MomentSum.add`."""
+        before, self._count = self._count, self._count + len(X)
+        self._offered += len(X) if offered is None else offered
+        if self._count > len(self._rows):
+            grown = self._rows.new_empty(max(self._count, 2 * len(self._rows)), X.shape[1])
+            grown[:before] = self._rows[:before]
+            self._rows = grown
+        self._rows[before : self._count] = X
+        self.spoiled = self.spoiled.where(X.isfinite().all(), self.spoiled.clamp(max=batch))
+
+    def result(self) -> MomentOfRows:
+        """The moment."""
+        rows = self._rows if self._count == len(self._rows) else self._rows[: self._count].clone()
+        return MomentOfRows(rows, self._offered)
+
+
+def moment_sum(like: Float[Tensor, "... d"], n_rows: int, room: int) -> MomentSum | RowsKept:
+    """What adds up the moment of at most `n_rows` rows with the least memory.
+
+    Args:
+        like: an activation `[... d]` of the input.
+        n_rows: how many rows may come.
+        room: how many will come, as far as is known.
+    """
+    return RowsKept(like, room) if rows_are_fewer(n_rows, like.shape[-1], like.dtype) else MomentSum(like)
+
+
 def _mean(X: Float[Tensor, "n d"]) -> Float[Tensor, "d"]:
     """The mean of rows, in the precision in which they are multiplied."""
     dtype = torch.promote_types(X.dtype, torch.float64 if X.shape[1] < EXACT_BELOW else torch.float32)
@@ -180,13 +335,23 @@ def _column_sums(X: Float[Tensor, "n d"]) -> Float[Tensor, "d"]:
     return few.sum(0, dtype=torch.float64) + X[whole:].sum(0, dtype=torch.float64)
 
 
-def moment_in(content: Content, place: str) -> Moment:
+def tensors_of(moment: AnyMoment) -> dict[str, Tensor]:
+    """What a file holds of a moment."""
+    count = torch.tensor([moment.count, moment.offered])
+    if isinstance(moment, MomentOfRows) and moment.times == 1:
+        return {"rows": moment.X, "count": count}
+    return {"second": moment.second, "first": moment.first, "count": count}
+
+
+def moment_in(content: Content, place: str) -> AnyMoment:
     """The moment of a group and input in a file.
 
     Raises:
         ValueError: if the tensors are not a sum of `x x^T`: if a shape or dtype is wrong, or the matrix is not finite,
-            symmetric and positive, or the counts do not fit.
+            symmetric and positive, or the counts do not fit; or if rows are not finite, or not as many as is said.
     """
+    if f"{place}/rows" in content.tensors:
+        return _rows_in(content, place)
     second, first, count = (content.tensor(f"{place}/{part}") for part in ("second", "first", "count"))
     d = len(second) if second.dim() == 2 else 0
     wide = (torch.float32, torch.float64)
@@ -201,6 +366,20 @@ def moment_in(content: Content, place: str) -> Moment:
     if why := _no_moment(second, first, taken):
         raise content.error(f"{place} {why}")
     return Moment(second, first, taken, offered)
+
+
+def _rows_in(content: Content, place: str) -> MomentOfRows:
+    X, count = (content.tensor(f"{place}/{part}") for part in ("rows", "count"))
+    if X.dim() != 2 or not X.shape[1] or tuple(count.shape) != (2,):
+        raise content.error(f"{place} has shapes {list(X.shape)} and {list(count.shape)}, not [n, d] and [2]")
+    if not X.dtype.is_floating_point or count.dtype != torch.int64:
+        raise content.error(f"{place} is {X.dtype} and {count.dtype}, not floats and int64")
+    taken, offered = count.tolist()
+    if not 0 <= taken <= offered or not offered or taken != len(X):
+        raise content.error(f"{place} counts {taken} of {offered} positions, and has {len(X)} rows")
+    if not X.isfinite().all():
+        raise content.error(f"{place} is not finite")
+    return MomentOfRows(X, offered)
 
 
 def _is_positive(second: Float[Tensor, "d d"]) -> bool:

@@ -18,7 +18,7 @@ from engram_interp.concepts.concept import TokenExample
 from engram_interp.models import Adapter, Record
 from engram_interp.models.sites import Site
 from engram_interp.options import Run
-from engram_interp.statistics.moments import Moment, MomentSum
+from engram_interp.statistics.moments import AnyMoment, moment_of
 from engram_interp.statistics.passes import finite_rows, one_pass
 
 
@@ -37,12 +37,10 @@ class Rows:
     example: Int[Tensor, "n"]
     offered: Int[Tensor, "example"]
 
-    def moment(self, start: int, stop: int) -> Moment:
+    def moment(self, start: int, stop: int) -> AnyMoment:
         """The moment of the examples from `start` up to, not including, `stop`."""
         first, last = torch.searchsorted(self.example, torch.tensor([start, stop])).tolist()
-        total = MomentSum(self.X)
-        total.add(self.X[first:last], offered=int(self.offered[start:stop].sum()))
-        return total.result()
+        return moment_of(self.X[first:last], offered=int(self.offered[start:stop].sum()))
 
 
 def collect_rows(

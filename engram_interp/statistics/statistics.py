@@ -1,12 +1,15 @@
 """`S+ = X+ X+^T` and `S- = X- X-^T`: the moments of every input, by group of examples.
 
-There is one moment for each input, not for each matrix: Q, K and V read the same tensor, and so do gate and in.
+There is one moment for each input, not for each matrix: Q, K and V read the same tensor, and so do gate and in. A
+moment of few positions is held as these rows: see `statistics/moments.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
+from functools import reduce
+from operator import add
 from pathlib import Path
 
 import torch
@@ -22,7 +25,7 @@ from engram_interp.models.lens import ActivationCache
 from engram_interp.models.sites import by_input, is_bias, is_key
 from engram_interp.options import Which, takes
 from engram_interp.statistics.caches import moments_of_cache
-from engram_interp.statistics.moments import Moment, moment_in
+from engram_interp.statistics.moments import AnyMoment, moment_in, tensors_of
 
 KEPT_BYTES = 2 * 2**30
 """What statistics may keep of what was factorised, by default."""
@@ -62,7 +65,7 @@ class Statistics:
 
     info: ModelInfo
     keys: tuple[str, ...]
-    groups: dict[str, dict[str, Moment]]
+    groups: dict[str, dict[str, AnyMoment]]
     name: str | None = None
     positions: str | None = None
     keep_bytes: int = KEPT_BYTES
@@ -93,7 +96,7 @@ class Statistics:
         """
         return self.counts[group] / sum(self.counts.values())
 
-    def total(self, name: str) -> Moment:
+    def total(self, name: str) -> AnyMoment:
         """The moment of one input over all groups."""
         first, *others = (moments[name] for moments in self.groups.values())
         for other in others:
@@ -108,8 +111,8 @@ class Statistics:
             ones: whether it gets a row of ones.
             ridge: see `Total`.
         """
-        moment = self.total(name)
-        return Total(moment.matrix(ones), ridge, moment.count, self._kept(name, ones, ridge).factors)
+        moment = reduce(add, (moments[name].of_inputs(ones) for moments in self.groups.values()))
+        return Total(moment, ridge, self._kept(name, ones, ridge).factors)
 
     def shares(self, name: str, ones: bool, ridge: float | int, group: str) -> dict[float | int | None, Shares]:
         """The spectra of `M` of one input and group, by cut, as far as they are known."""
@@ -148,9 +151,7 @@ class Statistics:
         tensors = {}
         for group, moments in self.groups.items():
             for name, moment in moments.items():
-                tensors[f"{group}/{name}/second"] = moment.second
-                tensors[f"{group}/{name}/first"] = moment.first
-                tensors[f"{group}/{name}/count"] = torch.tensor([moment.count, moment.offered])
+                tensors |= {f"{group}/{name}/{part}": tensor for part, tensor in tensors_of(moment).items()}
         fields = {
             "model": self.info.to_dict(),
             "keys": self.keys,
@@ -180,7 +181,7 @@ class Statistics:
         if wrong := [key for key in content.strings("keys") if not is_key(key) or is_bias(key)]:
             raise content.error(f"its key {wrong[0]!r} is no weight's")
         for name in inputs:
-            if len({moments[name].second.shape for moments in groups.values()}) > 1:
+            if len({moments[name].width for moments in groups.values()}) > 1:
                 raise content.error(f"the groups have moments of {name} of different sizes")
         info = ModelInfo.read(content)
         return cls(info, tuple(content.strings("keys")), groups, content.name(), content.text("positions"))
@@ -233,7 +234,7 @@ def names_filter(model: nn.Module, components: str | Collection[str] | None = No
     return adapter.cache_names(list(dict.fromkeys(site.input for site in adapter.sites(components))))
 
 
-def _sum_groups(summands: list[dict[str, Moment]]) -> dict[str, Moment]:
+def _sum_groups(summands: list[dict[str, AnyMoment]]) -> dict[str, AnyMoment]:
     first, *others = summands
     for other in others:
         first = {name: moment + other[name] for name, moment in first.items()}

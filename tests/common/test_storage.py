@@ -6,9 +6,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from engram_interp import Engram, Statistics, collect, extract
+from engram_interp import Concept, Engram, Statistics, collect, extract
 from engram_interp.common import storage
-from tests.conftest import build, token_concept
+from tests.conftest import build, token_concept, tokens
 
 
 @pytest.fixture
@@ -104,7 +104,8 @@ def forge(path, kind: str, tensors: dict[str, torch.Tensor], fields: str) -> Non
 def kinds(tmp_path_factory):
     """An engram and statistics: how each is read, its tensors, and its fields."""
     model, folder = build("gpt2"), tmp_path_factory.mktemp("files")
-    made = {"engram": extract(model, token_concept()), "statistics": collect(model, token_concept())}
+    few = Concept.from_tokens(tokens(2, 4), tokens(30, 6, seed=2))  # of the target, the rows are kept
+    made = {"engram": extract(model, token_concept()), "statistics": collect(model, few)}
     load = {"engram": Engram.load, "statistics": Statistics.load}
     found = {}
     for kind, one in made.items():
@@ -135,6 +136,7 @@ MUST_FAIL = {
     "second": [
         "negative", "nan", "infinite", "int8", "complex", "boolean", "flat", "longer", "deeper", "empty", "asymmetric",
     ],
+    "rows": ["nan", "infinite", "int8", "complex", "boolean", "flat", "longer", "deeper", "empty"],
     "first": ["nan", "infinite", "int8", "complex", "boolean", "longer", "deeper", "empty"],
     "count": ["negative", "nan", "int8", "complex", "boolean", "longer", "deeper", "empty"],
     "tensors": ["nan", "infinite", "int8", "complex", "boolean", "deeper"],
@@ -241,7 +243,7 @@ def test_a_negative_eigenvalue_is_refused_though_every_pair_is_in_order(kinds, t
 
 def test_no_position_has_no_moment(kinds, tmp_path):
     load, tensors, fields = kinds["statistics"]
-    name = next(name for name in tensors if name.endswith("count"))
+    name = next(name for name in tensors if name.endswith("second")).replace("second", "count")
     forge(tmp_path / "it", "statistics", {**tensors, name: torch.tensor([0, 9])}, json.dumps(fields))
     with pytest.raises(ValueError, match="it does not hold.*no position"):
         load(tmp_path / "it")

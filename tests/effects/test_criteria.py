@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from engram_interp import Concept, Engram, collect, criteria, extract, filters, score, testbed
 from engram_interp.concepts.batches import encode_concept
 from engram_interp.effects.criteria import ABLATED, CONDITIONS, INJECTED, MODEL, NULL, algebraic, behavioural
+from engram_interp.linalg.second_moment import SecondMoment
 from engram_interp.models import adapt
 from engram_interp.options import Run
 from engram_interp.statistics.rows import collect_rows
@@ -25,7 +26,7 @@ def test_algebraic_by_hand():
     S_plus, S_minus = torch.diag(torch.tensor([1.0, 0.0])), torch.diag(torch.tensor([0.0, 9.0]))
     # |W+ X-|^2 / |W_1 X-|^2 = 9 / 36; the others are met exactly.
     expected = {"specificity": 0.25, "reactivation": 0.0, "sufficiency": 0.0, "necessity": 0.0}
-    assert algebraic(W_1, W_0, W_plus, S_plus, S_minus) == expected
+    assert algebraic(W_1, W_0, W_plus, SecondMoment(S_plus), SecondMoment(S_minus)) == expected
 
 
 @given(n=st.integers(1, 9), d=st.integers(1, 6), out=st.integers(1, 5), seed=st.integers(0, 99))
@@ -33,7 +34,7 @@ def test_algebraic_by_hand():
 def test_algebraic_equals_the_outputs_themselves(n, d, out, seed):
     W_1, W_0, W_plus = (random(out, d, seed=seed + i) for i in range(3))
     X, Y = random(d, n, seed=seed + 3), random(d, n + 1, seed=seed + 4)
-    found = algebraic(W_1, W_0, W_plus, X @ X.T, Y @ Y.T)
+    found = algebraic(W_1, W_0, W_plus, SecondMoment(rows=X.T.double()), SecondMoment(Y @ Y.T))
 
     def over(part: torch.Tensor, whole: torch.Tensor) -> float:
         return float(part.square().sum() / whole.square().sum())

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from engram_interp.linalg import cholesky as module
 from engram_interp.linalg.cholesky import Cholesky, all_above, cholesky
+from engram_interp.linalg.second_moment import SecondMoment
 from engram_interp.linalg.spectrum import Spectrum, default_rtol, spectrum
 from engram_interp.linalg.total import Total
 
@@ -76,7 +77,7 @@ def test_a_direction_that_the_data_does_not_have_is_found(null):
 def test_many_dropped_directions_are_left_to_the_eigendecomposition():
     S = with_spectrum([*np.full(9, 1e-9), *np.linspace(1, 2, 20)])
     assert cholesky(S) is None
-    solution = Total(S).solution(None)
+    solution = Total(SecondMoment(S)).solution(None)
     assert isinstance(solution, Spectrum)
     assert solution.rank == 20
 
@@ -86,7 +87,7 @@ def test_a_direction_at_the_cut_is_left_to_the_eigendecomposition():
     lam = torch.tensor([1e-4, *np.linspace(0.5, 1, 20)]).double()
     S = torch.diag(lam)
     assert cholesky(S, 1e-4) is None
-    assert Total(S).solution(1e-4).rank == spectrum(S, 1e-4).rank
+    assert Total(SecondMoment(S)).solution(1e-4).rank == spectrum(S, 1e-4).rank
 
 
 @pytest.mark.usefixtures("narrow")
@@ -117,13 +118,13 @@ def test_all_above_is_about_every_eigenvalue():
 def test_a_whole_second_moment_needs_no_eigendecomposition(monkeypatch):
     S = with_spectrum(np.geomspace(1e-3, 1, 30))
     monkeypatch.setattr(torch.linalg, "eigh", lambda *_: pytest.fail("an eigendecomposition"))
-    assert isinstance(Total(S).solution(None), Cholesky)
+    assert isinstance(Total(SecondMoment(S)).solution(None), Cholesky)
     assert default_rtol(30) * S.norm() < 1e-3
 
 
 def test_a_solution_does_not_depend_on_what_was_asked_before():
     S, X = with_spectrum(np.geomspace(1e-9, 1, 12)), with_spectrum(np.arange(12) + 1.0, 1)
-    first, second = Total(S), Total(S)
+    first, second = Total(SecondMoment(S)), Total(SecondMoment(S))
     assert second.every.rank == 12
     assert second.solution(1e-2).rank < 12
     for rtol in (None, 1e-4, 1e-12):
@@ -133,6 +134,6 @@ def test_a_solution_does_not_depend_on_what_was_asked_before():
 
 def test_what_is_not_finite_is_refused():
     with pytest.raises(ValueError, match="size 2 "):
-        Total(torch.tensor([[1.0, float("inf")], [0.0, 1.0]])).solution(None)
+        Total(SecondMoment(torch.tensor([[1.0, float("inf")], [0.0, 1.0]]))).solution(None)
     with pytest.raises(ValueError, match="rtol.*2"):
-        Total(torch.eye(2)).solution(2)
+        Total(SecondMoment(torch.eye(2))).solution(2)

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from engram_interp.linalg.engram import engram_matrix
 from engram_interp.linalg.fisher import natural_gradient, squared_length
+from engram_interp.linalg.second_moment import SecondMoment
 from engram_interp.linalg.spectrum import Spectrum, spectrum
 from engram_interp.linalg.total import Total
 from tests.linalg.test_ownership import DATA, inputs
@@ -25,7 +26,7 @@ def layer(n: int, m: int, out: int, d: int, seed: int, kind: str = "full"):
         S_plus,
         S_minus,
         spectrum(S_plus + S_minus),
-        engram_matrix(W, S_plus, Total(S_plus + S_minus).solution(None)),
+        engram_matrix(W, SecondMoment(S_plus), Total(SecondMoment(S_plus + S_minus)).solution(None)),
     )
 
 

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from engram_interp.linalg.norms import Heads, frobenius_norms, output_norm, output_norms
+from engram_interp.linalg.second_moment import SecondMoment
 
 
 def test_output_norm_by_hand():
@@ -10,10 +11,13 @@ def test_output_norm_by_hand():
     assert output_norm(W, X @ X.T).item() == pytest.approx(49**0.5)
 
 
+@pytest.mark.parametrize("n", [3, 40])
+@pytest.mark.parametrize("by_rows", [True, False])
 @pytest.mark.parametrize("along", ["rows", "columns"])
-def test_the_norms_of_heads_are_those_of_their_blocks(along):
-    W, X = torch.randn(6, 6).double(), torch.randn(6, 40).double()
-    heads, S = Heads(3, along), X @ X.T
+def test_the_norms_of_heads_are_those_of_their_blocks(along, by_rows, n):
+    W, X = torch.randn(6, 6).double(), torch.randn(6, n).double()
+    S = SecondMoment(rows=X.T) if by_rows else SecondMoment(X @ X.T)
+    heads = Heads(3, along)
     for head in range(3):
         block = slice(2 * head, 2 * head + 2)
         own, inputs = (W[block], X) if along == "rows" else (W[:, block], X[block])
