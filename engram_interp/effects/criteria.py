@@ -295,9 +295,7 @@ def _matrices(
         absorbed = site.input in absorbing
         if site.input != read:
             read, groups = site.input, statistics.groups
-            moments = {
-                group: groups[group][read].of_inputs(absorbed).to("cpu") for group in (TARGET, REFERENCE)
-            }
+            moments = {group: groups[group][read].of_inputs(absorbed).to("cpu") for group in (TARGET, REFERENCE)}
         W_1 = matrix_of(adapter, site, absorbed).cpu()
         W_0 = torch.zeros_like(W_1) if base is None else matrix_of(base, site, absorbed).cpu()
         if base is None and absorbed and site.bias not in set(engram.tensors):

@@ -49,8 +49,9 @@ class AlphaChoice:
             `reference_loss`, on at most 32 examples that the projector was fitted to; `check_accuracy` and
             `check_loss`, on examples that it was not fitted to; `kept`, the share of the measure that stays of these,
             and its 90 % interval from `kept_low` to `kept_high`; and `check_share`, the share of these examples that
-            were scored. It is 1 at 0 and at `alpha`; elsewhere a part may have been enough to tell. Examples of which a
-            weaker and a stronger edit leave the same right are presumed to be as under the weaker one.
+            were scored. It is 1 at 0 and at `alpha`; elsewhere a part may have been enough to tell. Examples, also of
+            the target, of which a weaker and a stronger edit leave the same right are presumed to be as under the
+            weaker one.
         name: the concept's name.
         measure: what is kept, `accuracy`, `loss`, or the name of a user's function.
         sure: whether the lower end of the interval had to reach `keep`. If there are too few examples for that, `kept`

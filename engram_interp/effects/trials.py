@@ -4,20 +4,21 @@ What is kept is a sum over examples, `R(alpha)`. From a part of them it is estim
 R(alpha_0) + n mean(r_i(alpha) - r_i(alpha_0))`, with `alpha_0` the nearest strength at which every example was scored.
 If that is `Z` standard errors from what must stay, it decides; if not, the part doubles. Near the threshold every
 example is scored, and the interval of what is kept decides. Of examples with the same tokens right at a weaker strength
-that keeps enough and at a stronger one that does not, the same is presumed between them: only the others are scored.
+that keeps enough and at a stronger one that does not, the same is presumed between them: only the others are scored, of
+the target and of what the engram was made from too.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from engram_interp.answers.scoring import Score, pooled, totals
+from engram_interp.answers.scoring import pooled, totals
 from engram_interp.concepts.concept import REFERENCE, TARGET, TokenExample
 from engram_interp.effects import kept as intervals
 from engram_interp.effects.held_out import Check
@@ -42,14 +43,15 @@ class Trial:
     """What one strength did.
 
     Attributes:
-        seen: by side, the score of the target and of a part of the reference that the engram was made from.
+        seen: by side, `[example 3]`, right tokens, losses and tokens of the target and of a part of the reference that
+            the engram was made from.
         check: `[example 4]`, right tokens, losses, tokens and the user's score of what was held out; zero where an
             example was not scored, and as at the weaker strength where that was presumed.
         n_parts: how many parts of it were scored.
         n_doubtful: how many of its examples were scored, if the others were presumed.
     """
 
-    seen: dict[str, Score]
+    seen: dict[str, Tensor]
     check: Float[Tensor, "m 4"]
     n_parts: int = 0
     n_doubtful: int | None = None
@@ -99,7 +101,7 @@ class Trials:
     def keeps_surely(self, alpha: float) -> bool:
         """`keeps`, with every example scored."""
         if alpha in self._trials and self._trials[alpha].n_doubtful is not None:
-            self._trials[alpha] = self._nothing_scored(self._trials[alpha].seen)
+            del self._trials[alpha]
         self._score_until(alpha, lambda: self.is_whole(alpha))
         return self.keeps(alpha)
 
@@ -135,9 +137,10 @@ class Trials:
 
     def _row(self, alpha: float) -> dict[str, float]:
         trial, scored = self._trials[alpha], self._scored(alpha)
-        scores = {**trial.seen, CHECK: pooled(CHECK, trial.check[scored, :3])}
+        tables = {**trial.seen, CHECK: trial.check[scored, :3]}
         row: dict[str, float] = {"alpha": alpha}
-        for group, score in scores.items():
+        for group, table in tables.items():
+            score = pooled(group, table)
             row |= {f"{group}_accuracy": score.accuracy, f"{group}_loss": score.loss}
         found = self.kept(alpha)
         row |= {"kept": found.share, "kept_low": found.low, "kept_high": found.high}
@@ -161,9 +164,11 @@ class Trials:
         stronger = [other for other in known if other > alpha and not self._decision(other)]
         if not (weaker and stronger and self._measure.counts_tokens):
             return
-        below, above = (self._trials[other].check for other in (weaker[-1], stronger[0]))
-        doubtful = (below[:, intervals.RIGHT] != above[:, intervals.RIGHT]).nonzero().flatten().tolist()
-        trial = Trial(self._seen_at(alpha), below.clone(), n_doubtful=len(doubtful))
+        below, above = self._trials[weaker[-1]], self._trials[stronger[0]]
+        doubtful = unlike(below.check, above.check)
+        seen = {group: table.clone() for group, table in below.seen.items()}
+        trial = Trial(seen, below.check.clone(), n_doubtful=len(doubtful))
+        self._score_seen(trial, alpha, {group: unlike(table, above.seen[group]) for group, table in seen.items()})
         self._score_each(trial, alpha, doubtful)
         self._trials[alpha] = trial
 
@@ -172,7 +177,7 @@ class Trials:
         if enough():
             return
         if alpha not in self._trials:
-            self._trials[alpha] = self._nothing_scored(self._seen_at(alpha))
+            self._trials[alpha] = self._begun(alpha)
         trial = self._trials[alpha]
         if len(self._check.engrams) == 1:
             with self._check.engrams[0].ablated(self._adapter.model, alpha):
@@ -183,14 +188,22 @@ class Trials:
         self._score_each(trial, alpha, self._parts[0])
         trial.n_parts = 1
 
-    def _seen_at(self, alpha: float) -> dict[str, Score]:
-        """Scores of the target, and of examples that the engram was made from."""
-        with self._engram.ablated(self._adapter.model, alpha):
-            found = totals(self._adapter, self._seen, self._run)
-        return {group: pooled(group, total) for group, total in found.items()}
+    def _begun(self, alpha: float) -> Trial:
+        """A trial of which the target and what the engram was made from are scored, and nothing of the check."""
+        seen = {group: torch.zeros(len(examples), 3, dtype=torch.float64) for group, examples in self._seen.items()}
+        trial = Trial(seen, torch.zeros(len(self._check.encoded), 4, dtype=torch.float64))
+        self._score_seen(trial, alpha, {group: list(range(len(table))) for group, table in seen.items()})
+        return trial
 
-    def _nothing_scored(self, seen: dict[str, Score]) -> Trial:
-        return Trial(seen, torch.zeros(len(self._check.encoded), 4, dtype=torch.float64))
+    def _score_seen(self, trial: Trial, alpha: float, numbers: Mapping[str, list[int]]) -> None:
+        """Score these examples of the target, and of those that the engram was made from, without the engram."""
+        some = {group: [self._seen[group][i] for i in mine] for group, mine in numbers.items() if mine}
+        if not some:
+            return
+        with self._engram.ablated(self._adapter.model, alpha):
+            found = totals(self._adapter, some, self._run)
+        for group, table in found.items():
+            trial.seen[group][numbers[group]] = table
 
     def _score(self, trial: Trial, numbers: Sequence[int]) -> None:
         """Score these examples of the check in the model as it is now."""
@@ -222,6 +235,11 @@ class Trials:
         if self.is_sure:
             needed += intervals.Z * (len(before) * float((mine - before)[scored].var(unbiased=False))) ** 0.5
         return decided((mine - near)[scored], len(before), float(near.sum()), needed)
+
+
+def unlike(one: Float[Tensor, "n columns"], other: Float[Tensor, "n columns"]) -> list[int]:
+    """The examples of which two trials leave different numbers of tokens right."""
+    return (one[:, intervals.RIGHT] != other[:, intervals.RIGHT]).nonzero().flatten().tolist()
 
 
 def decided(differences: Float[Tensor, "n"], n_examples: int, right: float | int, needed: float | int) -> bool | None:
