@@ -16,7 +16,9 @@ from analyses.markdown import table
 from analyses.paper import published
 from analyses.paper.tables import compared, of_combinations, of_costs
 from analyses.real.forget_facts import of_answers, of_ways
+from analyses.real.induction import of_heads
 from analyses.real.splits import of_splits
+from analyses.real.tofu import of_methods
 from analyses.results import Tables
 from analyses.studies.attribution import of_attribution
 from analyses.studies.positions import of_positions
@@ -51,6 +53,7 @@ def of_speed(tables: Tables) -> str:
 
 
 TOFU = tuple(f"paper/tofu_{name}" for name in ("closed_form", "filters", "naive_delta", "gradient"))
+TOFU_OF_SMOLLM = tuple(f"real/tofu_{name}" for name in ("closed_form", "layer_types", "naive_delta", "gradient"))
 BLOCKS = {
     "table_3": Block(partial(compared, paper=published.TABLE_3, methods=published.TABLE_3), ("paper/table_3_methods",)),
     "table_4": Block(partial(compared, paper=published.TABLE_3), ("paper/table_4_closed_form",)),
@@ -62,6 +65,8 @@ BLOCKS = {
     "positions": Block(of_positions, ("studies/positions",)),
     "facts": Block(of_ways, ("real/forget_facts",)),
     "answers": Block(of_answers, ("real/forget_facts",)),
+    "tofu_smollm": Block(of_methods, TOFU_OF_SMOLLM),
+    "induction": Block(of_heads, ("real/induction",)),
     "splits": Block(of_splits, ("real/splits",)),
     "attribution": Block(of_attribution, ("studies/attribution",)),
     "maps": Block(of_maps, ("studies/planted_memory",)),

@@ -88,6 +88,7 @@ class Trials:
         self._parts = parts_of(lengths) if len(check.engrams) == 1 else [list(range(len(lengths)))]
         self._seen = {TARGET: encoded[TARGET], REFERENCE: evenly(encoded[REFERENCE], SEEN)}
         self._trials: dict[float, Trial] = {}
+        self._presumes = measure.counts_tokens
 
     def keeps(self, alpha: float) -> bool:
         """Whether an edit of this strength keeps enough, as far as is needed to tell."""
@@ -100,10 +101,16 @@ class Trials:
 
     def keeps_surely(self, alpha: float) -> bool:
         """`keeps`, with every example scored."""
+        presumed = None
         if alpha in self._trials and self._trials[alpha].n_doubtful is not None:
+            presumed = self._decision(alpha)
             del self._trials[alpha]
         self._score_until(alpha, lambda: self.is_whole(alpha))
-        return self.keeps(alpha)
+        found = self.keeps(alpha)
+        # Near a tie an example may come out otherwise alone than in a batch. A search of steps as small as that would
+        # then be told the same wrong thing at every next strength.
+        self._presumes &= presumed in (None, found)
+        return found
 
     def is_whole(self, alpha: float) -> bool:
         """Whether every example was scored at this strength."""
@@ -159,12 +166,12 @@ class Trials:
 
     def _presume(self, alpha: float) -> None:
         """Score only the examples of which a weaker and a stronger trial differ, if there are such trials."""
-        known = [other for other in sorted(self._trials) if self._is_known(other)]
-        weaker = [other for other in known if other < alpha and self._decision(other)]
-        stronger = [other for other in known if other > alpha and not self._decision(other)]
-        if not (weaker and stronger and self._measure.counts_tokens):
+        known = [other for other in sorted(self._trials) if self._is_known(other)] if self._presumes else []
+        weaker = next((other for other in reversed(known) if other < alpha and self._decision(other)), None)
+        stronger = next((other for other in known if other > alpha and not self._decision(other)), None)
+        if weaker is None or stronger is None:
             return
-        below, above = self._trials[weaker[-1]], self._trials[stronger[0]]
+        below, above = self._trials[weaker], self._trials[stronger]
         doubtful = unlike(below.check, above.check)
         seen = {group: table.clone() for group, table in below.seen.items()}
         trial = Trial(seen, below.check.clone(), n_doubtful=len(doubtful))
