@@ -16,6 +16,7 @@ from analyses.markdown import table
 from analyses.paper import published
 from analyses.paper.tables import compared, of_combinations, of_costs
 from analyses.real.forget_facts import of_answers, of_ways
+from analyses.real.induction import of_heads
 from analyses.real.splits import of_splits
 from analyses.real.tofu import of_methods
 from analyses.results import Tables
@@ -65,6 +66,7 @@ BLOCKS = {
     "facts": Block(of_ways, ("real/forget_facts",)),
     "answers": Block(of_answers, ("real/forget_facts",)),
     "tofu_smollm": Block(of_methods, TOFU_OF_SMOLLM),
+    "induction": Block(of_heads, ("real/induction",)),
     "splits": Block(of_splits, ("real/splits",)),
     "attribution": Block(of_attribution, ("studies/attribution",)),
     "maps": Block(of_maps, ("studies/planted_memory",)),

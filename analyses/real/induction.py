@@ -179,12 +179,16 @@ def best(rows: pd.DataFrame, truth: str = MATCHING) -> pd.DataFrame:
 
 
 def of_heads(tables: results.Tables) -> str:
-    """How well each ranking finds the induction heads, and those whose absence costs most."""
+    """How well each ranking finds the induction heads, and those whose absence costs most.
+
+    Of the maps, those of `W_O`: what a head writes is its own, and keys and values are shared.
+    """
     said = {
         (row["ranking"], row["truth"]): f"{row['auroc']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
         for row in tables["ranked"].to_dict("records")
     }
     order = dict.fromkeys([*best(tables["ranked"])["ranking"], *(ranking for ranking, _ in said)])
+    order = [name for name in order if not name.startswith(("W_Q", "W_K", "W_V"))]
     return table(
         ["heads ranked by", "AUROC, prefix matching [95 %]", "AUROC, costly when ablated [95 %]"],
         [[name, said.get((name, MATCHING), ""), said.get((name, COSTLY), "")] for name in order],
