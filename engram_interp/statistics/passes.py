@@ -89,13 +89,13 @@ def warn_of_few(
         widths: the dimensions of each input.
         count: how many positions count.
         rank: how many directions an input has above the default cut. It is asked only if positions are few. None takes
-            all dimensions.
+            as many as positions and dimensions allow.
     """
     if unseen := [name for name, n in n_rows.items() if not n]:
         logger.warning("no position that counts reached %s: the matrices there have no engram", ", ".join(unseen))
     widest = max(widths, key=lambda name: widths[name])
     d = widths[widest]
-    if count < 2 * d and count < 2 * (found := d if rank is None else rank(widest)):
+    if count < 2 * d and count < 2 * (found := min(d, count) if rank is None else rank(widest)):
         logger.warning(
             "%d positions count, and inputs have up to %d dimensions, of which these positions reach %d. Below two "
             "positions a direction, W-Norms and edits are mostly noise: give more (reference) examples, plain text "

@@ -7,6 +7,7 @@ import torch
 
 from engram_interp import Concept, collect, extract
 from engram_interp.statistics.collect import statistics_bytes
+from engram_interp.statistics.passes import warn_of_few
 from tests.conftest import build, token_concept, tokens
 
 
@@ -123,6 +124,12 @@ def test_few_positions_are_enough_for_few_directions(llama, caplog):
         assert not warned(caplog)
         collect(llama, Concept.from_tokens(rows[:10], rows[10:]))
         assert "of which these positions reach" in caplog.text
+
+
+def test_positions_reach_no_more_directions_than_there_are(caplog):
+    with caplog.at_level("WARNING", "engram_interp"):
+        warn_of_few({"x": 5}, {"x": 10}, count=5)
+    assert "up to 10 dimensions, of which these positions reach 5" in caplog.text
 
 
 def warned(caplog) -> list[str]:
