@@ -25,7 +25,8 @@ from engram_interp.models.lens import ActivationCache
 from engram_interp.models.sites import by_input, is_bias, is_key
 from engram_interp.options import Which, takes
 from engram_interp.statistics.caches import moments_of_cache
-from engram_interp.statistics.moments import AnyMoment, moment_in, tensors_of
+from engram_interp.statistics.moment_file import moment_in, tensors_of
+from engram_interp.statistics.moments import AnyMoment
 
 KEPT_BYTES = 2 * 2**30
 """What statistics may keep of what was factorised, by default."""
