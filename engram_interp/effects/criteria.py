@@ -327,7 +327,7 @@ def _behaviour(
         weights = replace(engram, tensors={key: adapt(model).parameter(key).detach().clone() for key in engram.tensors})
         with weights.ablated(model):
             states[NULL] = answers(model)
-        weights -= engram  # the name is taken again, so that the weights themselves need no memory from here on
+        weights -= engram  # under the same name, so that the weights are freed
         with weights.ablated(model):
             states[INJECTED] = answers(model)
     else:

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from engram_interp.statistics.moments import Moment, MomentSum, moment_dtype, with_ones
+from engram_interp.statistics.moments import Moment, MomentSum, moment_dtype, moment_of, with_ones
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,7 @@ class Factor:
     @property
     def matrix(self) -> Float[Tensor, "D D"]:
         """`S_i`, with a row of ones if a bias is absorbed."""
-        X = precise(self.X)
-        total = MomentSum(X)
-        total.add(X)
-        return total.result().matrix(self.absorbed)
+        return moment_of(precise(self.X)).matrix(self.absorbed)
 
     @property
     def resolution(self) -> float:

@@ -18,7 +18,6 @@ from engram_interp.engrams.extract import engram_of
 from engram_interp.engrams.parts import Change
 from engram_interp.engrams.weights import absorbing_inputs, matrix_of
 from engram_interp.linalg.rewriting import rewriting
-from engram_interp.linalg.total import Total
 from engram_interp.models import Adapter, adapt
 from engram_interp.models.exclusive import exclusive
 from engram_interp.models.sites import Site
@@ -79,7 +78,7 @@ def rewrite(
         W = matrix_of(adapter, site, absorbed).to(X)
         V_star = values[site.key].to(X)
         _require_values(V_star, site.key, (len(X), len(W)))
-        total = Total(statistics.total(site.input).of_inputs(absorbed).to(X.device))
+        total = statistics.factorised(site.input, absorbed)
         solution = total.solution(total.cut(cut.rtol, cut.outliers))
         changes.append(Change(site, rewriting(W, V_star.T, X.T, solution, weight), absorbed))
     options = {"rewrite weight": float(weight), **vars(cut)}

@@ -12,8 +12,6 @@ from engram_interp.linalg.total import Total
 
 ROWS = 4096
 """So many rows of a weight are solved for at a time, since an unembedding has as many as there are tokens."""
-FEW_ROWS = 0.5
-"""With at most this share of the width of them, the target's own rows are multiplied in place of `S+`."""
 
 
 def soft_projector(
@@ -54,8 +52,8 @@ def engram_steps(
         target: the second moment of the target.
         solution: of the second moment of target and reference together.
     """
-    if target.rows is None or not target.has_few_rows(FEW_ROWS):
+    if (X := target.few_rows()) is None:
         C = solution.whiten(W.double() @ target.S.double())
         return C, solution.unwhiten(C)
-    out, whitened = W.double() @ target.rows.T, solution.whiten(target.rows)
+    out, whitened = W.double() @ X.T, solution.whiten(X)
     return out @ whitened, out @ solution.unwhiten(whitened)

@@ -17,9 +17,6 @@ from torch import Tensor
 from engram_interp.linalg.fisher import squared_length
 from engram_interp.linalg.second_moment import SecondMoment
 
-FEW_ROWS = 0.5
-"""Up to this share of the width, products with the rows of a second moment take less work than with itself."""
-
 
 @dataclass(frozen=True)
 class Heads:
@@ -68,9 +65,9 @@ def output_norm(
     """
     if not isinstance(S, SecondMoment):
         return squared_length(W, S).clamp(min=0).sqrt()
-    if S.rows is None or not S.has_few_rows(FEW_ROWS):
+    if (X := S.few_rows()) is None:
         return output_norm(W, S.S)
-    return (W.double() @ S.rows.T).norm(dim=(-2, -1))
+    return (W.double() @ X.T).norm(dim=(-2, -1))
 
 
 def frobenius_norms(W: Float[Tensor, "out in"], heads: Heads | None) -> Float[Tensor, "unit"]:

@@ -13,6 +13,9 @@ from torch import Tensor
 
 from engram_interp.linalg.gram import gram
 
+FEW_ROWS = 0.5
+"""Up to this share of the width, two products with the rows take less work than one with `S`."""
+
 
 class SecondMoment:
     """A second moment of inputs of size `d`.
@@ -61,6 +64,9 @@ class SecondMoment:
             return SecondMoment(self.S + other.S)
         return SecondMoment(rows=torch.cat([self.rows, other.rows]))
 
-    def has_few_rows(self, share: float) -> bool:
-        """Whether there are rows, and at most this share of `d` of them."""
-        return self.rows is not None and len(self.rows) <= share * self.width
+    def few_rows(self, share: float = FEW_ROWS) -> Float[Tensor, "n d"] | None:
+        """The rows, if there are at most this share of `d` of them; None otherwise, and if they are not known.
+
+        By default they are what products take less work with than with `S`.
+        """
+        return self.rows if self.rows is not None and len(self.rows) <= share * self.width else None

@@ -148,6 +148,8 @@ def spectrum(S: Float[Tensor, "d d"], rtol: float | int | None = None, ridge: fl
         >>> spectrum(torch.diag(torch.tensor([4.0, 1.0, 0.0]))).lam.tolist()
         [1.0, 4.0]
     """
+    require_rtol(rtol)
+    require_ridge(ridge)
     require_finite(S)
     S = S.double()
     lam, U = torch.linalg.eigh((S + S.T) / 2)
@@ -166,6 +168,8 @@ def spectrum_of_rows(X: Float[Tensor, "n d"], rtol: float | int | None = None, r
         >>> spectrum_of_rows(torch.tensor([[0.0, 2.0, 0.0], [1.0, 0.0, 0.0]])).lam.tolist()
         [1.0, 4.0]
     """
+    require_rtol(rtol)
+    require_ridge(ridge)
     if not X.isfinite().all():
         raise ValueError(f"rows of size {X.shape[1]} are not finite, because activations overflowed")
     Q, R = torch.linalg.qr(X.double().T)
@@ -174,8 +178,6 @@ def spectrum_of_rows(X: Float[Tensor, "n d"], rtol: float | int | None = None, r
 
 
 def _cut(U: Float[Tensor, "d n"], lam: Float[Tensor, "n"], rtol: float | int | None, ridge: float | int) -> Spectrum:
-    require_rtol(rtol)
-    require_ridge(ridge)
     if ridge:
         # In directions that the data does not have, the target has only rounding, which the ridge must not divide.
         has = lam > len(U) * torch.finfo(torch.float64).eps * lam[-1:]

@@ -63,9 +63,9 @@ class Total:
     def every(self) -> Spectrum:
         """The directions that the data have; with a ridge, those of `S + ridge I`."""
         if self.factors.every is None:
-            rows = self.moment.rows if self.moment.has_few_rows(FEW_ROWS) else None
+            X = self.moment.few_rows(FEW_ROWS)
             self.factors.every = (
-                spectrum(self.S, 0.0, self.ridge) if rows is None else spectrum_of_rows(rows, 0.0, self.ridge)
+                spectrum(self.S, 0.0, self.ridge) if X is None else spectrum_of_rows(X, 0.0, self.ridge)
             )
         return self.factors.every
 

@@ -161,6 +161,7 @@ class MomentOfRows:
 
 
 AnyMoment: TypeAlias = Moment | MomentOfRows
+"""The moments of one input over one group, however they are held."""
 
 
 def rows_are_fewer(n: int, d: int, dtype: torch.dtype) -> bool:

@@ -99,10 +99,7 @@ class Statistics:
 
     def total(self, name: str) -> AnyMoment:
         """The moment of one input over all groups."""
-        first, *others = (moments[name] for moments in self.groups.values())
-        for other in others:
-            first = first + other
-        return first
+        return reduce(add, (moments[name] for moments in self.groups.values()))
 
     def factorised(self, name: str, ones: bool, ridge: float | int = 0.0) -> Total:
         """`S` of one input over all groups, with what has been factorised of it so far: no stage does it again.

@@ -93,6 +93,8 @@ def test_only_examples_that_two_trials_leave_differently_are_scored_between_them
     assert not trials.is_whole(1.0)
     right = [int(trials._trials[alpha].check[:, 0].sum()) for alpha in (0.5, 1.0, 2.0)]
     assert right == sorted(right, reverse=True)
+    seen = trials._trials[1.0].seen["target"][:, 0]
+    assert (seen <= trials._trials[0.5].seen["target"][:, 0]).all()
     trials.keeps_surely(1.0)
     assert trials.rows()[2]["check_share"] == 1
     # What was presumed is what scoring all of them finds, but for examples that come back under a stronger edit.

@@ -24,8 +24,8 @@ def test_by_hand() -> None:
     both = found + SecondMoment(rows=torch.tensor([[0.0, 2.0]]).double())
     assert both.rows is not None
     assert both.S.tolist() == [[10, 14], [14, 24]]
-    assert found.has_few_rows(1.0)
-    assert not both.has_few_rows(1.0)
+    assert found.few_rows(1.0) is found.rows
+    assert found.few_rows() is both.few_rows(1.0) is SecondMoment(torch.eye(2)).few_rows(1.0) is None
 
 
 def test_it_needs_one_of_the_two() -> None:
