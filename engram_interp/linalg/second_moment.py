@@ -65,8 +65,8 @@ class SecondMoment:
         return SecondMoment(rows=torch.cat([self.rows, other.rows]))
 
     def few_rows(self, share: float = FEW_ROWS) -> Float[Tensor, "n d"] | None:
-        """The rows, if there are at most this share of `d` of them; None otherwise, and if they are not known.
+        """The rows, if they are known and at most this share of `d`; otherwise None.
 
-        By default they are what products take less work with than with `S`.
+        By default that is where products with the rows take less work than products with `S`.
         """
         return self.rows if self.rows is not None and len(self.rows) <= share * self.width else None
