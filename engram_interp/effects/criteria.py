@@ -157,10 +157,10 @@ def criteria(
     engram.info.require(adapter.info, "the engram")
     statistics.info.require(adapter.info, "the statistics")
     sites = [site for site in adapter.all_sites() if site.key in engram.weight_norms]
-    scaled, base = _scaled(engram, alpha), base_of(adapter, solve.delta_from, sites)
+    base = base_of(adapter, solve.delta_from, sites)
     return Criteria(
-        matrices=_matrices(adapter, base, sites, scaled, statistics, run.progress),
-        behaviour=_behaviour(model, solve.delta_from, scaled, concept, run),
+        matrices=_matrices(adapter, base, sites, engram, alpha, statistics, run.progress),
+        behaviour=_behaviour(model, solve.delta_from, engram, alpha, concept, run),
         alpha=alpha,
         name=concept.name,
         model=adapter.info.name,
@@ -269,21 +269,17 @@ def _ratio(part: float, whole: float) -> float:
     return float(part / whole) if whole else float("nan")
 
 
-def _scaled(engram: Engram, alpha: Alpha) -> Engram:
-    alphas = engram.alphas(alpha)
-    return replace(engram, tensors={key: alphas[weight_key(key)] * tensor for key, tensor in engram.tensors.items()})
-
-
 @torch.no_grad()
 def _matrices(
     adapter: Adapter,
     base: Adapter | None,
     sites: list[Site],
     engram: Engram,
+    alpha: Alpha,
     statistics: Statistics,
     progress: bool | None,
 ) -> pd.DataFrame:
-    absorbing = absorbing_inputs(adapter, base)
+    absorbing, alphas = absorbing_inputs(adapter, base), engram.alphas(alpha)
     missing = [site.key for site in sites if site.input not in statistics.inputs]
     if missing or not {TARGET, REFERENCE} <= statistics.groups.keys():
         raise ValueError(
@@ -300,7 +296,8 @@ def _matrices(
         W_0 = torch.zeros_like(W_1) if base is None else matrix_of(base, site, absorbed).cpu()
         if base is None and absorbed and site.bias not in set(engram.tensors):
             W_0[:, -1] = W_1[:, -1]  # tabula rasa zeroes what the engram is part of, and this bias is not part of it
-        missed = algebraic(W_1, W_0, matrix_in(engram.tensors, site, absorbed), moments[TARGET], moments[REFERENCE])
+        applied = alphas[site.key] * matrix_in(engram.tensors, site, absorbed)
+        missed = algebraic(W_1, W_0, applied, moments[TARGET], moments[REFERENCE])
         rows.append(
             {"key": site.key, "component": site.component, "layer": site.layer, "expert": site.expert, **missed}
         )
@@ -311,6 +308,7 @@ def _behaviour(
     model: nn.Module,
     base: nn.Module | None,
     engram: Engram,
+    alpha: Alpha,
     concept: Concept,
     run: Run,
 ) -> pd.DataFrame:
@@ -320,18 +318,21 @@ def _behaviour(
         return side_by_side(score_encoded(adapt(one), encoded, run))
 
     states: dict[str, Mapping[str, float]] = {MODEL: answers(model)}
-    with engram.ablated(model):
+    with engram.ablated(model, alpha):
         states[ABLATED] = answers(model)
     if base is None:
         # The weights themselves as an engram: without them a matrix is zero, and without all but W+ it is W+.
-        weights = replace(engram, tensors={key: adapt(model).parameter(key).detach().clone() for key in engram.tensors})
+        tensors = {key: adapt(model).parameter(key).detach().to(own, copy=True) for key, own in engram.tensors.items()}
+        weights = replace(engram, tensors=tensors)
         with weights.ablated(model):
             states[NULL] = answers(model)
-        weights -= engram  # under the same name, so that the weights are freed
+        alphas = engram.alphas(alpha)
+        for key, W_plus in engram.tensors.items():  # in place: an engram is as large as its matrices
+            tensors[key] -= alphas[weight_key(key)] * W_plus
         with weights.ablated(model):
             states[INJECTED] = answers(model)
     else:
         states[NULL] = answers(base)
-        with engram.rebind(base).injected(base):
+        with engram.rebind(base).injected(base, alpha):
             states[INJECTED] = answers(base)
     return pd.DataFrame.from_dict(states, orient="index").rename_axis("state")

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from engram_interp.common.heap import give_back_freed
 from engram_interp.common.progress import bar
 from engram_interp.concepts.concept import TARGET, Concept
 from engram_interp.engrams.weights import absorbing_inputs, base_of, matrix_of, without_bias
@@ -234,6 +235,7 @@ def parts(prepared: Prepared, solve: Solve, progress: bool | None) -> Iterator[P
         if (n := data.n_hidden) > HIDDEN * data.width:
             hidden[name] = n, data.solution.rank, data.width
     warn_of_hidden(hidden)
+    give_back_freed()
 
 
 def input_data(statistics: Statistics, name: str, absorbed: bool, solve: Solve, group: str = TARGET) -> InputData:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -88,11 +88,14 @@ def investigate(
         keep: see `choose_alpha`.
         gold: a model that never saw the target, if there is one: the result that forgetting should reach.
     """
-    statistics = collect(model, concept, **vars(run))
+    # First, so that the rows of the null and the engrams are not in memory together.
+    wmap = localize(model, concept, null="resampled", draws=DRAWS, **vars(run))
+    # The criteria need moments alone, so nothing of what is factorised for the engram is kept.
+    statistics = replace(collect(model, concept, **vars(run)), keep_bytes=0)
     engram = extract(model, statistics, **vars(run))
     choice = choose_alpha(model, engram, concept, keep, **vars(run))
     return Findings(
-        wmap=localize(model, concept, null="resampled", draws=DRAWS, **vars(run)),
+        wmap=wmap,
         choice=choice,
         criteria=criteria(model, engram, concept, alpha=choice.alpha, statistics=statistics, **vars(run)),
         scores=_scores(choice, concept, gold, run),

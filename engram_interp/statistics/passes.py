@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from engram_interp.common.heap import give_back_freed
 from engram_interp.concepts.batches import Batch, batches
 from engram_interp.concepts.concept import TokenExample
 from engram_interp.models import Adapter, Record
@@ -50,6 +51,7 @@ def one_pass(
         except NonFiniteError as error:
             sites = next(sites for name, sites in readers.items() if name == str(error))
             raise ValueError(non_finite(sites, index, batch.examples)) from None
+    give_back_freed()
 
 
 def taken_rows(
