@@ -15,7 +15,7 @@ import torch
 
 import engram_interp
 from engram_interp import testbed
-from engram_interp.maps import nulls
+from engram_interp.maps import null_sets, nulls
 from tests import huggingface
 
 ROOT = Path(__file__).parents[1]
@@ -142,7 +142,8 @@ def use_part_of_the_testbed(monkeypatch, n_forgotten: int, n_kept: int) -> None:
     )  # fmt: skip
     monkeypatch.setattr(testbed, "authors", lambda: part)
     monkeypatch.setattr(testbed, "benchmark", lambda: small)
-    monkeypatch.setattr(nulls, "N_BOOTSTRAPS", 20)
+    for module in (nulls, null_sets):
+        monkeypatch.setattr(module, "N_BOOTSTRAPS", 20)
 
 
 @pytest.mark.parametrize("name", PAGES)

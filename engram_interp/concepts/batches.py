@@ -76,10 +76,7 @@ def encode_groups(
     if not isinstance(groups, Mapping):
         raise TypeError(f"groups must be lists of examples by name, {{'facts': [...]}}; got a {type(groups).__name__}")
     listed = {group: listed_examples(examples, group) for group, examples in groups.items()}
-    encoded = {
-        group: [encoder.encode(example, f"{group}[{i}]", read) for i, example in enumerate(examples)]
-        for group, examples in listed.items()
-    }
+    encoded = {group: encoder.encode_all(examples, group, read) for group, examples in listed.items()}
     for group, examples in encoded.items():
         if not any(bool(example.counts.any()) for example in examples):
             raise ValueError(f"{group} must have a position that counts; none of its {len(examples)} examples has one")

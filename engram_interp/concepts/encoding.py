@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -54,12 +55,12 @@ class Encoder:
         """The tokens that are not text: BOS and padding, as far as the tokenizer has them."""
         return [one for one in (self.bos, self.pad) if one is not None]
 
-    def encode(self, example: Example, place: str, read: Read | None = None) -> TokenExample:
-        """One example as the model reads it. Errors call it `place`.
+    def encode_all(self, examples: Sequence[Example], group: str, read: Read | None = None) -> list[TokenExample]:
+        """The examples as the model reads them. Their text goes to the tokenizer at once, which is faster.
 
         Args:
-            example: text or tokens.
-            place: what errors call it.
+            examples: text or tokens.
+            group: what errors call them, `group[0]` and so on.
             read: which positions of a pair count, if the pair does not say so. None takes the default.
 
         Raises:
@@ -67,21 +68,34 @@ class Encoder:
                 more tokens than it has positions; if a text or an answer has no token, or the positions that produce
                 an answer are asked for and no token stands before it.
         """
-        encoded = example if isinstance(example, TokenExample) else self._encode_text(example, place, read or Read())
-        tokens = encoded.tokens
+        places = {i: f"{group}[{i}]" for i in range(len(examples))}
+        texts = {i: one for i, one in enumerate(examples) if not isinstance(one, TokenExample)}
+        spelled = self._spelled_out({places[i]: _text_of(one) for i, one in texts.items()})
+        read = read or Read()
+        encoded = {i: self._encode_text(one, places[i], *spelled[places[i]], read) for i, one in texts.items()}
+        encoded |= {i: one for i, one in enumerate(examples) if isinstance(one, TokenExample)}
+        for i, one in encoded.items():
+            self._check(one.tokens, places[i])
+        return [encoded[i] for i in places]
+
+    def _check(self, tokens: Int[Tensor, "pos"], place: str) -> None:
+        """Check that the model has these tokens, and as many positions."""
         if tokens.min() < 0 or tokens.max() >= self.d_vocab:
             outlier = int(tokens.min() if tokens.min() < 0 else tokens.max())
             raise ValueError(f"{place} must hold tokens from 0 to {self.d_vocab - 1}; it holds {outlier}")
         if self.n_ctx is not None and len(tokens) > self.n_ctx:
             raise ValueError(f"{place} must have at most {self.n_ctx} tokens, the model's positions; got {len(tokens)}")
-        return encoded
 
-    def _encode_text(self, example: str | tuple[str, str], place: str, read: Read) -> TokenExample:
+    def _encode_text(
+        self, example: str | tuple[str, str], place: str, ids: list[int], ends: list[int], read: Read
+    ) -> TokenExample:
+        """A text or a pair, whose tokens are `ids` and end at `ends`."""
         if isinstance(example, str):
-            ids, is_text = self._with_bos(*self._tokens(example, 0, place))
+            ids, is_text = self._with_bos(ids, [end > 0 for end in ends])
             return TokenExample(torch.tensor(ids), torch.tensor(is_text))
         read = example.read(read) if isinstance(example, Pair) else read
-        ids, is_answer = self._tokens(*_join(*example), place)
+        answer_from = _join(*example)[1]
+        is_answer = [end > answer_from for end in ends]
         if not any(is_answer):
             raise ValueError(f"{place} has an answer without a token: {example[1]!r}")
         if read.positions != ANSWER and is_answer[0]:
@@ -95,19 +109,24 @@ class Encoder:
         tokens, answer = torch.tensor(ids), torch.tensor(is_answer)
         return counting(tokens, answer, read, self._real(tokens))
 
-    def _tokens(self, text: str, counted_from: int, place: str) -> tuple[list[int], list[bool]]:
-        """A text's tokens, and which of them reach beyond a place in it."""
-        tokenizer = self._required_tokenizer(place)
+    def _spelled_out(self, texts: dict[str, str]) -> dict[str, tuple[list[int], list[int]]]:
+        """The tokens of every text, by its place, and where each of them ends in it."""
+        if not texts:
+            return {}
+        first = next(iter(texts))
+        tokenizer = self._required_tokenizer(first)
         if not tokenizer.is_fast:
             raise ValueError(
-                f"{place} needs a fast tokenizer, which finds where an answer begins; got {type(tokenizer).__name__}: "
+                f"{first} needs a fast tokenizer, which finds where an answer begins; got {type(tokenizer).__name__}: "
                 f"use Concept.from_tokens"
             )
-        encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        ids: list[int] = list(encoding["input_ids"])
-        if not ids:
-            raise ValueError(f"{place} has no token: {text!r}")
-        return ids, [end > counted_from for _, end in encoding["offset_mapping"]]
+        encoding = tokenizer([*texts.values()], add_special_tokens=False, return_offsets_mapping=True)
+        found = {}
+        for place, ids, offsets in zip(texts, encoding["input_ids"], encoding["offset_mapping"], strict=True):
+            if not ids:
+                raise ValueError(f"{place} has no token: {texts[place]!r}")
+            found[place] = list(ids), [end for _, end in offsets]
+        return found
 
     def _with_bos(self, ids: list[int], marked: list[bool]) -> tuple[list[int], list[bool]]:
         """With BOS in front, if the model expects it. BOS is never marked, and is not put there twice."""
@@ -138,6 +157,10 @@ def _id_of(tokenizer: PreTrainedTokenizerBase, token: object) -> int | None:
         return None
     found = cast("int | None", tokenizer.convert_tokens_to_ids(token))
     return None if found == tokenizer.unk_token_id and token != tokenizer.unk_token else found
+
+
+def _text_of(example: str | tuple[str, str]) -> str:
+    return example if isinstance(example, str) else _join(*example)[0]
 
 
 def _join(prompt: str, answer: str) -> tuple[str, int]:

@@ -15,9 +15,11 @@ import torch
 from torch import nn
 
 from engram_interp.concepts.concept import TARGET, Concept
+from engram_interp.concepts.memories import Groups
 from engram_interp.engrams.parts import Part, parts, prepare
-from engram_interp.maps.localization_map import NULLS, LocalizationMap
-from engram_interp.maps.nulls import Resampling, resampling, significance
+from engram_interp.maps.localization_map import ANALYTIC, NULLS, LocalizationMap
+from engram_interp.maps.null_sets import NullSets
+from engram_interp.maps.nulls import of_sets, significance, with_null
 from engram_interp.maps.quantities import Sizes, sizes_of
 from engram_interp.models import Adapter
 from engram_interp.models.exclusive import exclusive
@@ -33,6 +35,7 @@ def localize(
     concept: Concept | Statistics,
     *,
     null: str = "analytic",
+    groups: Groups | None = None,
     draws: int = 499,
     seed: int = 0,
     which: Which,
@@ -56,7 +59,7 @@ def localize(
         seed: of the sets.
 
     Raises:
-        ValueError: if `null` is another word, `draws` is below 19 (too few for a p-value of 0.05), or a resampled null
+        ValueError: if `null` is another word, `draws` is below 19 (too few for a p-value of 0.05), or a null of sets
             meets a filter that takes something of a direction that the target does not own; see also `extract`.
         TypeError: if a resampled null is asked of statistics, which hold no single examples.
 
@@ -68,13 +71,13 @@ def localize(
     """
     if null not in NULLS:
         raise ValueError(f"null must be {' or '.join(map(repr, NULLS))}; got {null!r}")
-    if null == "analytic":
+    if null == ANALYTIC:
         prepared, sets = prepare(model, concept, which, solve, run), None
     else:
-        prepared, sets = resampling(model, concept, draws, seed, which, solve, run)
+        prepared, sets = with_null(model, concept, null, groups, draws, seed, which, solve, run)
     made = parts(prepared, solve, run.progress)
     statistics = prepared.statistics
-    wmap = map_of(prepared.adapter, prepared.sites, made, statistics.counts, statistics.name, sets)
+    wmap = map_of(prepared.adapter, prepared.sites, made, statistics.counts, statistics.name, null, sets)
     return replace(wmap, positions=statistics.positions)
 
 
@@ -84,7 +87,8 @@ def map_of(
     made: Iterable[Part],
     counts: Mapping[str, int],
     name: str | None,
-    sets: Resampling | None = None,
+    null: str = ANALYTIC,
+    sets: NullSets | None = None,
 ) -> LocalizationMap:
     """The map of matrices whose engrams are at hand.
 
@@ -94,7 +98,8 @@ def map_of(
         made: the matrices and what they read. Matrices that share an input come together.
         counts: how many positions count, by side.
         name: the concept's name.
-        sets: random sets to compare with, if there are any.
+        null: what is compared with.
+        sets: sets of examples to compare with, if there are any.
     """
     target_share = counts[TARGET] / sum(counts.values())
     sizes: dict[str, Sizes] = {}
@@ -103,12 +108,13 @@ def map_of(
         some = list(readers)
         sizes |= {part.site.key: sizes_of(part, target_share) for part in some}
         if sets is not None:
-            drawn |= sets.compared(some, sizes, target_share)
+            drawn |= of_sets(some, sizes, target_share, sets)
     if sets is not None:
-        sizes = significance(sizes, drawn, n_target=sets.sets.shape[1])
-    table = _table(sites, sizes)
-    null = "analytic" if sets is None else "resampled"
-    return LocalizationMap(table, adapter.n_layers, null, name, adapter.info.name, dict(counts))
+        sizes = significance(sizes, drawn, sets.n_target)
+    return LocalizationMap(
+        _table(sites, sizes), adapter.n_layers, null, name, adapter.info.name, dict(counts),
+        memories=None if sets is None else sets.said_by,
+    )  # fmt: skip
 
 
 def _table(sites: Sequence[Site], sizes: Mapping[str, Sizes]) -> pd.DataFrame:

@@ -21,7 +21,8 @@ from engram_interp.models.components import COMPONENT, COMPONENTS, UNEMBED
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-NULLS = {"analytic": "its analytic null", "resampled": "random sets of examples"}
+ANALYTIC = "analytic"
+NULLS = {ANALYTIC: "its analytic null", "resampled": "random sets of examples", "siblings": "other memories"}
 """What sizes are compared with, and how figures call it."""
 PLACE = ["key", "component", "layer", "expert"]
 SIGNIFICANT = 0.05
@@ -58,6 +59,8 @@ class LocalizationMap(IdentityMapping[str, float]):
         model: the model's name.
         counts: how many positions count, by side.
         positions: which positions of a pair count, as `Concept` names them. None if masks said so.
+        memories: how many memories sizes are compared with, and what said which examples make up one; if it is memories
+            that they are compared with.
     """
 
     table: pd.DataFrame
@@ -67,6 +70,7 @@ class LocalizationMap(IdentityMapping[str, float]):
     model: str = ""
     counts: Mapping[str, int] = field(default_factory=dict)
     positions: str | None = None
+    memories: str | None = None
 
     def __getitem__(self, key: str) -> float:
         found = self._matrices.loc[self._matrices["key"] == key, "wnorm"].tolist()

@@ -1,7 +1,7 @@
-"""What would a map show of examples that own nothing of their own? Random sets of equal size, resampled.
+"""What would a map show of examples that own nothing of their own, or of another memory? Sizes of sets tell.
 
 The engram of a set `r` is `W S_r S^pinv` with `S_r = X_r^T X_r`, so its size follows from the rows of the inputs, with
-no forward pass and no factorisation of its own: see `set_norms`.
+no forward pass and no factorisation of its own: see `set_norms`. Which sets these are, `null_sets` says.
 """
 
 from __future__ import annotations
@@ -9,23 +9,33 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 
 from engram_interp.common.arguments import whole
 from engram_interp.concepts.batches import encode_concept
 from engram_interp.concepts.concept import REFERENCE, TARGET, Concept, TokenExample, require_concept
+from engram_interp.concepts.memories import Groups, memories_of
 from engram_interp.engrams.parts import Part, Prepared
 from engram_interp.engrams.weights import base_of
 from engram_interp.linalg.filters import Function, filter_name, soft, values_of
-from engram_interp.linalg.intervals import family_p_values, interval
+from engram_interp.linalg.intervals import family_p_values, interval, interval_about
 from engram_interp.linalg.norms import share
-from engram_interp.maps.quantities import METRICS, Metric, Norms, Sizes
+from engram_interp.maps.null_sets import (
+    MIN_DRAWS,
+    N_BOOTSTRAPS,
+    NullSets,
+    random_sets,
+    rows_of_sets,
+    sibling_sets,
+    warn_of_few_sets,
+)
+from engram_interp.maps.quantities import GAIN, METRICS, OBLIQUE, SCORE, WNORM, Metric, Norms, Sizes
+from engram_interp.maps.scores import Measured, above_others, score_p_values, scores, scores_without_own
 from engram_interp.maps.set_norms import few_rows, set_norms
 from engram_interp.models import Adapter, adapt
 from engram_interp.models.components import ATTENTION, to_matrix
@@ -33,14 +43,13 @@ from engram_interp.models.sites import Input, Site
 from engram_interp.options import Run, Solve, Which
 from engram_interp.statistics.moments import full_precision
 from engram_interp.statistics.passes import warn_of_few
-from engram_interp.statistics.rows import Rows, collect_rows
+from engram_interp.statistics.rows import collect_rows
 from engram_interp.statistics.statistics import Statistics
 
 logger = logging.getLogger("engram_interp")
 
-MIN_DRAWS = 19
-"""With fewer sets no p-value is 0.05 or less."""
-N_BOOTSTRAPS = 200
+RESAMPLED, SIBLINGS = "resampled", "siblings"
+"""Nulls of sets: random examples, and whole memories."""
 
 
 @dataclass(frozen=True)
@@ -83,38 +92,52 @@ class Compared:
 
 
 @dataclass(frozen=True)
-class Resampling:
-    """The rows of every example, and the sets of examples whose engrams are compared.
+class OfSets:
+    """What sets say of a matrix and its heads.
 
     Attributes:
-        rows: by input.
-        sets: `[set m]`, the examples of every set: the target's own, then random sets drawn without repetition, then
-            bootstraps, drawn from the target with repetition.
+        compared: their sizes, by metric.
+        measured: what scores are made of; the sets are those of `Compared.sets`.
     """
 
-    rows: dict[str, Rows]
-    sets: Int[Tensor, "set m"]
+    compared: dict[Metric, Compared]
+    measured: Measured
 
-    @torch.no_grad()
-    def compared(
-        self, parts: Sequence[Part], sizes: Mapping[str, Sizes], target_share: float
-    ) -> dict[str, dict[Metric, Compared]]:
-        """The sizes of the target's and all sets' engrams, by key and metric.
 
-        Args:
-            parts: matrices that read one input, and the target's engrams.
-            sizes: what `sizes_of` says of them, by key.
-            target_share: `n/N`, the target's share of the positions that count.
-        """
-        rows = self.rows[parts[0].site.input]
-        with full_precision():
-            norms = set_norms(parts, rows, rows_of_sets(rows, self.sets))
-        offered = rows.offered[self.sets].sum(1).double()
-        growth = (offered / offered[0])[:, None]
-        return {
-            part.site.key: _compared(part, sizes[part.site.key], of_sets, growth, target_share)
-            for part, of_sets in zip(parts, norms, strict=True)
-        }
+@torch.no_grad()
+def of_sets(
+    parts: Sequence[Part], sizes: Mapping[str, Sizes], target_share: float, null: NullSets
+) -> dict[str, OfSets]:
+    """The sizes of the target's and all sets' engrams, by key.
+
+    Args:
+        parts: matrices that read one input, and the target's engrams.
+        sizes: what `sizes_of` says of them, by key.
+        target_share: `n/N`, the target's share of the positions that count.
+        null: the sets.
+    """
+    rows = null.rows[parts[0].site.input]
+    growth = null.growth(rows)[:, None]
+    with full_precision():
+        norms = set_norms(parts, rows, rows_of_sets(rows, null.sets))
+    found = {}
+    for part, engrams, passed, all_of_it in zip(parts, norms.engrams, norms.passed, norms.whole, strict=True):
+        own, root = sizes[part.site.key], part.data.kept.rank**0.5
+        gain = _over(share(passed, all_of_it.expand_as(passed)), norms.M) * root
+        oblique = _over(share(engrams[WNORM], own[WNORM.whole].expand_as(passed)), norms.P_plus) * root
+        compared = _compared(part, own, engrams, growth, target_share)
+        compared |= {GAIN: _relative(gain), OBLIQUE: _relative(oblique)}
+        found[part.site.key] = OfSets(compared, Measured(gain, passed / growth))
+    return found
+
+
+def _over(values: Float[Tensor, "set unit"], of_set: Float[Tensor, "set"]) -> Float[Tensor, "set unit"]:
+    return share(values, of_set[:, None].expand_as(values))
+
+
+def _relative(values: Float[Tensor, "set unit"]) -> Compared:
+    """Numbers that are 1 for a set that owns the same of every direction."""
+    return Compared(torch.ones_like(values[0]), values[0], values, 1.0)
 
 
 def _compared(
@@ -133,86 +156,113 @@ def _compared(
     return found
 
 
-def resampling(
-    model: nn.Module, concept: Concept | Statistics, draws: int, seed: int, which: Which, solve: Solve, run: Run
-) -> tuple[Prepared, Resampling]:
+def with_null(
+    model: nn.Module,
+    concept: Concept | Statistics,
+    null: str,
+    groups: Groups | None,
+    draws: int,
+    seed: int,
+    which: Which,
+    solve: Solve,
+    run: Run,
+) -> tuple[Prepared, NullSets]:
     """One pass over a concept's examples that keeps their rows; see `localize` for the arguments.
 
     Raises:
-        ValueError: if `draws` is below 19, or the filter takes something of a direction that the target does not own;
-            see also `collect`.
+        ValueError: if `draws` is below 19, the filter takes something of a direction that the target does not own, or
+            there are no memories to compare with; see also `collect`.
         TypeError: if `concept` is not a `Concept`.
     """
     draws, seed = whole(draws, "draws", at_least=MIN_DRAWS), whole(seed, "seed", at_least=0)
     if isinstance(concept, Statistics):
-        raise TypeError('null="resampled" draws whole examples, which statistics do not hold: give the Concept itself')
+        raise TypeError(f'null="{null}" draws whole examples, which statistics do not hold: give the Concept itself')
     require_concept(concept)
     _require_nothing_of_nothing(solve.filter)
     adapter = adapt(model)
     sites = adapter.sites(which.components, which.layers)
     base_of(adapter, solve.delta_from, sites)
     encoded = encode_concept(concept, adapter.encoder)
+    sets, said_by = _sets(concept, null, groups, draws, seed)
     n_target, n_examples = len(concept.target), len(concept.target) + len(concept.reference)
-    _warn_of_few_sets(n_target, n_examples)
-    sets = sets_of_examples(n_target, n_examples, draws, seed)
-    _announce(adapter, sites, encoded, sets, logging.INFO if run.progress is False else logging.WARNING)
+    _announce(adapter, sites, encoded, sets, null, logging.INFO if run.progress is False else logging.WARNING)
     rows = collect_rows(adapter, sites, encoded, run)
-    groups = {
+    of_sides = {
         TARGET: {name: found.moment(0, n_target) for name, found in rows.items()},
         REFERENCE: {name: found.moment(n_target, n_examples) for name, found in rows.items()},
     }
     keys = tuple(site.key for site in sites)
-    statistics = Statistics(adapter.info, keys, groups, concept.name, concept.read.in_words)
+    statistics = Statistics(adapter.info, keys, of_sides, concept.name, concept.read.in_words)
     n_rows = {name: len(found.X) for name, found in rows.items()}
     warn_of_few(n_rows, adapter.widths(rows), sum(statistics.counts.values()))
-    return Prepared(adapter, statistics, sites), Resampling(rows, sets)
+    return Prepared(adapter, statistics, sites), NullSets(rows, sets, said_by)
 
 
-def sets_of_examples(n_target: int, n_examples: int, draws: int, seed: int) -> Int[Tensor, "set m"]:
-    """The target (the first examples), `draws` random sets of the same size, and bootstraps of the target."""
-    generator = torch.Generator().manual_seed(seed)
-    random = torch.stack([torch.randperm(n_examples, generator=generator)[:n_target] for _ in range(draws)])
-    bootstraps = torch.randint(n_target, (N_BOOTSTRAPS, n_target), generator=generator)
-    # Sorted, so that the same examples have the same size to the last bit.
-    return torch.cat([torch.arange(n_target)[None], random, bootstraps]).sort(dim=1).values
+def _sets(concept: Concept, null: str, groups: Groups | None, draws: int, seed: int) -> tuple[list[Tensor], str | None]:
+    """The sets of examples that are compared, and what says which memories they are, if they are memories."""
+    n_target, n_examples = len(concept.target), len(concept.target) + len(concept.reference)
+    if null == RESAMPLED:
+        warn_of_few_sets(math.comb(n_examples, n_target), f"{n_target} of the {n_examples} examples")
+        return random_sets(n_target, n_examples, draws, seed), None
+    memories = memories_of(concept, groups)
+    k, n = len(memories.target), len(memories.target) + len(memories.siblings)
+    warn_of_few_sets(math.comb(n, k), f"{k} of the {n} memories ({memories.said_by})")
+    return sibling_sets(memories, n_target, draws, seed), f"{len(memories.siblings)} {memories.said_by}"
 
 
-def rows_of_sets(rows: Rows, sets: Int[Tensor, "set m"]) -> Int[Tensor, "set n"]:
-    """The places of every set's rows, padded with `len(rows.X)`, the place of a row of zeros."""
-    starts = torch.searchsorted(rows.example, torch.arange(len(rows.offered) + 1))
-    lengths = (starts[1:] - starts[:-1])[sets]
-    flat = lengths.flatten()
-    places = torch.arange(int(flat.sum())) + (starts[sets.flatten()] - flat.cumsum(0) + flat).repeat_interleave(flat)
-    return pad_sequence(list(places.split(lengths.sum(1).tolist())), batch_first=True, padding_value=len(rows.X))
-
-
-def significance(sizes: dict[str, Sizes], drawn: dict[str, dict[Metric, Compared]], n_target: int) -> dict[str, Sizes]:
-    """The sizes with what random sets say of them. All matrices are one family of p-values, and all heads are another.
+def significance(sizes: dict[str, Sizes], drawn: dict[str, OfSets], n_target: int) -> dict[str, Sizes]:
+    """The sizes with what sets say of them. All matrices are one family of p-values, and all heads are another.
 
     Args:
         sizes: by key.
-        drawn: the sizes of the target and all sets, by key and metric.
+        drawn: the sizes of the target and all sets, by key.
         n_target: how many examples the target has.
     """
     found = {key: dict(values) for key, values in sizes.items()}
-    for metric in METRICS:
-        compared = {key: values[metric] for key, values in drawn.items()}
-        p_values = _family_wise({key: one.random for key, one in compared.items()})
+    for metric in (*METRICS, GAIN, OBLIQUE):
+        compared = {key: of_sets.compared[metric] for key, of_sets in drawn.items()}
+        p_values = _by_family({key: one.random for key, one in compared.items()}, lambda x: {"p": family_p_values(x)})
         for key, one in compared.items():
-            columns = {**one.columns(n_target), "p_value": p_values[key]}
+            columns = {"size": one.target * one.unit, **one.columns(n_target), "p_value": p_values["p"][key]}
             found[key] |= {metric.column(kind): values for kind, values in columns.items()}
+    for kind, by_key in _scores({key: one.measured for key, one in drawn.items()}, n_target).items():
+        for key, values in by_key.items():
+            found[key][SCORE.column(kind)] = values
     return found
 
 
-def _family_wise(sets: dict[str, Float[Tensor, "set unit"]]) -> dict[str, Float[Tensor, "unit"]]:
-    """p-values by key: the first unit of each is a matrix, the others are its heads."""
-    found: dict[str, list[Tensor]] = {key: [] for key in sets}
+def _scores(measured: dict[str, Measured], n_target: int) -> dict[str, dict[str, Tensor]]:
+    """The columns of the score, by kind and key."""
+    both = {key: torch.stack([one.gain, one.passed], dim=2) for key, one in measured.items()}
+
+    def columns(values: Float[Tensor, "set unit 2"]) -> dict[str, Tensor]:
+        every = Measured(*values.unbind(2))
+        random, bootstraps = every.at(slice(-N_BOOTSTRAPS)), every.at(slice(-N_BOOTSTRAPS, None))
+        of_sets = scores_without_own(random)
+        low, high = interval_about(of_sets[0], scores(bootstraps, random.at(slice(1, None))))
+        if n_target == 1:
+            low, high = torch.full_like(low, torch.nan), torch.full_like(high, torch.nan)
+        excess, p_value = above_others(of_sets[0]), score_p_values(of_sets)
+        return {"size": of_sets[0], "excess": excess, "p_value": p_value, "low": low, "high": high}
+
+    return _by_family(both, columns)
+
+
+def _by_family(
+    sets: dict[str, Float[Tensor, "set unit *k"]], columns: Callable[[Tensor], dict[str, Tensor]]
+) -> dict[str, dict[str, Float[Tensor, "unit"]]]:
+    """What is found of a family, by name and key: the first unit of each key is a matrix, the others are its heads."""
+    found: dict[str, dict[str, list[Tensor]]] = {}
     for units in (slice(1), slice(1, None)):
         family = [values[:, units] for values in sets.values()]
-        joined = family_p_values(torch.cat(family, dim=1))
-        for key, p in zip(found, joined.split([values.shape[1] for values in family]), strict=True):
-            found[key].append(p)
-    return {key: torch.cat(p) for key, p in found.items()}
+        joined = torch.cat(family, dim=1)
+        if not joined.shape[1]:
+            continue
+        for name, values in columns(joined).items():
+            by_key = found.setdefault(name, {key: [] for key in sets})
+            for key, some in zip(sets, values.split([one.shape[1] for one in family]), strict=True):
+                by_key[key].append(some)
+    return {name: {key: torch.cat(some) for key, some in by_key.items()} for name, by_key in found.items()}
 
 
 def _require_nothing_of_nothing(g: Function) -> None:
@@ -224,18 +274,15 @@ def _require_nothing_of_nothing(g: Function) -> None:
         )
 
 
-def _warn_of_few_sets(n_target: int, n_examples: int) -> None:
-    if (n_sets := math.comb(n_examples, n_target)) < MIN_DRAWS + 1:
-        logger.warning(
-            "there are only %d sets of %d of the %d examples, too few for a p-value of 0.05: give more reference "
-            "examples", n_sets, n_target, n_examples,
-        )  # fmt: skip
-
-
 def _announce(
-    adapter: Adapter, sites: list[Site], encoded: dict[str, list[TokenExample]], sets: Tensor, level: int
+    adapter: Adapter,
+    sites: list[Site],
+    encoded: dict[str, list[TokenExample]],
+    sets: Sequence[Tensor],
+    null: str,
+    level: int,
 ) -> None:
-    """Log the memory and time that resampling takes."""
+    """Log the memory and time that comparing with sets takes."""
     counted = [int(example.counts.sum()) for examples in encoded.values() for example in examples]
     widths = adapter.widths({site.input for site in sites})
     weights = {site: adapter.parameter(site.key) for site in sites}
@@ -244,7 +291,8 @@ def _announce(
     # Beside all rows, those of one input are held in float32 as they are, whitened, solved for, and times each matrix.
     of_one = max(3 * widths[name] + some for name, some in outs.items())
     needed = sum(counted) * (sum(widths.values()) * size + of_one * 4)
-    rows_of_a_set = sum(counted) * sets.shape[1] / len(counted)
+    n_members = sum(map(len, sets)) / len(sets)
+    rows_of_a_set = sum(counted) * n_members / len(counted)
     m = max(1, round(rows_of_a_set))
     work = 0.0
     for name, some in outs.items():
@@ -254,8 +302,8 @@ def _announce(
     seconds = 2 * work / rate  # everything else takes about as long again
     logger.log(
         level,
-        "the resampled null takes %.0f MB for rows of inputs, and about %.0f s beside the forward pass: %d sets of %d "
-        "examples", needed / 1e6, seconds, len(sets), sets.shape[1],
+        "the %s null takes %.0f MB for rows of inputs, and about %.0f s beside the forward pass: %d sets of %.0f "
+        "examples", null, needed / 1e6, seconds, len(sets), n_members,
     )  # fmt: skip
 
 

@@ -55,6 +55,12 @@ class Metric:
 WNORM = Metric("wnorm", "weight_norm", "W-Norm")
 FISHER = Metric("fisher", "output_norm", "Fisher share", "fisher_")
 METRICS = (WNORM, FISHER)
+"""The norms of engrams."""
+GAIN = Metric("gain", "", "Gain", "gain_")
+OBLIQUE = Metric("oblique_gain", "", "W-Norm over |P+|", "oblique_gain_")
+SCORE = Metric("score", "", "Score", "score_")
+RELATIVE = (GAIN, OBLIQUE, SCORE)
+"""What sets of examples tell of a matrix: see `set_norms` and `scores`."""
 
 Norms: TypeAlias = dict[Metric, Tensor]
 """The norms of a matrix, then of its heads, `[unit]`, by metric."""
@@ -83,7 +89,7 @@ class Quantity:
 
 
 KINDS = ("size", "expected", "excess", "p_value", "low", "high")
-MAP_QUANTITIES = {metric.column(kind): Quantity(metric, kind) for metric in METRICS for kind in KINDS}
+MAP_QUANTITIES = {metric.column(kind): Quantity(metric, kind) for metric in (*METRICS, *RELATIVE) for kind in KINDS}
 """What a map may hold, by column."""
 
 

@@ -5,12 +5,17 @@ The engram of a set `r` is `dW X_r^T X_r S^pinv`. With `Y_r = X_r dW^T`, `O_r = 
 in the place of `O_r`. Rows are projected once, and `O_r O_r^T` and `Z_r Z_r^T` are made once for all matrices that read
 the input. Where a set has many rows, its moments `X_r^T Z_r` are smaller, and `W_r+ S^1/2 = dW X_r^T Z_r`.
 
+With `S = U lam U^T` and `Z_r = X_r U lam^(-1/2)`, `M_r = Z_r^T Z_r` is the soft projector in its symmetric form, and
+`|W U M_r|_F^2` is the sum of `v^T (Z_r Z_r^T) v` over the columns `v` of `Z_r (W U)^T`.
+
 A filter `g` puts `h(Z_r Z_r^T)` between the two, with `h(x) = g(x) / x`; and `h(Z_r Z_r^T) Z_r = Z_r h(Z_r^T Z_r)`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int
@@ -30,25 +35,57 @@ CHUNK = 2**24
 """Numbers that are made at a time."""
 
 
-def set_norms(parts: Sequence[Part], rows: Rows, index: Int[Tensor, "set m"]) -> list[Norms]:
-    """Norms of the engrams of all sets, `[set unit]`, of each matrix and then of its heads, by metric.
+@dataclass(frozen=True)
+class SetNorms:
+    """Norms of what all sets own of one input, and of the matrices that read it.
+
+    Attributes:
+        engrams: for each matrix, the norms of its engrams and of its heads', by metric.
+        passed: for each matrix, `|W U M_r|_F` of the matrix and of its heads.
+        whole: for each matrix, `|W U|_F`, what it would pass of `M_r = I`.
+        M: `|M_r|_F`.
+        P_plus: `|P_r|_F`, of the oblique projector `P_r = S_r S^pinv`.
+    """
+
+    engrams: list[Norms]
+    passed: list[Float[Tensor, "set _"]]
+    whole: list[Float[Tensor, "_"]]
+    M: Float[Tensor, "set"]
+    P_plus: Float[Tensor, "set"]
+
+
+def set_norms(parts: Sequence[Part], rows: Rows, index: Int[Tensor, "set m"]) -> SetNorms:
+    """Norms of all sets' engrams and projectors.
 
     Args:
         parts: matrices that read one input.
         rows: of this input.
         index: the rows of every set, padded with `len(rows.X)`.
     """
-    read = _Read(parts[0].data, rows.X)
+    data = parts[0].data
+    read = _Read(data, rows.X, data.absorbed or any(_has_columns(part) for part in parts))
     matrices = [_Matrix(part, read) for part in parts]
-    m, d, outs = index.shape[1], read.data.width, [len(one.dW) for one in matrices]
+    m, d, outs = index.shape[1], data.width, [len(one.dW) for one in matrices]
     by_rows = few_rows(m, d, sum(outs))
     size = 3 * m * m + m * (3 * d + 2 * max(outs)) if by_rows else 2 * m * d + d * d + 4 * d * max(outs)
     norms = _by_rows if by_rows else _by_moments
-    chunks = [norms(read, matrices, some) for some in index.to(read.X.device).split(max(1, CHUNK // size))]
-    by_matrix = zip(*chunks, strict=True)
-    return [
-        {metric: torch.cat([one[metric] for one in found]).double().cpu() for metric in METRICS} for found in by_matrix
-    ]
+    return _joined([norms(read, matrices, some) for some in index.to(read.X.device).split(max(1, CHUNK // size))])
+
+
+def _joined(chunks: Sequence[SetNorms]) -> SetNorms:
+    """The numbers of some sets after those of others, in float64 on the CPU."""
+
+    def joined(tensors: Iterable[Tensor]) -> Tensor:
+        return torch.cat([*tensors]).double().cpu()
+
+    matrices = range(len(chunks[0].engrams))
+    return SetNorms(
+        [{metric: joined(one.engrams[i][metric] for one in chunks) for metric in METRICS} for i in matrices],
+        [joined(one.passed[i] for one in chunks) for i in matrices],
+        [one.double().cpu() for one in chunks[0].whole],
+        joined(one.M for one in chunks),
+        joined(one.P_plus for one in chunks),
+    )
 
 
 def few_rows(m: int, d: int, outs: int) -> bool:
@@ -62,19 +99,41 @@ class _Read:
     Args:
         data: what is known of the input.
         X: its rows.
+        by_dimension: whether a bias is left out of what is owned, or heads are blocks of the input's dimensions.
     """
 
-    def __init__(self, data: InputData, X: Float[Tensor, "n d"]) -> None:
+    def __init__(self, data: InputData, X: Float[Tensor, "n d"], by_dimension: bool) -> None:
         self.data, self.filter = data, None if data.is_soft else data.solve.filter
         self.present = data.present.sqrt().float() if data.solve.ridge else None
-        self.root = data.solution.whiten(torch.eye(data.width)).float()
+        kept = data.kept
+        self.U, self.root = kept.U.float(), (kept.U / kept.lam.sqrt()).float()
         self.X = nn.functional.pad(with_ones(X, data.absorbed).float(), (0, 0, 0, 1))
         self.Z = self.X @ self.root
-        self.owned = without_bias(self.Z @ self.root.T, data.absorbed)
+        # `X S^pinv` by the input's own dimensions where a bias or heads need them, and else by the directions kept.
+        self.owned = (
+            without_bias(self.Z @ self.root.T, data.absorbed) if by_dimension else self.Z / kept.lam.sqrt().float()
+        )
 
     def seen(self, A: Float[Tensor, "*set n k"]) -> Float[Tensor, "*set n k"]:
         """`A S'^1/2` of something whitened, where a ridge makes `S + ridge I` of `S'`."""
         return A if self.present is None else A * self.present
+
+
+class _Outputs:
+    """Rows `v` with which a matrix, or a head, weighs whitened inputs: its outputs, or as many that have their size.
+
+    Args:
+        rows: `[p k]`.
+        read: what they weigh.
+    """
+
+    def __init__(self, rows: Float[Tensor, "p k"], read: _Read) -> None:
+        self.rows, self._read = rows, read
+
+    @cached_property
+    def of_rows(self) -> Float[Tensor, "n p"]:
+        """What they make of every row of the input."""
+        return self._read.Z @ self.rows.T
 
 
 class _Matrix:
@@ -89,28 +148,65 @@ class _Matrix:
         self.dW = (compact(part.dW) if part.heads is None else part.dW).float()
         self.Y = read.X @ self.dW.T
         self.n_heads = 0 if part.heads is None else part.heads.n
-        self.roots = _roots(part) if part.heads is not None and part.heads.along == "columns" else None
+        self.outputs, self.of_heads, self.roots = _Outputs(self.dW @ read.U, read), None, None
+        if _has_columns(part):
+            own = without_bias(read.U.T, part.data.absorbed).T
+            self.of_heads, self.roots = _Outputs(_own_columns(part).float() @ own, read), _roots(part)
         self.weighed = None if self.roots is None else _times(read.owned, self.roots)
+
+    @property
+    def whole(self) -> Float[Tensor, "unit"]:
+        """`|dW U|_F` of the matrix and its heads."""
+        return self.passed(lambda V: V.rows.square().sum(1)[None])[0]
+
+    def passed(self, energies: Callable[[_Outputs], Tensor]) -> Float[Tensor, "set unit"]:
+        """`|dW U M|_F` of the matrix and its heads, from what makes `|v^T M|^2` of every row `v`."""
+        if self.of_heads is None:
+            return _norms(energies(self.outputs), self.n_heads)
+        found = _norms(energies(self.of_heads), self.n_heads)
+        found[:, 0] = energies(self.outputs).sum(1).clamp(min=0).sqrt()
+        return found
+
+
+def _has_columns(part: Part) -> bool:
+    """Whether heads are blocks of columns."""
+    return part.heads is not None and part.heads.along == "columns"
 
 
 def _roots(part: Part) -> Float[Tensor, "head x x"]:
     """A square root of the second moment of every head's own part of the input."""
     assert part.heads is not None
     size = part.data.width - part.data.absorbed
-    lam, V = torch.linalg.eigh(part.heads.moments(part.data.S[:size, :size]))
-    return (V * lam.clamp(min=0).sqrt()[:, None]).float()
+    return _root(part.heads.moments(part.data.S[:size, :size])).float()
 
 
-def _by_rows(read: _Read, matrices: list[_Matrix], index: Int[Tensor, "set m"]) -> list[Norms]:
+def _root(S: Float[Tensor, "head x x"]) -> Float[Tensor, "head x x"]:
+    """`R` with `R R^T = S`."""
+    lam, V = torch.linalg.eigh(S)
+    return V * lam.clamp(min=0).sqrt()[..., None, :]
+
+
+def _own_columns(part: Part) -> Float[Tensor, "in in"]:
+    """A block for each head, of which the rows `r` have `R^T R = W_h^T W_h`, with `W_h` the head's columns."""
+    assert part.heads is not None
+    by_head = part.heads.of(part.weight(part.dW))
+    return torch.block_diag(*_root(by_head.mT @ by_head).mT)
+
+
+def _by_rows(read: _Read, matrices: list[_Matrix], index: Int[Tensor, "set m"]) -> SetNorms:
     """Norms by products of rows with rows."""
-    Z, mine = _taken(read.Z, index), _taken(read.owned, index)
-    between = None if read.filter is None else _between(Z, read.filter)
-    Z, mine = (one if between is None else between @ one for one in (read.seen(Z), mine))
-    seen, owned = Z @ Z.mT, mine @ mine.mT
-    found = []
+    plain, mine = _taken(read.Z, index), _taken(read.owned, index)
+    between = None if read.filter is None else _between(plain, read.filter)
+    Z, seen_Z, mine = (one if between is None else between @ one for one in (plain, read.seen(plain), mine))
+    symmetric, seen, owned = Z @ Z.mT, seen_Z @ seen_Z.mT, mine @ mine.mT
+    found, passed = [], []
     for one in matrices:
+        passed.append(one.passed(lambda V: _energies(_taken(V.of_rows, index), symmetric)))
         Y = _taken(one.Y, index)
-        if one.weighed is None:
+        if not one.n_heads:
+            made = Y @ Y.mT
+            norms = {WNORM: _total(made * owned)[:, None], FISHER: _total(made * seen)[:, None]}
+        elif one.weighed is None:
             norms = {WNORM: _norms(_energies(Y, owned), one.n_heads), FISHER: _norms(_energies(Y, seen), one.n_heads)}
         else:
             weighed = _taken(one.weighed, index)
@@ -121,18 +217,22 @@ def _by_rows(read: _Read, matrices: list[_Matrix], index: Int[Tensor, "set m"]) 
                 one.n_heads,
             )
         found.append(norms)
-    return found
+    M = _total((plain @ plain.mT if between is not None else symmetric) * symmetric)
+    P_plus = _total(_energies(_taken(read.X, index), owned))
+    return SetNorms(found, passed, [one.whole for one in matrices], M, P_plus)
 
 
-def _by_moments(read: _Read, matrices: list[_Matrix], index: Int[Tensor, "set m"]) -> list[Norms]:
+def _by_moments(read: _Read, matrices: list[_Matrix], index: Int[Tensor, "set m"]) -> SetNorms:
     """Norms by the moments of every set, `[set d k]`."""
     Z = _taken(read.Z, index)
-    moments = _taken(read.X, index).mT @ Z
+    moments, M = _taken(read.X, index).mT @ Z, Z.mT @ Z
     if read.filter is not None:
-        x, V = torch.linalg.eigh((Z.mT @ Z).double())
-        moments = moments @ ((V * _slopes_of(read.filter, x)[:, None]) @ V.mT).float()
-    found = []
+        x, V = torch.linalg.eigh(M.double())
+        between = ((V * _slopes_of(read.filter, x)[:, None]) @ V.mT).float()
+        moments, M = moments @ between, M @ between
+    found, passed = [], []
     for one in matrices:
+        passed.append(one.passed(lambda V: (V.rows @ M).square().sum(-1)))
         whitened = one.dW @ moments
         engram = without_bias(whitened @ read.root.T, read.data.absorbed)
         seen = read.seen(whitened).square().sum(-1)
@@ -142,7 +242,14 @@ def _by_moments(read: _Read, matrices: list[_Matrix], index: Int[Tensor, "set m"
             weighed = _times(engram, one.roots).square().sum(1)
             norms = _by_columns(engram.square().sum(1), weighed, seen.sum(-1), one.n_heads)
         found.append(norms)
-    return found
+    P_plus = without_bias(moments @ read.root.T, read.data.absorbed)
+    whole = [one.whole for one in matrices]
+    return SetNorms(found, passed, whole, _total(M.square()), _total(P_plus.square()))
+
+
+def _total(squares: Float[Tensor, "set ..."]) -> Float[Tensor, "set"]:
+    """The root of the sum of each set's squares."""
+    return squares.flatten(1).sum(1).clamp(min=0).sqrt()
 
 
 def _taken(rows: Float[Tensor, "n d"], index: Int[Tensor, "set m"]) -> Float[Tensor, "set m d"]:

@@ -13,6 +13,11 @@ from engram_interp.options import Read
 from tests.conftest import tokens
 
 
+def one(encoder, example, place, read=None):
+    """One example as tokens."""
+    return encoder.encode_all([example], place.partition("[")[0], read)[0]
+
+
 @pytest.fixture(scope="module")
 def encoder() -> Encoder:
     model = testbed.load("full")
@@ -28,13 +33,13 @@ def spelled(encoder: Encoder, example: TokenExample) -> list[tuple[str, bool]]:
 
 
 def test_a_string_counts_all_but_bos(encoder):
-    assert spelled(encoder, encoder.encode("the city of Oslo", "target[0]")) == [
+    assert spelled(encoder, one(encoder, "the city of Oslo", "target[0]")) == [
         ("<bos>", False), (" the", True), (" city", True), (" of", True), (" Oslo", True),
     ]  # fmt: skip
 
 
 def test_a_pair_counts_its_answer_and_end_of_sequence(encoder):
-    example = encoder.encode(("What is the capital of Norway?", "Oslo"), "target[0]", PAPERS)
+    example = one(encoder, ("What is the capital of Norway?", "Oslo"), "target[0]", PAPERS)
     assert spelled(encoder, example)[-4:] == [(" Norway", False), ("?", False), (" Oslo", True), ("<eos>", True)]
     assert int(example.counts.sum()) == 2
 
@@ -42,14 +47,14 @@ def test_a_pair_counts_its_answer_and_end_of_sequence(encoder):
 @pytest.mark.parametrize("pair", [("Where?", "in Oslo"), ("Where? ", "in Oslo"), ("Where?", " in Oslo")])
 def test_prompt_and_answer_are_joined_by_one_space(encoder, pair):
     # With a space of its own, the prompt ends inside the token " in": the token reaches into the answer and counts.
-    assert spelled(encoder, encoder.encode(pair, "x", PAPERS))[-4:] == [
+    assert spelled(encoder, one(encoder, pair, "x", PAPERS))[-4:] == [
         ("?", False), (" in", True), (" Oslo", True), ("<eos>", True),
     ]  # fmt: skip
 
 
 @pytest.mark.parametrize("pair", [("Where?", "1984"), ("Where? ", "1984"), ("Where?", " 1984")])
 def test_a_space_before_the_answer_is_no_part_of_it(encoder, pair):
-    counted = [piece for piece, counts in spelled(encoder, encoder.encode(pair, "x", PAPERS)) if counts]
+    counted = [piece for piece, counts in spelled(encoder, one(encoder, pair, "x", PAPERS)) if counts]
     assert counted == ["1", "9", "8", "4", "<eos>"]
 
 
@@ -70,7 +75,7 @@ COUNTED = {
 def test_the_positions_of_a_pair_are_those_that_are_named(encoder, read, expected):
     positions, eos = read
     pair = ("What is the capital of Norway?", "Oslo city")
-    example = encoder.encode(pair, "x", Read(positions=positions, eos=eos))
+    example = one(encoder, pair, "x", Read(positions=positions, eos=eos))
     assert [piece for piece, counts in spelled(encoder, example) if counts] == expected
     # What is scored is the answer, whichever positions count.
     said = encoder.tokenizer.convert_ids_to_tokens(example.tokens[example.scored].tolist())
@@ -79,17 +84,17 @@ def test_the_positions_of_a_pair_are_those_that_are_named(encoder, read, expecte
 
 def test_a_pair_may_say_for_itself_which_positions_count(encoder):
     pair = Pair("Where?", "in Oslo", positions="answer")
-    assert encoder.encode(pair, "x").counts.tolist() == encoder.encode(tuple(pair), "x", PAPERS).counts.tolist()
-    bare = encoder.encode(Pair("Where?", "in Oslo", eos=False), "x", PAPERS)
+    assert one(encoder, pair, "x").counts.tolist() == one(encoder, tuple(pair), "x", PAPERS).counts.tolist()
+    bare = one(encoder, Pair("Where?", "in Oslo", eos=False), "x", PAPERS)
     assert [piece for piece, counts in spelled(encoder, bare) if counts] == [" in", " Oslo"]
     with pytest.raises(ValueError, match="positions.*'middle'"):
         Pair("Where?", "in Oslo", positions="middle")
 
 
 def test_a_string_counts_the_same_whatever_is_named(encoder):
-    whole = encoder.encode("the city of Oslo", "x").counts
+    whole = one(encoder, "the city of Oslo", "x").counts
     for positions in ("predicting", "answer", "both", "all"):
-        assert torch.equal(encoder.encode("the city of Oslo", "x", Read(positions=positions)).counts, whole)
+        assert torch.equal(one(encoder, "the city of Oslo", "x", Read(positions=positions)).counts, whole)
 
 
 def test_an_answer_that_no_token_holds_or_precedes_is_refused():
@@ -99,23 +104,23 @@ def test_an_answer_that_no_token_holds_or_precedes_is_refused():
     joined.pre_tokenizer = Whitespace()
     encoder = Encoder(PreTrainedTokenizerFast(tokenizer_object=joined), False, 9, None)
     with pytest.raises(ValueError, match=r"target\[0\].*answer.*'zz'"):
-        encoder.encode(("a", "zz"), "target[0]")
+        one(encoder, ("a", "zz"), "target[0]")
     with pytest.raises(ValueError, match=r"target\[1\].*no token"):
-        encoder.encode("zz", "target[1]")
-    with pytest.raises(ValueError, match=r"target\[2\].*before.*'predicting'.*'a'"):
-        encoder.encode(("zz", "a"), "target[2]")
-    assert encoder.encode(("zz", "a"), "x", PAPERS).counts.tolist() == [True]
+        encoder.encode_all(["a", "zz"], "target")
+    with pytest.raises(ValueError, match=r"target\[1\].*before.*'predicting'.*'a'"):
+        encoder.encode_all(["a", ("zz", "a")], "target")
+    assert one(encoder, ("zz", "a"), "x", PAPERS).counts.tolist() == [True]
 
 
 def test_special_tokens_that_the_text_brings_are_not_doubled(encoder):
-    assert spelled(encoder, encoder.encode("<bos>the city", "x")) == [("<bos>", False), (" the", True), (" city", True)]
-    pair = encoder.encode(("Where?", "Oslo<eos>"), "x", PAPERS)
+    assert spelled(encoder, one(encoder, "<bos>the city", "x")) == [("<bos>", False), (" the", True), (" city", True)]
+    pair = one(encoder, ("Where?", "Oslo<eos>"), "x", PAPERS)
     assert [piece for piece, counts in spelled(encoder, pair) if counts] == [" Oslo", "<eos>"]
 
 
 def test_no_bos_for_a_model_that_wants_none(encoder):
     bare = Encoder(encoder.tokenizer, prepend_bos=False, d_vocab=encoder.d_vocab, n_ctx=None)
-    assert spelled(bare, bare.encode("the city", "x")) == [(" the", True), (" city", True)]
+    assert spelled(bare, one(bare, "the city", "x")) == [(" the", True), (" city", True)]
 
 
 def test_a_special_token_that_is_not_in_the_vocabulary_is_left_out():
@@ -124,20 +129,20 @@ def test_a_special_token_that_is_not_in_the_vocabulary_is_left_out():
     words.pre_tokenizer = Whitespace()
     bare = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>")
     bare.eos_token = bare.bos_token = "<|endoftext|>"
-    example = Encoder(bare, True, 3, None).encode(("Where", "here"), "x", PAPERS)
+    example = one(Encoder(bare, True, 3, None), ("Where", "here"), "x", PAPERS)
     assert example.tokens.tolist() == [1, 2]
     assert example.counts.tolist() == [False, True]
 
 
 def test_what_the_model_cannot_read_is_refused(encoder):
     with pytest.raises(ValueError, match=r"target\[0\].*937.*4000"):
-        encoder.encode(Concept.from_tokens(torch.tensor([[3, 4000]]), tokens()).target[0], "target[0]")
+        one(encoder, Concept.from_tokens(torch.tensor([[3, 4000]]), tokens()).target[0], "target[0]")
     with pytest.raises(ValueError, match="x.*-2"):
-        encoder.encode(Concept.from_tokens(torch.tensor([[3, -2]]), tokens()).target[0], "x")
+        one(encoder, Concept.from_tokens(torch.tensor([[3, -2]]), tokens()).target[0], "x")
     with pytest.raises(ValueError, match="x.*64.*65"):
-        encoder.encode(Concept.from_tokens(torch.zeros(1, 65, dtype=torch.long), tokens()).target[0], "x")
+        one(encoder, Concept.from_tokens(torch.zeros(1, 65, dtype=torch.long), tokens()).target[0], "x")
     with pytest.raises(ValueError, match=r"target\[0\].*tokenizer"):
-        Encoder(None, True, 50, None).encode("text", "target[0]")
+        one(Encoder(None, True, 50, None), "text", "target[0]")
 
 
 def test_a_slow_tokenizer_is_refused(encoder):
@@ -148,4 +153,4 @@ def test_a_slow_tokenizer_is_refused(encoder):
             return {}
 
     with pytest.raises(ValueError, match=r"target\[0\].*fast tokenizer.*Slow"):
-        Encoder(Slow(), True, 9, None).encode("text", "target[0]")
+        one(Encoder(Slow(), True, 9, None), "text", "target[0]")

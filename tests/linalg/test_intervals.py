@@ -18,11 +18,13 @@ def test_p_values_by_hand():
 
 
 def test_an_interval_by_hand():
-    # Squares 1, 4, 9 have mean 14/3; all but the outermost 2.5 % on either side of them, moved to 4.
-    excess, squares = torch.tensor([2.0]).double(), torch.tensor([[1.0], [4.0], [9.0]]).double()
-    low, high = interval(excess, squares.sqrt())
-    assert low.item() == pytest.approx((4 + 1 + 0.05 * 3 - 14 / 3) ** 0.5)
-    assert high.item() == pytest.approx((4 + 9 - 0.05 * 5 - 14 / 3) ** 0.5)
+    # Squares 3, 4, 5 have the standard deviation 1: the square 9 of 3 is within 1.96 of it. Of 1, it is from 0 on.
+    squares = torch.tensor([[3.0], [4.0], [5.0]]).double()
+    low, high = interval(torch.tensor([3.0]).double(), squares.sqrt())
+    assert low.item() == pytest.approx((9 - 1.959964) ** 0.5)
+    assert high.item() == pytest.approx((9 + 1.959964) ** 0.5)
+    low, high = interval(torch.tensor([1.0]).double(), squares.sqrt())
+    assert (low.item(), high.item()) == (0, pytest.approx((1 + 1.959964) ** 0.5))
 
 
 def test_without_units_there_are_no_p_values():

@@ -8,8 +8,10 @@ from engram_interp import Concept, collect, filters, localize, testbed
 from engram_interp.concepts.batches import encode_concept
 from engram_interp.engrams.parts import Prepared, parts
 from engram_interp.maps import set_norms as set_norms_module
-from engram_interp.maps.nulls import N_BOOTSTRAPS, Compared, rows_of_sets, sets_of_examples, significance
-from engram_interp.maps.quantities import FISHER, METRICS, WNORM
+from engram_interp.maps.null_sets import N_BOOTSTRAPS, random_sets, rows_of_sets
+from engram_interp.maps.nulls import Compared, OfSets, significance
+from engram_interp.maps.quantities import FISHER, GAIN, METRICS, OBLIQUE, WNORM
+from engram_interp.maps.scores import Measured
 from engram_interp.maps.set_norms import few_rows, set_norms
 from engram_interp.models import adapt
 from engram_interp.options import Run, Solve
@@ -17,22 +19,12 @@ from engram_interp.statistics.rows import collect_rows
 from tests.conftest import build, token_concept, tokens
 
 
-def test_sets_are_whole_examples_as_many_as_the_target_has():
-    sets = sets_of_examples(n_target=4, n_examples=9, draws=50, seed=0)
-    assert sets.shape == (1 + 50 + N_BOOTSTRAPS, 4)
-    assert sets[0].tolist() == [0, 1, 2, 3]
-    random, bootstraps = sets[1:51], sets[51:]
-    assert all(len(set(row.tolist())) == 4 and row.tolist() == sorted(row.tolist()) for row in random)
-    assert set(random.flatten().tolist()) == set(range(9))
-    assert set(bootstraps.flatten().tolist()) == set(range(4))
-    assert any(len(set(row.tolist())) < 4 for row in bootstraps)
-
-
 def norms_of(prepared, solve, found, sets):
     """Every matrix with the norms of the engrams of all sets."""
     for name, readers in groupby(parts(prepared, solve, False), key=lambda part: part.site.input):
         some = list(readers)
-        yield from zip(some, set_norms(some, found[name], rows_of_sets(found[name], sets)), strict=True)
+        norms = set_norms(some, found[name], rows_of_sets(found[name], sets))
+        yield from zip(some, norms.engrams, strict=True)
 
 
 @pytest.fixture(params=[True, False], ids=["by rows", "by moments"])
@@ -51,7 +43,7 @@ def test_the_norms_of_a_set_are_those_of_its_own_engram(variant, n):
     concept = Concept.from_tokens(rows[:n], rows[n:], mask[:n], mask[n:])
     adapter = adapt(model)
     found = collect_rows(adapter, adapter.sites(), encode_concept(concept, adapter.encoder), Run(progress=False))
-    sets = sets_of_examples(n, 150, draws=19, seed=3)
+    sets = random_sets(n, 150, draws=19, seed=3)
     chosen = sets[7]
     others = torch.tensor([i for i in range(150) if i not in set(chosen.tolist())])
     oracle = Concept.from_tokens(rows[chosen], rows[others], mask[chosen], mask[others])
@@ -59,6 +51,48 @@ def test_the_norms_of_a_set_are_those_of_its_own_engram(variant, n):
     for part, norms in norms_of(prepared, Solve(), found, sets):
         torch.testing.assert_close(norms[WNORM][7], WNORM.norms(part, part.W_plus), rtol=2e-3, atol=1e-5)
         torch.testing.assert_close(norms[FISHER][7], FISHER.norms(part, part.W_plus), rtol=2e-3, atol=1e-5)
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("variant", ["llama", "gpt2", "attn_only"])
+@pytest.mark.parametrize("n", [4, 60], ids=["fewer rows than dimensions", "more"])
+@pytest.mark.parametrize("g", [filters.soft, filters.power(2)], ids=repr)
+def test_what_a_matrix_passes_of_a_projector_is_their_product(variant, n, g):
+    # The oracle forms M = U lam^-1/2 U^T S_r U lam^-1/2 U^T of one set, W M of every matrix and head, and P_r.
+    model = build(variant)
+    rows, mask = tokens(150, 9), tokens(150, 9) % 3 > 0
+    concept = Concept.from_tokens(rows[:n], rows[n:], mask[:n], mask[n:])
+    adapter = adapt(model)
+    found = collect_rows(adapter, adapter.sites(), encode_concept(concept, adapter.encoder), Run(progress=False))
+    prepared = Prepared(adapter, collect(model, concept), adapter.sites())
+    sets = random_sets(n, 150, draws=19, seed=3)
+    for name, readers in groupby(parts(prepared, Solve(filter=g), False), key=lambda part: part.site.input):
+        some = list(readers)
+        norms = set_norms(some, found[name], rows_of_sets(found[name], sets))
+        data = some[0].data
+        X = found[name].X[torch.isin(found[name].example, sets[7])].double()
+        X = torch.cat([X, torch.ones_like(X[:, :1])], dim=1) if data.absorbed else X
+        root = (data.kept.U / data.kept.lam.sqrt()) @ data.kept.U.T
+        lam, V = torch.linalg.eigh(root @ X.T @ X @ root)
+        M = (V * g(lam.clamp(0, 1))) @ V.T
+        torch.testing.assert_close(norms.M[7], M.norm(), rtol=1e-3, atol=1e-5)
+        if g == filters.soft:
+            P = X.T @ X @ data.solution.solve(torch.eye(len(M)))
+            torch.testing.assert_close(norms.P_plus[7], P[:, : len(P) - data.absorbed].norm(), rtol=1e-3, atol=1e-5)
+        for part, passed, whole in zip(some, norms.passed, norms.whole, strict=True):
+            expected = [part.dW @ M] if part.heads is None else [part.dW @ M, *_heads_of(part, M)]
+            torch.testing.assert_close(passed[7], torch.stack([one.norm() for one in expected]), rtol=2e-3, atol=1e-5)
+            assert whole[0].item() == pytest.approx(float((part.dW @ data.kept.Pi).norm()), rel=1e-4)
+
+
+def _heads_of(part, M):
+    """`W_h M` of every head: a block of rows of `W M`, or a block of columns of `W` times `M`."""
+    if part.heads.along == "rows":
+        return part.heads.of(part.dW @ M)
+    columns = (len(M) - part.data.absorbed) // part.heads.n
+    return [
+        part.dW[:, i * columns : (i + 1) * columns] @ M[i * columns : (i + 1) * columns] for i in range(part.heads.n)
+    ]
 
 
 def test_the_cheaper_way_is_taken():
@@ -109,7 +143,8 @@ def test_an_expert_that_no_random_set_reaches_keeps_the_closed_form():
     sets = torch.zeros(1 + 19 + N_BOOTSTRAPS, 1, dtype=torch.float64)
     sets[0] = sets[-N_BOOTSTRAPS:] = 16.0
     drawn = Compared(unit=torch.tensor([0.01]), target=torch.tensor([16.0]), sets=sets, fallback=1.0)
-    found = significance({"key": {}}, {"key": dict.fromkeys(METRICS, drawn)}, n_target=2)["key"]
+    compared = dict.fromkeys((*METRICS, GAIN, OBLIQUE), drawn)
+    found = significance({"key": {}}, {"key": OfSets(compared, Measured(sets, sets))}, n_target=2)["key"]
     assert found["excess"].tolist() == [16.0]
     assert found["expected"].tolist() == pytest.approx([0.01])
     assert found["p_value"].tolist() == [pytest.approx(1 / 20)]
@@ -181,7 +216,7 @@ def test_the_norms_of_a_set_under_a_filter_are_those_of_its_own_engram(variant, 
     concept = Concept.from_tokens(rows[:20], rows[20:], mask[:20], mask[20:])
     adapter = adapt(model)
     found = collect_rows(adapter, adapter.sites(), encode_concept(concept, adapter.encoder), Run(progress=False))
-    sets = sets_of_examples(20, 150, draws=19, seed=3)
+    sets = random_sets(20, 150, draws=19, seed=3)
     chosen = sets[7]
     others = torch.tensor([i for i in range(150) if i not in set(chosen.tolist())])
     oracle = Concept.from_tokens(rows[chosen], rows[others], mask[chosen], mask[others])
