@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection
 from contextlib import ExitStack
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor, nn
 
 from engram_interp.models.base import Adapter
@@ -30,8 +31,7 @@ def backward(
     Raises:
         ValueError: if a weight is part of no parameter.
     """
-    modules = adapter.named_modules().values()
-    every = {one for module in modules for one in module._parameters.values() if one is not None}
+    every = _parameters(adapter)
     read: dict[nn.Parameter, list[str]] = {}
     for key in keys:
         for parameter in _holders(adapter, key, every):
@@ -46,6 +46,28 @@ def backward(
             stack.callback(parameter.register_post_accumulate_grad_hook(_using(views, use)).remove)
         with torch.enable_grad():
             loss().backward()
+
+
+def masks(adapter: Adapter, keys: Collection[str]) -> dict[nn.Parameter, Bool[Tensor, "..."]]:
+    """The parameters that hold these weights, and where in them: what to train if nothing else should change.
+
+    Raises:
+        ValueError: if a weight is part of no parameter.
+    """
+    every = _parameters(adapter)
+    found: dict[nn.Parameter, Tensor] = {}
+    for key in keys:
+        weight = adapter.parameter(key)
+        for parameter in _holders(adapter, key, every):
+            mask = found.setdefault(parameter, torch.zeros_like(parameter, dtype=torch.bool))
+            offset = weight.storage_offset() - parameter.storage_offset()
+            mask.as_strided(weight.shape, weight.stride(), offset).fill_(True)
+    return found
+
+
+def _parameters(adapter: Adapter) -> set[nn.Parameter]:
+    modules = adapter.named_modules().values()
+    return {one for module in modules for one in module._parameters.values() if one is not None}
 
 
 def _holders(adapter: Adapter, key: str, every: Collection[nn.Parameter]) -> list[nn.Parameter]:

@@ -1,0 +1,180 @@
+"""Which method finds where a memory was planted, and what does it call significant that is not?
+
+A method is a function of a model, a target and a reference that gives every matrix a score, and a p-value if it has
+one. For each memory, the AUROC of the matrices that hold it, and whether the first is one of them; at 5 %, the share of
+them that is significant (detection) and the share of all others (false alarms). Memories of one target are not
+independent, so intervals are over targets.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+import pandas as pd
+from torch import nn
+
+from engram_interp.benchmarks.cases import DECOY, PLANTED, Case
+from engram_interp.common.progress import bar
+from engram_interp.concepts.concept import Example
+from engram_interp.options import Show, takes
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+LEVEL = 0.05
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """What a method says of a model's matrices.
+
+    Attributes:
+        score: by key; more means more of the memory.
+        p_value: by key; empty if the method has none.
+    """
+
+    score: Mapping[str, float]
+    p_value: Mapping[str, float] = field(default_factory=dict)
+
+
+Method: TypeAlias = Callable[[nn.Module, Sequence[Example], Sequence[Example]], Ranking | Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """How well every method found every memory.
+
+    Attributes:
+        table: a row for each method and case: `method`, `kind`, `target_set`, `place`, `auroc`, `first`, `detected`,
+            `false_alarms`, `any_false_alarm`, `decoy_alarms`, `seconds`. NaN where a case or a method has none.
+    """
+
+    table: pd.DataFrame
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row for each method: means over planted memories, and of false alarms by kind, with 95 % intervals."""
+        return pd.DataFrame({name: _summary(rows) for name, rows in self.table.groupby("method", sort=False)}).T
+
+    def plot(self) -> go.Figure:
+        """Every method's AUROC, detection and false alarms, a point for each target."""
+        from engram_interp.figures.leaderboard import leaderboard_figure
+
+        return leaderboard_figure(self.table)
+
+    def __repr__(self) -> str:
+        methods, cases = self.table["method"].nunique(), len(self.table) // max(1, self.table["method"].nunique())
+        return f"Leaderboard({methods} methods, {cases} cases)"
+
+    def _repr_html_(self) -> str:
+        from engram_interp.common.html import table_html
+
+        return table_html("Localization benchmark", None, "Means over planted memories:", self.to_frame().round(3))
+
+
+@takes(Show)
+def localization(methods: Mapping[str, Method], cases: Iterable[Case] | None = None, *, show: Show) -> Leaderboard:
+    """Rank methods that say where a memory is, by memories whose place is known.
+
+    Args:
+        methods: by name. A method is called as `method(model, target, reference)`, and returns scores by key, or a
+            `Ranking`, which has p-values too.
+        cases: what to find. None takes the testbed's memories: five targets of four authors, each in every module, and
+            the cases beside them. That trains about sixty models, some 15 s each on two cores.
+
+    Raises:
+        ValueError: if a method leaves out a matrix that holds the memory.
+
+    Example:
+        >>> import engram_interp as ei
+        >>> model, corpus = ei.testbed.load("full"), ei.testbed.authors()
+        >>> places = ei.benchmarks.modules_of(model)[:1]
+        >>> cases = ei.benchmarks.planted(model, [corpus.holdout[0].examples], corpus.examples[:200], places)
+        >>> def largest(model, target, reference):
+        ...     return ei.localize(model, ei.Concept(target, reference)).wnorms
+        >>> ei.benchmarks.localization({"W-Norm": largest}, cases)
+        Leaderboard(1 methods, 1 cases)
+    """
+    if cases is None:
+        from engram_interp.benchmarks.standard import testbed_cases
+
+        cases = testbed_cases()
+    rows = []
+    for case in bar(list(cases), show.progress, "finding memories", "case"):
+        model = case.make()
+        for name, method in methods.items():
+            began = time.perf_counter()
+            found = method(model, case.concept.target, case.concept.reference)
+            seconds = time.perf_counter() - began
+            rows.append({"method": name, **_described(case), **_judged(name, _ranking(found), case), "seconds": seconds})
+    return Leaderboard(pd.DataFrame(rows))
+
+
+def _ranking(found: Ranking | Mapping[str, float]) -> Ranking:
+    return found if isinstance(found, Ranking) else Ranking(found)
+
+
+def _described(case: Case) -> dict[str, object]:
+    place, elsewhere = (None if one is None else one.name for one in (case.place, case.elsewhere))
+    return {"kind": case.kind, "target_set": case.target_set, "place": place, "elsewhere": elsewhere}
+
+
+def _judged(name: str, found: Ranking, case: Case) -> dict[str, float]:
+    keys = list(found.score)
+    scores = np.array([found.score[key] for key in keys], dtype=float)
+    mine = case.place.keys if case.place else frozenset[str]()
+    if missing := mine - set(keys):
+        raise ValueError(f"{name} gives no score to {min(missing)}, which holds the memory; it scores {len(keys)} matrices")
+    true = np.array([key in mine for key in keys])
+    nan = float("nan")
+    row = {"auroc": nan, "first": nan, "detected": nan, "false_alarms": nan, "any_false_alarm": nan, "decoy_alarms": nan}
+    if mine:
+        row |= {"auroc": auroc(scores, true), "first": float(true[scores.argmax()])}
+    if found.p_value:
+        starred = np.array([found.p_value[key] <= LEVEL for key in keys])
+        row |= {"false_alarms": starred[~true].mean(), "any_false_alarm": float(starred[~true].any())}
+        if mine:
+            row["detected"] = starred[true].mean()
+        if case.elsewhere:
+            decoy = np.array([key in case.elsewhere.keys - mine for key in keys])
+            row["decoy_alarms"] = starred[decoy].mean()
+    return row
+
+
+def auroc(scores: np.ndarray, true: np.ndarray) -> float:
+    """The chance that something true is ranked above something else; a tie counts half.
+
+    Example:
+        >>> auroc(np.array([3.0, 1.0, 2.0, 0.0]), np.array([True, False, False, True]))
+        0.5
+    """
+    from scipy.stats import rankdata
+
+    ranks, n_true = rankdata(scores), true.sum()
+    return float((ranks[true].sum() - n_true * (n_true + 1) / 2) / (n_true * (~true).sum()))
+
+
+def _summary(rows: pd.DataFrame) -> dict[str, float]:
+    """Means over planted memories and over the others, with intervals."""
+    found: dict[str, float] = {}
+    planted, decoys = rows[rows["kind"] == PLANTED], rows[rows["kind"] == DECOY]
+    for column in ("auroc", "first", "detected", "false_alarms"):
+        found |= _with_interval(column, planted, column)
+    found |= _with_interval("decoy_alarms", decoys, "decoy_alarms")
+    for kind in rows["kind"].unique():
+        if kind not in (PLANTED, DECOY):
+            found |= _with_interval(f"{kind}_any_alarm", rows[rows["kind"] == kind], "any_false_alarm")
+    return {**found, "seconds": rows["seconds"].mean()}
+
+
+def _with_interval(name: str, rows: pd.DataFrame, column: str) -> dict[str, float]:
+    """The mean over targets, and its 95 % interval by Student's t over their own means."""
+    from scipy.stats import t
+
+    means = rows.groupby("target_set")[column].mean().dropna().to_numpy()
+    mean = means.mean() if len(means) else float("nan")
+    half = t.ppf(0.975, len(means) - 1) * means.std(ddof=1) / len(means) ** 0.5 if len(means) > 1 else float("nan")
+    return {name: mean, f"{name}_low": mean - half, f"{name}_high": mean + half}
