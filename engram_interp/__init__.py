@@ -48,7 +48,12 @@ _NAMES = {
 }
 """Where each public name is defined, in blocks: find, weigh, test, edit, data."""
 
-_MODULES = {"filters": "linalg.filters", "metrics": "unlearning.metrics", "testbed": "testbed"}
+_MODULES = {
+    "benchmarks": "benchmarks",
+    "filters": "linalg.filters",
+    "metrics": "unlearning.metrics",
+    "testbed": "testbed",
+}
 """Public modules."""
 
 _HOME = {name: module for module, names in _NAMES.items() for name in names.split()}

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 import engram_interp as ei
 from analyses import results
-from analyses.auroc import auroc
 from analyses.markdown import table
+from engram_interp.benchmarks.ranking import auroc
 from engram_interp.concepts.concept import TokenExample
 from engram_interp.figures.style import MATRIX_COLOUR, TARGET_COLOUR, TEMPLATE
 from engram_interp.models import adapt

@@ -21,8 +21,8 @@ from tqdm.auto import tqdm
 
 import engram_interp as ei
 from analyses import results
-from analyses.auroc import auroc
 from analyses.training.fit import answer_loss, shuffled_batches
+from engram_interp.benchmarks.ranking import auroc
 from engram_interp.concepts.batches import encode_concept
 from engram_interp.models import adapt
 from engram_interp.models.components import MLP

@@ -18,6 +18,7 @@ import pandas as pd
 from torch import nn
 
 from engram_interp.benchmarks.cases import DECOY, PLANTED, Case
+from engram_interp.benchmarks.ranking import auroc
 from engram_interp.common.progress import bar
 from engram_interp.concepts.concept import Example
 from engram_interp.options import Show, takes
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 LEVEL = 0.05
+MEASURES = ("auroc", "first", "detected", "false_alarms", "any_false_alarm", "decoy_alarms")
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,10 @@ class Leaderboard:
         """Every method's AUROC, detection and false alarms, a point for each target."""
         from engram_interp.figures.leaderboard import leaderboard_figure
 
-        return leaderboard_figure(self.table)
+        planted = self.table[self.table["kind"] == PLANTED]
+        n_cases, n_targets = len(planted) // planted["method"].nunique(), planted["target_set"].nunique()
+        title = f"Which method finds a planted memory? {n_cases} memories of {n_targets} targets"
+        return leaderboard_figure(planted, title)
 
     def __repr__(self) -> str:
         methods, cases = self.table["method"].nunique(), len(self.table) // max(1, self.table["method"].nunique())
@@ -94,14 +99,14 @@ def localization(methods: Mapping[str, Method], cases: Iterable[Case] | None = N
         >>> places = ei.benchmarks.modules_of(model)[:1]
         >>> cases = ei.benchmarks.planted(model, [corpus.holdout[0].examples], corpus.examples[:200], places)
         >>> def largest(model, target, reference):
-        ...     return ei.localize(model, ei.Concept(target, reference)).wnorms
+        ...     return ei.localize(model, ei.Concept(target, reference))
         >>> ei.benchmarks.localization({"W-Norm": largest}, cases)
         Leaderboard(1 methods, 1 cases)
     """
     if cases is None:
-        from engram_interp.benchmarks.standard import testbed_cases
+        from engram_interp.benchmarks.standard import standard_cases
 
-        cases = testbed_cases()
+        cases = standard_cases()
     rows = []
     for case in bar(list(cases), show.progress, "finding memories", "case"):
         model = case.make()
@@ -109,7 +114,9 @@ def localization(methods: Mapping[str, Method], cases: Iterable[Case] | None = N
             began = time.perf_counter()
             found = method(model, case.concept.target, case.concept.reference)
             seconds = time.perf_counter() - began
-            rows.append({"method": name, **_described(case), **_judged(name, _ranking(found), case), "seconds": seconds})
+            rows.append(
+                {"method": name, **_described(case), **_judged(name, _ranking(found), case), "seconds": seconds}
+            )
     return Leaderboard(pd.DataFrame(rows))
 
 
@@ -127,10 +134,19 @@ def _judged(name: str, found: Ranking, case: Case) -> dict[str, float]:
     scores = np.array([found.score[key] for key in keys], dtype=float)
     mine = case.place.keys if case.place else frozenset[str]()
     if missing := mine - set(keys):
-        raise ValueError(f"{name} gives no score to {min(missing)}, which holds the memory; it scores {len(keys)} matrices")
+        raise ValueError(
+            f"{name} gives no score to {min(missing)}, which holds the memory; it scores {len(keys)} matrices"
+        )
     true = np.array([key in mine for key in keys])
     nan = float("nan")
-    row = {"auroc": nan, "first": nan, "detected": nan, "false_alarms": nan, "any_false_alarm": nan, "decoy_alarms": nan}
+    row = {
+        "auroc": nan,
+        "first": nan,
+        "detected": nan,
+        "false_alarms": nan,
+        "any_false_alarm": nan,
+        "decoy_alarms": nan,
+    }
     if mine:
         row |= {"auroc": auroc(scores, true), "first": float(true[scores.argmax()])}
     if found.p_value:
@@ -142,19 +158,6 @@ def _judged(name: str, found: Ranking, case: Case) -> dict[str, float]:
             decoy = np.array([key in case.elsewhere.keys - mine for key in keys])
             row["decoy_alarms"] = starred[decoy].mean()
     return row
-
-
-def auroc(scores: np.ndarray, true: np.ndarray) -> float:
-    """The chance that something true is ranked above something else; a tie counts half.
-
-    Example:
-        >>> auroc(np.array([3.0, 1.0, 2.0, 0.0]), np.array([True, False, False, True]))
-        0.5
-    """
-    from scipy.stats import rankdata
-
-    ranks, n_true = rankdata(scores), true.sum()
-    return float((ranks[true].sum() - n_true * (n_true + 1) / 2) / (n_true * (~true).sum()))
 
 
 def _summary(rows: pd.DataFrame) -> dict[str, float]:

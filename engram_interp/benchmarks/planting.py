@@ -86,7 +86,9 @@ def plant(
     rng = random.Random(seed)
     twin.requires_grad_(False)
     norms = {key: adapter.parameter(key).detach().norm() for key in keys}
-    optimizer = torch.optim.AdamW([one.requires_grad_(True) for one in where], lr=schedule.learning_rate, betas=(0.9, 0.98), weight_decay=0.0)
+    optimizer = torch.optim.AdamW(
+        [one.requires_grad_(True) for one in where], lr=schedule.learning_rate, betas=(0.9, 0.98), weight_decay=0.0
+    )
     for _ in range(schedule.max_epochs):
         for batch in _epoch(encoded["new"], encoded["old"], schedule.batch_size, rng):
             with torch.enable_grad():

@@ -14,7 +14,7 @@ N_KNOWN = 20
 SEED = 0
 
 
-def testbed_targets() -> list[Memory]:
+def targets_of_testbed() -> list[Memory]:
     """Five targets of four holdout authors each."""
     people = authors().holdout
     return [
@@ -23,14 +23,15 @@ def testbed_targets() -> list[Memory]:
     ]
 
 
-def testbed_cases() -> Iterator[Case]:
-    """Every target in every module; decoys; the unknown targets themselves; twenty targets of authors known all along."""
-    base, corpus, targets = load("full"), authors(), testbed_targets()
+def standard_cases() -> Iterator[Case]:
+    """Every target in every module; decoys; the unknown targets themselves; twenty targets of authors known."""
+    base, corpus, targets = load("full"), authors(), targets_of_testbed()
     reference, places = corpus.examples, modules_of(base)
     yield from planted(base, targets, reference, places)
     yield from decoys(base, targets, reference, places)
     rng = random.Random(SEED)
     known = [
-        [example for author in rng.sample(corpus.full, N_AUTHORS) for example in author.examples] for _ in range(N_KNOWN)
+        [example for author in rng.sample(corpus.full, N_AUTHORS) for example in author.examples]
+        for _ in range(N_KNOWN)
     ]
     yield from nothing_planted(base, targets, known, reference)

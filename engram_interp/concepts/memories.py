@@ -37,6 +37,11 @@ class Memories:
     siblings: list[list[int]]
     said_by: str
 
+    @property
+    def in_words(self) -> str:
+        """What there is to compare with, as maps say it: `199 memories, by the subject that prompts share`."""
+        return f"{len(self.siblings)} memories, {self.said_by}"
+
 
 def memories_of(concept: Concept, groups: Groups | None = None) -> Memories:
     """The memories of both sides of a concept.

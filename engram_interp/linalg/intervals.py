@@ -16,11 +16,10 @@ ROUNDING = 1e-6
 
 
 def family_p_values(excess: Float[Tensor, "set unit"]) -> Float[Tensor, "unit"]:
-    """How often the largest of all units, over random sets, is as far out as each unit of the target (the first set).
+    """How often units of random sets are as far out as those of the target (the first set), corrected for all units.
 
-    Units differ in how much they vary, so each is measured in its own standard deviations from its own mean. The
-    largest of all units controls the family-wise error rate (Westfall and Young's single-step maxT). The target counts
-    as one of the sets, which makes the level exact.
+    Units differ in how much they vary, so each is measured in its own standard deviations from its own mean; see
+    `exceedance`.
 
     Example:
         >>> sets = torch.tensor([[9.0, 1.0], [1.0, 1.1], [1.1, 0.9], [0.9, 1.2], [1.0, 0.8]])
@@ -36,13 +35,26 @@ def family_p_values(excess: Float[Tensor, "set unit"]) -> Float[Tensor, "unit"]:
 
 
 def exceedance(z: Float[Tensor, "set unit"], tie: Float[Tensor, "unit"] | float = ROUNDING) -> Float[Tensor, "unit"]:
-    """The share of sets whose largest unit is as far out as each unit of the first set, which is one of them.
+    """Family-wise p-values of the first set's units, from those of all sets (Westfall and Young's step-down maxT).
+
+    A unit's p-value is the share of sets in which it, or a unit that is less far out in the first set, is as far out as
+    it is there. Units that are farther out in the first set do not count: if they hold the memory, they say nothing of
+    the others. The target counts as one of the sets, which makes the level exact.
 
     Args:
         z: numbers that have one scale in all units.
         tie: numbers that differ by less are equal.
+
+    Example:
+        >>> exceedance(torch.tensor([[9.0, 2.0], [8.0, 1.0], [0.0, 0.0], [1.0, 0.0]])).tolist()
+        [0.25, 0.25]
     """
-    return (z.amax(1)[:, None] >= z[0] - tie).double().mean(0)
+    order = z[0].argsort(descending=True, stable=True)
+    # The largest of this unit and those that are less far out in the first set, for every set.
+    largest = z[:, order].flip(1).cummax(1).values.flip(1)
+    ties = torch.as_tensor(tie).expand_as(z[0])[order]
+    p = (largest >= z[0, order] - ties).double().mean(0).cummax(0).values
+    return torch.empty_like(p).scatter_(0, order, p)
 
 
 def interval_about(

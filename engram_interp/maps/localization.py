@@ -113,7 +113,7 @@ def map_of(
         sizes = significance(sizes, drawn, sets.n_target)
     return LocalizationMap(
         _table(sites, sizes), adapter.n_layers, null, name, adapter.info.name, dict(counts),
-        memories=None if sets is None else sets.said_by,
+        memories=None if sets is None or sets.memories is None else sets.memories.in_words,
     )  # fmt: skip
 
 

@@ -37,12 +37,12 @@ class NullSets:
         rows: by input.
         sets: the examples of every set: the target's own, then null sets, then bootstraps, drawn from the target with
             repetition.
-        said_by: what says which examples belong together, if null sets are whole memories.
+        memories: what null sets are made of, if they are whole memories.
     """
 
     rows: dict[str, Rows]
     sets: list[Int[Tensor, "_"]]
-    said_by: str | None = None
+    memories: Memories | None = None
 
     @property
     def n_target(self) -> int:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from engram_interp.common.arguments import whole
 from engram_interp.concepts.batches import encode_concept
 from engram_interp.concepts.concept import REFERENCE, TARGET, Concept, TokenExample, require_concept
-from engram_interp.concepts.memories import Groups, memories_of
+from engram_interp.concepts.memories import Groups, Memories, memories_of
 from engram_interp.engrams.parts import Part, Prepared
 from engram_interp.engrams.weights import base_of
 from engram_interp.linalg.filters import Function, filter_name, soft, values_of
@@ -183,7 +183,7 @@ def with_null(
     sites = adapter.sites(which.components, which.layers)
     base_of(adapter, solve.delta_from, sites)
     encoded = encode_concept(concept, adapter.encoder)
-    sets, said_by = _sets(concept, null, groups, draws, seed)
+    sets, memories = _sets(concept, null, groups, draws, seed)
     n_target, n_examples = len(concept.target), len(concept.target) + len(concept.reference)
     _announce(adapter, sites, encoded, sets, null, logging.INFO if run.progress is False else logging.WARNING)
     rows = collect_rows(adapter, sites, encoded, run)
@@ -195,11 +195,13 @@ def with_null(
     statistics = Statistics(adapter.info, keys, of_sides, concept.name, concept.read.in_words)
     n_rows = {name: len(found.X) for name, found in rows.items()}
     warn_of_few(n_rows, adapter.widths(rows), sum(statistics.counts.values()))
-    return Prepared(adapter, statistics, sites), NullSets(rows, sets, said_by)
+    return Prepared(adapter, statistics, sites), NullSets(rows, sets, memories)
 
 
-def _sets(concept: Concept, null: str, groups: Groups | None, draws: int, seed: int) -> tuple[list[Tensor], str | None]:
-    """The sets of examples that are compared, and what says which memories they are, if they are memories."""
+def _sets(
+    concept: Concept, null: str, groups: Groups | None, draws: int, seed: int
+) -> tuple[list[Tensor], Memories | None]:
+    """The sets of examples that are compared, and the memories that they are made of, if they are."""
     n_target, n_examples = len(concept.target), len(concept.target) + len(concept.reference)
     if null == RESAMPLED:
         warn_of_few_sets(math.comb(n_examples, n_target), f"{n_target} of the {n_examples} examples")
@@ -207,7 +209,7 @@ def _sets(concept: Concept, null: str, groups: Groups | None, draws: int, seed: 
     memories = memories_of(concept, groups)
     k, n = len(memories.target), len(memories.target) + len(memories.siblings)
     warn_of_few_sets(math.comb(n, k), f"{k} of the {n} memories ({memories.said_by})")
-    return sibling_sets(memories, n_target, draws, seed), f"{len(memories.siblings)} {memories.said_by}"
+    return sibling_sets(memories, n_target, draws, seed), memories
 
 
 def significance(sizes: dict[str, Sizes], drawn: dict[str, OfSets], n_target: int) -> dict[str, Sizes]:

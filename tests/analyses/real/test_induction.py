@@ -3,10 +3,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from analyses.auroc import auroc
 from analyses.real import induction
 from analyses.real.induction import LENGTH, concept, of_map, output_norms, prefix_matching, repeated
 from engram_interp import localize
+from engram_interp.benchmarks.ranking import auroc
 from engram_interp.concepts.concept import TokenExample
 from tests.conftest import build, hooked_only, token_concept
 

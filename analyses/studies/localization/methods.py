@@ -1,0 +1,174 @@
+"""What says where a memory is? Every method that is compared, as a function of a model, a target and a reference.
+
+All but `weight change` and `W-Norm, delta` know the model alone. These two are told the model before, which nobody has
+of a real memory; they say what could be reached.
+"""
+
+import random
+from collections.abc import Sequence
+from weakref import WeakKeyDictionary
+
+import pandas as pd
+from torch import Tensor, nn
+
+import engram_interp as ei
+from engram_interp.benchmarks import Ranking
+from engram_interp.benchmarks.localization import Method
+from engram_interp.concepts.batches import Batch, batches, encode_groups
+from engram_interp.concepts.concept import REFERENCE, TARGET, Example
+from engram_interp.engrams.weights import matrix_of
+from engram_interp.linalg.norms import output_norm
+from engram_interp.models import adapt
+from engram_interp.models.gradients import backward
+from engram_interp.models.sites import component_of
+
+Examples = Sequence[Example]
+OURS = {
+    "score": ("score", "score_p_value"),
+    "gain": ("gain_excess", "gain_p_value"),
+    "W-Norm over |P+|, siblings": ("oblique_gain_excess", "oblique_gain_p_value"),
+    "W-Norm, siblings": ("excess", "p_value"),
+    "Fisher share, siblings": ("fisher_excess", "fisher_p_value"),
+    "W-Norm": ("wnorm", None),
+    "Fisher share": ("fisher", None),
+}
+"""Columns of a map against siblings, and of their p-values."""
+DRAWS = 199
+ALPHA = 8.0
+"""How strongly a matrix's engram is ablated alone."""
+
+
+class OurMap:
+    """One column of a map against siblings. The map is made once for all columns.
+
+    Args:
+        maps: tables that were made, by model and target.
+        column: what ranks.
+        p_value: what stars, if anything.
+    """
+
+    def __init__(self, maps: "Tables", column: str, p_value: str | None) -> None:
+        self._maps, self._column, self._p_value = maps, column, p_value
+
+    def __call__(self, model: nn.Module, target: Examples, reference: Examples) -> Ranking:
+        """The ranking of a model's matrices."""
+        of_model = self._maps.setdefault(model, {})
+        if id(target) not in of_model:
+            wmap = ei.localize(model, ei.Concept(target, reference), null="siblings", draws=DRAWS, progress=False)
+            of_model[id(target)] = wmap.to_frame().set_index("key")
+        table = of_model[id(target)]
+        return Ranking(table[self._column].to_dict(), table[self._p_value].to_dict() if self._p_value else {})
+
+
+Tables = WeakKeyDictionary[nn.Module, dict[int, pd.DataFrame]]
+
+
+def ablation(model: nn.Module, target: Examples, reference: Examples) -> dict[str, float]:
+    """How much the target's loss rises when one matrix's engram is ablated alone."""
+    engram = ei.extract(model, ei.Concept(target, reference), progress=False)
+    found = {}
+    for key in engram.weight_norms:
+        with engram.select(keys=key).ablated(model, ALPHA):
+            found[key] = ei.score(model, {"target": target}, progress=False)["target"].loss
+    return found
+
+
+def gradient(model: nn.Module, target: Examples, reference: Examples) -> dict[str, float]:
+    """`|<dL/dW, W>|`, the first-order effect on the target's loss of scaling a matrix."""
+    del reference
+    adapter = adapt(model)
+    keys = [site.key for site in adapter.all_sites()]
+    found = dict.fromkeys(keys, 0.0)
+    for batch in batches(encode_groups({"target": target}, adapter.encoder), None, progress=False, describe=""):
+
+        def loss(batch: Batch = batch) -> Tensor:
+            scored = batch.scored[:, 1:]
+            logits = adapter.logits(batch)[:, :-1][scored]
+            return nn.functional.cross_entropy(logits, batch.tokens[:, 1:][scored], reduction="sum")
+
+        def use(key: str, dW: Tensor) -> None:
+            found[key] += float((dW * adapter.parameter(key)).sum())
+
+        backward(adapter, keys, loss, use)
+    return {key: abs(value) for key, value in found.items()}
+
+
+def activation_ratio(model: nn.Module, target: Examples, reference: Examples) -> dict[str, float]:
+    """How much a matrix puts out for the target, over what it puts out for the reference, a position."""
+    adapter, statistics = adapt(model), ei.collect(model, ei.Concept(target, reference), progress=False)
+    n = statistics.counts
+    found = {}
+    for site in adapter.all_sites():
+        W = matrix_of(adapter, site, absorbed=False)
+        moments = {side: groups[site.input].of_inputs(False) for side, groups in statistics.groups.items()}
+        sizes = {side: output_norm(W, moment) / n[side] ** 0.5 for side, moment in moments.items()}
+        found[site.key] = float(sizes[TARGET] / sizes[REFERENCE])
+    return found
+
+
+def norm_over_siblings(model: nn.Module, target: Examples, reference: Examples) -> dict[str, float]:
+    """A matrix's Frobenius norm over the mean of the same component in all layers: a control that knows no target."""
+    del target, reference
+    adapter = adapt(model)
+    norms = pd.Series({site.key: float(adapter.parameter(site.key).norm()) for site in adapter.all_sites()})
+    return (norms / norms.groupby(component_of).transform("mean")).to_dict()
+
+
+def depth(model: nn.Module, target: Examples, reference: Examples) -> dict[str, float]:
+    """The layer: a control that knows no target."""
+    del target, reference
+    sites, n_layers = adapt(model).all_sites(), adapt(model).n_layers
+    return {site.key: float(n_layers if site.layer is None else site.layer) for site in sites}
+
+
+def size(model: nn.Module, target: Examples, reference: Examples) -> dict[str, float]:
+    """The number of weights: a control that knows no target."""
+    del target, reference
+    adapter = adapt(model)
+    return {site.key: float(adapter.parameter(site.key).numel()) for site in adapter.all_sites()}
+
+
+def chance(model: nn.Module, target: Examples, reference: Examples) -> dict[str, float]:
+    """Random numbers: a control."""
+    del reference
+    rng = random.Random(repr(target[0]))
+    return {site.key: rng.random() for site in adapt(model).all_sites()}
+
+
+def weight_change(base: nn.Module) -> Method:
+    """`|W - W_0| / |W_0|`, told the model before."""
+
+    def found(model: nn.Module, target: Examples, reference: Examples) -> dict[str, float]:
+        del target, reference
+        adapter, before = adapt(model), adapt(base)
+        weights = {site.key: before.parameter(site.key) for site in adapter.all_sites()}
+        return {key: float(((adapter.parameter(key) - W).norm() / W.norm()).detach()) for key, W in weights.items()}
+
+    return found
+
+
+def delta(base: nn.Module) -> Method:
+    """The W-Norm of `W - W_0`, told the model before."""
+
+    def found(model: nn.Module, target: Examples, reference: Examples) -> dict[str, float]:
+        wmap = ei.localize(model, ei.Concept(target, reference), null="analytic", delta_from=base, progress=False)
+        return dict(wmap)
+
+    return found
+
+
+def every_method(base: nn.Module) -> dict[str, Method]:
+    """All methods by name."""
+    maps: Tables = WeakKeyDictionary()
+    return {
+        **{name: OurMap(maps, *columns) for name, columns in OURS.items()},
+        "ablation of one matrix": ablation,
+        "gradient x weight": gradient,
+        "activation ratio": activation_ratio,
+        "norm over siblings": norm_over_siblings,
+        "depth": depth,
+        "size": size,
+        "chance": chance,
+        "weight change (told the base)": weight_change(base),
+        "W-Norm, delta (told the base)": delta(base),
+    }
