@@ -43,6 +43,11 @@ class Memories:
         return f"{len(self.siblings)} memories, {self.said_by}"
 
 
+def has_siblings(concept: Concept, n: int) -> bool:
+    """Whether the reference has so many memories or more, by its subjects or as blocks."""
+    return len((_by_subject(concept) or _blocks(concept)).siblings) >= n
+
+
 def memories_of(concept: Concept, groups: Groups | None = None) -> Memories:
     """The memories of both sides of a concept.
 

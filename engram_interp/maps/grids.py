@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from engram_interp.maps.quantities import MAP_QUANTITIES, Quantity
+from engram_interp.maps.quantities import MAP_QUANTITIES, RELATIVE, Quantity
 from engram_interp.models.components import component_names
 
 
@@ -67,6 +67,8 @@ def _of_cell(cell: pd.DataFrame, quantity: Quantity) -> float:
         return float(cell[quantity.column].iloc[0])
     if quantity.kind == "p_value":
         return float(cell[quantity.column].min())
+    if quantity.metric in RELATIVE:
+        return float(cell[quantity.column].max()) if quantity.kind in ("size", "excess") else math.nan
     whole = cell[quantity.metric.whole]
 
     def together(kind: str) -> float:

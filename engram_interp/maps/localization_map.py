@@ -15,20 +15,21 @@ from torch import Tensor
 from engram_interp.common.mappings import IdentityMapping
 from engram_interp.figures.scale import Scale
 from engram_interp.maps.grids import component_grid, largest, one_component, unit_grid
-from engram_interp.maps.quantities import MAP_QUANTITIES, METRICS
+from engram_interp.maps.quantities import MAP_QUANTITIES, RELATIVE, SCORE, WNORM
 from engram_interp.models.components import COMPONENT, COMPONENTS, UNEMBED
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 ANALYTIC = "analytic"
-NULLS = {ANALYTIC: "its analytic null", "resampled": "random sets of examples", "siblings": "other memories"}
+RESAMPLED, SIBLINGS = "resampled", "siblings"
+NULLS = {ANALYTIC: "its analytic null", RESAMPLED: "random sets of examples", SIBLINGS: "sibling memories"}
 """What sizes are compared with, and how figures call it."""
 PLACE = ["key", "component", "layer", "expert"]
 SIGNIFICANT = 0.05
 """Figures mark a p-value of at most this."""
-DRAWN = tuple(metric.column(kind) for kind in ("size", "excess") for metric in METRICS)
-"""The quantities that a map draws: `wnorm`, `fisher`, `excess` and `fisher_excess`."""
+DRAWN = ("wnorm", "fisher", "excess", "fisher_excess", "gain", "gain_excess", "oblique_gain", "score")
+"""The quantities that a map draws, if it holds them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,13 +49,25 @@ class LocalizationMap(IdentityMapping[str, float]):
     `low`, `high`  `fisher_low`, `..high` a 95 % interval of the excess, over resamplings of the target's examples
     ============== ====================== ==========================================================================
 
-    The last three come only with `null="resampled"`.
+    A map that is compared with sets of examples (`null="siblings"` or `"resampled"`) has the last three, and as many
+    columns for three more quantities, whose other columns begin with their name (`gain_p_value`):
+
+    ============== ================================================================================================
+    `gain`         `|W U M| / |M|`: how much of the soft projector a matrix lets through, over what it would let
+                   through of an even one. 1 means no more of the target's directions than of others.
+    `oblique_gain` the same of the oblique projector: `(|W P+| / |W|) / |P+|`
+    `score`        how unusual the gain and the place are, in standard deviations of the sets: see `maps/scores`.
+                   `score_excess` is how far it is above the other matrices, which its p-value asks for too.
+    ============== ================================================================================================
+
+    With `null="siblings"`, the score is what `top` and `plot` show by default. It found planted memories best
+    (`benchmarks.localization`). In other maps it is the W-Norm, as in the paper.
 
     Attributes:
         table: a row for each matrix (without a `head`) and for each head, with the matrix's own `weight_norm`, `|W|_F`,
             and `output_norm`, `|W S^1/2|_F`.
         n_layers: number of blocks of the model.
-        null: what sizes are compared with, `analytic` or `resampled`.
+        null: what sizes are compared with, `analytic`, `resampled` or `siblings`.
         name: the concept's name.
         model: the model's name.
         counts: how many positions count, by side.
@@ -152,26 +165,38 @@ class LocalizationMap(IdentityMapping[str, float]):
         """A row for each matrix: `key`, `component`, `layer`, `expert` (missing outside a mixture), quantities."""
         return self._matrices[[*PLACE, *self.quantities]].reset_index(drop=True)
 
-    def top(self, k: int = 10, by: str = "wnorm") -> pd.DataFrame:
+    @property
+    def main(self) -> str:
+        """What ranks the map by default: `score` if it is compared with sibling memories, and else `wnorm`."""
+        return SCORE.name if self.null == SIBLINGS else WNORM.name
+
+    def top(self, k: int = 10, by: str | None = None) -> pd.DataFrame:
         """The `k` matrices that are largest in a quantity, largest first. For p-values, the smallest come first.
+
+        Args:
+            k: how many.
+            by: the quantity. None takes `main`.
 
         Raises:
             ValueError: if the map does not hold the quantity, or `k` is below 1.
         """
+        by = self.main if by is None else by
         require_quantity(self, by)
         return largest(self.to_frame(), k, by)
 
-    def plot(self, quantity: str = "wnorm") -> go.Figure:
+    def plot(self, quantity: str | None = None) -> go.Figure:
         """Heat map, components by layers, with the unembedding in a row of its own. A star marks what is significant.
 
         Args:
-            quantity: `wnorm`, `excess`, `fisher` or `fisher_excess`.
+            quantity: `wnorm`, `excess`, `fisher`, `fisher_excess`, and with sets of examples `gain`, `gain_excess`,
+                `oblique_gain` or `score`. None takes `main`.
 
         Raises:
             ValueError: if `quantity` is another one.
         """
         from engram_interp.figures.maps import component_map
 
+        quantity = self.main if quantity is None else quantity
         title, scale, components = _title(self, quantity), _scale(quantity), self.components
         grid, significant = self.grid(quantity), _significant(self, quantity, self.grid)
         if UNEMBED not in components:
@@ -179,11 +204,11 @@ class LocalizationMap(IdentityMapping[str, float]):
         unembed = float(grid[-1, -1]), bool(significant[-1, -1])
         return component_map(grid[:, :-1], significant[:, :-1], components[:-1], unembed, scale, title)
 
-    def plot_heads(self, quantity: str = "wnorm") -> go.Figure:
+    def plot_heads(self, quantity: str | None = None) -> go.Figure:
         """A heat map for every attention component, layers by heads; see `plot`."""
         return _plot_units(self, "head", _with_heads(self), self.heads, quantity)
 
-    def plot_experts(self, quantity: str = "wnorm") -> go.Figure:
+    def plot_experts(self, quantity: str | None = None) -> go.Figure:
         """A heat map for every MLP component, layers by experts; see `plot`."""
         return _plot_units(self, "expert", _with_experts(self), self.experts, quantity)
 
@@ -192,10 +217,17 @@ def _html(wmap: LocalizationMap) -> str:
     """What a notebook shows: the first matrices."""
     from engram_interp.common.html import table_html
 
-    by = "fisher_excess" if "fisher_excess" in wmap.quantities else "wnorm"
-    columns = [one for one in ("wnorm", "excess", "fisher", by, "fisher_p_value") if one in wmap.quantities]
-    lead = f"{len(wmap)} matrices of {wmap.model}, compared with {NULLS[wmap.null]}; the first by {by}:"
+    by = wmap.main if wmap.null == SIBLINGS else "fisher_excess" if "fisher_excess" in wmap.quantities else "wnorm"
+    shown = (
+        ("score", "score_p_value", "gain") if wmap.null == SIBLINGS else ("excess", "fisher_excess", "fisher_p_value")
+    )
+    columns = [one for one in (*shown, "wnorm", "fisher") if one in wmap.quantities]
+    lead = f"{len(wmap)} matrices of {wmap.model}, compared with {_compared_with(wmap)}; the first by {by}:"
     return table_html("Localization map", wmap.name, lead, wmap.top(5, by).set_index("key")[columns])
+
+
+def _compared_with(wmap: LocalizationMap) -> str:
+    return NULLS[wmap.null] if wmap.memories is None else wmap.memories
 
 
 def require_quantity(wmap: LocalizationMap, quantity: str) -> None:
@@ -207,7 +239,7 @@ def require_quantity(wmap: LocalizationMap, quantity: str) -> None:
     if quantity in wmap.quantities:
         return
     if quantity in MAP_QUANTITIES:
-        raise ValueError(f'the map has no {quantity}: it comes with localize(..., null="resampled")')
+        raise ValueError(f'the map has no {quantity}: it comes with localize(..., null="siblings") or "resampled"')
     raise ValueError(f"the map has no {quantity!r}; it has {', '.join(wmap.quantities)}")
 
 
@@ -232,12 +264,13 @@ def _units(
 
 
 def _plot_units(
-    wmap: LocalizationMap, unit: str, names: Sequence[str], units: Callable[[str, str], Tensor], quantity: str
+    wmap: LocalizationMap, unit: str, names: Sequence[str], units: Callable[[str, str], Tensor], quantity: str | None
 ) -> go.Figure:
     from engram_interp.figures.maps import layer_maps
 
     if not names:
         raise ValueError(f"the map has no component with {unit}s, so there are no {unit}s to plot")
+    quantity = wmap.main if quantity is None else quantity
     title = _title(wmap, quantity, f" by {unit}")
     grids = {name: units(name, quantity) for name in names}
     significant = {name: _significant(wmap, quantity, partial(units, name)) for name in names}
@@ -254,8 +287,11 @@ def _significant(wmap: LocalizationMap, quantity: str, grid: Callable[[str], Ten
 
 def _scale(quantity: str) -> Scale:
     found = MAP_QUANTITIES[quantity]
-    ratio = found.kind == "excess"
-    return Scale(f"{found.metric.title} over its null" if ratio else found.metric.title, ratio=ratio)
+    if found.metric is SCORE:
+        return Scale("Score (standard deviations)", signed=True)
+    over_null = found.kind == "excess"
+    title = f"{found.metric.title} over its null" if over_null else found.metric.title
+    return Scale(title, ratio=over_null or found.metric in RELATIVE)
 
 
 def _title(wmap: LocalizationMap, quantity: str, by: str = "") -> str:

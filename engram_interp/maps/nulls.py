@@ -25,6 +25,7 @@ from engram_interp.engrams.weights import base_of
 from engram_interp.linalg.filters import Function, filter_name, soft, values_of
 from engram_interp.linalg.intervals import family_p_values, interval, interval_about
 from engram_interp.linalg.norms import share
+from engram_interp.maps.localization_map import RESAMPLED
 from engram_interp.maps.null_sets import (
     MIN_DRAWS,
     N_BOOTSTRAPS,
@@ -47,9 +48,6 @@ from engram_interp.statistics.rows import collect_rows
 from engram_interp.statistics.statistics import Statistics
 
 logger = logging.getLogger("engram_interp")
-
-RESAMPLED, SIBLINGS = "resampled", "siblings"
-"""Nulls of sets: random examples, and whole memories."""
 
 
 @dataclass(frozen=True)

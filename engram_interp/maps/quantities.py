@@ -57,7 +57,7 @@ FISHER = Metric("fisher", "output_norm", "Fisher share", "fisher_")
 METRICS = (WNORM, FISHER)
 """The norms of engrams."""
 GAIN = Metric("gain", "", "Gain", "gain_")
-OBLIQUE = Metric("oblique_gain", "", "W-Norm over |P+|", "oblique_gain_")
+OBLIQUE = Metric("oblique_gain", "", "Gain of P+", "oblique_gain_")
 SCORE = Metric("score", "", "Score", "score_")
 RELATIVE = (GAIN, OBLIQUE, SCORE)
 """What sets of examples tell of a matrix: see `set_norms` and `scores`."""

@@ -81,19 +81,24 @@ def above_others(score: Float[Tensor, "unit"]) -> Float[Tensor, "unit"]:
     A target that is unusual everywhere, as new text is, is found nowhere.
 
     Example:
-        >>> above_others(torch.tensor([0.0, 1.0, -1.0, 8.0])).tolist()
-        [0.0, 0.6745, -0.6745, 5.396]
+        >>> [round(s, 2) for s in above_others(torch.tensor([0.0, 1.0, -1.0, 8.0, 0.0])).tolist()]
+        [0.0, 0.67, -0.67, 5.4, 0.0]
     """
     middle = score.median()
     return (score - middle) / (MAD_TO_STD * (score - middle).abs().median()).clamp(min=1)
 
 
 def score_p_values(of_sets: Float[Tensor, "set unit"]) -> Float[Tensor, "unit"]:
-    """How sure a unit of the target (the first set) is: the larger of two p-values, so both conditions hold.
+    """How sure each unit of the target (the first set) is: the largest of three p-values, so that all three hold.
 
-    One is the share of sets with a unit, whichever, that scores as much. The other is a normal distribution's share
-    above the target's score, standardised by the other units: see `above_others`.
+    The target has a place at all: the share of sets with a unit, whichever, that scores as much as the target's first.
+    This unit is one: the share of sets in which it scores as much. It stands out from the other units: a normal
+    distribution's share above `above_others`.
+
+    The first holds for a twentieth of targets that are like other sets, so that no more of them get any star at 0.05,
+    whatever the number of units. Where it holds, units are judged one by one.
     """
-    of_rank = exceedance(of_sets)
-    of_units = torch.special.ndtr(-above_others(of_sets[0]))
-    return torch.maximum(of_rank, of_units)
+    anywhere = exceedance(of_sets).min()
+    here = (of_sets >= of_sets[0] - ROUNDING).double().mean(0)
+    among_units = torch.special.ndtr(-above_others(of_sets[0]))
+    return torch.maximum(torch.maximum(here, among_units), anywhere)

@@ -73,6 +73,25 @@ def test_a_target_that_is_unusual_everywhere_is_found_nowhere():
     assert found[torch.arange(10) != 3].min() > 0.05
 
 
+def test_one_in_twenty_targets_like_others_gets_a_star():
+    # Each of 200 sets is taken for the target once. Forty units would give nearly all of them a star at 0.05 each.
+    sets = torch.randn(200, 40, generator=torch.Generator().manual_seed(0))
+    starred = [bool((score_p_values(sets.roll(-i, 0)) <= 0.05).any()) for i in range(200)]
+    assert sum(starred) == 10
+    assert all(bool(((sets >= sets[i]).double().mean(0) <= 0.05).any()) for i in range(200) if starred[i])
+
+
+def test_a_unit_beside_the_first_is_judged_by_itself():
+    # Unit 0 has a place. Unit 1 is farther out than in 98 of 99 sets, though some other unit of most sets is as far.
+    sets = torch.randn(100, 40, generator=torch.Generator().manual_seed(1))
+    sets[0] = 0
+    sets[0, 0], sets[0, 1] = 9.0, sets[1:, 1].sort().values[-2] + 0.01
+    found = score_p_values(sets)
+    assert found[0] == pytest.approx(0.01)
+    assert found[1] == pytest.approx(0.02, abs=0.03)
+    assert found[2:].min() > 0.05
+
+
 def test_above_others_is_in_robust_deviations():
     # Median 0, absolute deviations 0, 1, 1, 2, 8: their median is 1, so one unit is 1.4826.
     found = above_others(torch.tensor([0.0, 1.0, -1.0, 2.0, -8.0]))
