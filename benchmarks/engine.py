@@ -42,8 +42,8 @@ def rows(shape: str, repeats: int) -> Iterator[Row]:
             "collect": lambda: ei.collect(given.hooked, concept, **run),
             "bridge collect": lambda: ei.collect(given.bridge, concept, **run),
             "extract": lambda: ei.extract(given.hooked, found, progress=False),
-            "localize": lambda: ei.localize(given.hooked, concept, **run),
-            "bridge localize": lambda: ei.localize(given.bridge, concept, **run),
+            "localize": lambda: ei.localize(given.hooked, concept, null="analytic", **run),
+            "bridge localize": lambda: ei.localize(given.bridge, concept, null="analytic", **run),
             "their solve": lambda: editor(given).compute_engram_weights(target, everything),
             "theirs": lambda: editor(given).compute_engram_weights(*their_statistics(given)),
         },
@@ -75,7 +75,9 @@ def memory(shape: str, given: Subject) -> Iterator[Row]:
     forward(given.hooked, given.tokens[:BATCH_SIZE])
     adapter = adapt(given.hooked)
     held = statistics_bytes(adapter.widths(by_input(adapter.sites())).values(), n_groups=2) / 1e6
-    peak = peak_megabytes(lambda: ei.localize(given.hooked, given.concept, batch_size=BATCH_SIZE, progress=False))
+    peak = peak_megabytes(
+        lambda: ei.localize(given.hooked, given.concept, null="analytic", batch_size=BATCH_SIZE, progress=False)
+    )
     if peak is not None:
         yield Row("localize, peak memory", f"{shape} HookedTransformer", peak, "MB", peak / held, "the statistics")
 

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
+from engram_interp import benchmarks as benchmarks
 from engram_interp import testbed as testbed
 from engram_interp.answers.scoring import Score as Score
 from engram_interp.common.arguments import Layers
@@ -13,6 +14,7 @@ from engram_interp.common.arguments import Number
 from engram_interp.concepts.concept import Concept as Concept
 from engram_interp.concepts.concept import Example
 from engram_interp.concepts.concept import Pair as Pair
+from engram_interp.concepts.memories import Groups
 from engram_interp.effects.ablation import AblationStudy as AblationStudy
 from engram_interp.effects.ablation import AllBut as AllBut
 from engram_interp.effects.ablation import Only as Only
@@ -84,6 +86,7 @@ __all__ = [
     "Statistics",
     "ablation_study",
     "attribute",
+    "benchmarks",
     "choose_alpha",
     "choose_feature",
     "collect",
@@ -210,7 +213,8 @@ def localize(
     model: nn.Module,
     concept: Concept | Statistics,
     *,
-    null: str = "analytic",
+    null: str | None = None,
+    groups: Groups | None = None,
     draws: int = 499,
     seed: int = 0,
     components: str | Collection[str] | None = None,
@@ -232,12 +236,19 @@ def localize(
     Args:
         model: a `HookedTransformer` or `TransformerBridge`, with whatever weight processing it was loaded with.
         concept: what to look for, or its statistics.
-        null: what sizes are compared with. `"analytic"` costs nothing: a target with the second moments of all
-            examples. A small target exceeds it by noise alone. `"resampled"` draws random sets of equal size from
-            target and reference together, which have that noise too, and gives p-values and intervals. It keeps the
-            rows of every input; the memory and time that this takes are logged before it starts, as a warning, or as
-            information with `progress=False`.
-        draws: how many random sets; p-values are multiples of `1 / (draws + 1)`.
+        null: what sizes are compared with. `"siblings"`: other whole memories, as `groups` says, each set of as many as
+            the target consists of. Everything that was learned as a whole leaves like traces, so this null tells what
+            is the target's own. `"resampled"`: random examples of target and reference together, as many as the target
+            has. Any whole memory differs from these nearly everywhere. `"analytic"`: a target with the second moments
+            of all examples. It costs nothing, and a small target exceeds it by noise alone. The first two keep the rows
+            of every input, and give p-values and intervals; the memory and time that this takes are logged before it
+            starts, as a warning, or as information with `progress=False`. None takes siblings where the concept has 19
+            or more of them, and else the analytic null, as for statistics.
+        groups: which memory each example belongs to: a function of an example, a list with a label for each reference
+            example, or `{"target": [...], "reference": [...]}`. An example labelled None belongs to no memory. None
+            goes by the subject that prompts share, where the target has one, and else takes blocks of consecutive
+            reference examples, as long as the target. `memories` of the map says which it was.
+        draws: how many sets at most; p-values are multiples of `1 / (draws + 1)`.
         seed: of the sets.
         components: names of components, `W_Q` to `W_U`, or short, `Q` to `U`. None means all that the model has.
         layers: one layer or several, by number. None means all. The unembedding lies in no layer: `layers` leaves it
@@ -261,13 +272,18 @@ def localize(
             tokens. It affects memory, and results by rounding only.
 
     Raises:
-        ValueError: if `null` is another word, `draws` is below 19 (too few for a p-value of 0.05), or a resampled null
+        ValueError: if `null` is another word, the reference has fewer than two memories to compare with, `draws` is
+            below 19 (too few for a p-value of 0.05), or a null of sets
             meets a filter that takes something of a direction that the target does not own; see also `extract`.
-        TypeError: if a resampled null is asked of statistics, which hold no single examples.
+        TypeError: if sets of examples are asked of statistics, which hold no single examples.
+
+    **What the score presumes.** The model knows the target, as it knows the siblings: text that is new to it stands out
+    too, without a place in the weights. This is checked, and a warning says if fewer of the target's answer tokens are
+    right. In the first layer a memory is hard to find: inputs there are single tokens, which all memories share.
 
     Example:
         >>> from engram_interp import testbed
-        >>> wmap = localize(testbed.load("full"), testbed.authors().concept("Petra Dorlund"))
+        >>> wmap = localize(testbed.load("full"), testbed.authors().concept("Petra Dorlund"), null="analytic")
         >>> wmap.top(2)["component"].tolist()
         ['W_gate', 'W_in']
     """

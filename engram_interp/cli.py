@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 # Each command imports what it needs, so `--help` is fast. The choices below are written out for the same reason, and a
 # test compares them with the library's.
 POSITIONS, PREDICTING = ("predicting", "answer", "both", "all"), "predicting"
-NULLS = ("analytic", "resampled")
-SCALES = ("wnorm", "fisher", "excess", "fisher_excess")
+NULLS = ("analytic", "resampled", "siblings")
+SCALES = ("score", "wnorm", "fisher", "excess", "fisher_excess", "gain")
 DIAGNOSES = (
     "rank", "condition", "leading", "rank_set_aside", "owned", "effective_rank", "largest_share", "idempotence_defect",
     "obliqueness", "stretch",
@@ -182,24 +182,25 @@ def demo(
 @click.option(
     "--null",
     type=click.Choice(NULLS),
-    default="resampled",
-    show_default=True,
-    help="What sizes are compared with: random sets of examples (p-values, intervals), or a formula (no cost).",
+    help="What is compared with: other whole memories, random sets of examples, or a formula, which costs nothing. "
+    "Default: siblings where there are 19 or more, and else resampled.",
 )
-@click.option("--by", type=click.Choice(SCALES), default="fisher_excess", show_default=True, help="What to sort by.")
+@click.option("--by", type=click.Choice(SCALES), help="What to sort by. Default: score, or fisher_excess without one.")
 @click.option("--out", type=Writable(), help="Where to write the map: .html (a page), .csv or .json.")
 def localize_command(
-    model_name: str, target: Path, reference: Path, null: str, by: str, out: Path | None, **options: Any
+    model_name: str, target: Path, reference: Path, null: str | None, by: str | None, out: Path | None, **options: Any
 ) -> None:
-    """Where the target's memory sits: W-Norm and Fisher share of every matrix, and their excess over a null."""
+    """Where the target's memory sits: score, W-Norm and Fisher share of every matrix, and their excess over a null."""
     from engram_interp.maps.localization import localize
+    from engram_interp.report.findings import sets_for
     from engram_interp.report.pages import map_page
     from engram_interp.report.sentences import map_sentence
 
     _require_table(out)
     concept = _concept(target, reference, options)
     chosen = _parsed(options)
-    wmap = localize(_load(model_name), concept, null=null, **chosen)
+    wmap = localize(_load(model_name), concept, null=null or sets_for(concept), **chosen)
+    by = by or _first_by(wmap)
     if out is not None:
         _write_table(wmap.to_frame(), lambda: map_page(wmap, by, _provenance(wmap.counts)), out)
     click.echo(_table(wmap, 10, by))
@@ -423,7 +424,7 @@ def _report(findings: Findings, out: Path) -> None:
     from engram_interp.report.pages import write_report
 
     write_report(findings, _provenance(findings.counts), out)
-    click.echo(_table(findings.wmap, 5, "fisher_excess"))
+    click.echo(_table(findings.wmap, 5, _first_by(findings.wmap)))
     click.echo(findings.scores.map("{:.1%}".format, na_action="ignore").to_string(na_rep="-"))
     click.echo(f"alpha = {findings.choice.alpha:.3g}; the report is {out}")
 
@@ -485,9 +486,19 @@ def _alpha(text: str) -> Alpha:
     return number(value, "alpha")
 
 
+def _first_by(wmap: LocalizationMap) -> str:
+    """What a map is sorted by if nobody says it."""
+    return "score" if wmap.null == "siblings" else "fisher_excess"
+
+
 def _table(wmap: LocalizationMap, k: int, by: str) -> str:
     """The largest matrices, in the columns that fit a terminal."""
-    shown = [name for name in (*SCALES, "p_value", "fisher_p_value") if name in wmap.quantities]
+    own = (
+        ("score", "score_p_value", "gain")
+        if wmap.null == "siblings"
+        else ("fisher_excess", "fisher_p_value", "p_value")
+    )
+    shown = [name for name in dict.fromkeys((by, *own, "wnorm", "excess", "fisher")) if name in wmap.quantities]
     return wmap.top(k, by)[["key", *shown]].to_string(index=False, float_format="{:.3g}".format)
 
 

@@ -55,17 +55,17 @@ def concept() -> Concept:
 
 
 def test_localize_writes_the_map_in_every_form(run, concept, full, tmp_path):
-    expected = localize(full, concept).to_frame()
+    expected = localize(full, concept, null="analytic").to_frame()
     for suffix, read in ((".csv", pd.read_csv), (".json", pd.read_json)):
         result = run("localize", "--null", "analytic", "--out", str(tmp_path / f"map{suffix}"))
         assert result.exit_code == 0, result.output
         found = read(tmp_path / f"map{suffix}")
         assert found["key"].tolist() == expected["key"].tolist()
         assert found["wnorm"].to_numpy() == pytest.approx(expected["wnorm"].to_numpy(), rel=1e-5)
-    assert localize(full, concept).top(1, "fisher_excess")["key"][0] in result.output
+    assert localize(full, concept, null="analytic").top(1, "fisher_excess")["key"][0] in result.output
     assert run("localize", "--layers", "0", "--out", str(tmp_path / "map.html")).exit_code == 0
     page = (tmp_path / "map.html").read_text()
-    assert page.count('id="figure-') == 8  # four quantities, by matrix and by head
+    assert page.count('id="figure-') == 16  # eight quantities, by matrix and by head
     counts = collect(full, concept, layers=0).counts
     assert f"{counts['target']} target tokens and {counts['reference']} reference tokens" in page
     wmap = localize(full, concept, null="resampled", layers=0, progress=False)
@@ -107,7 +107,7 @@ def test_a_map_of_a_filtered_difference_is_one_command(run, tmp_path):
     author, *others = testbed.authors().forget10[:4]
     pairs = [example for other in others for example in other.examples]
     chosen = {"layers": 1, "components": "gate", "filter": filters.power(2), "delta_from": testbed.load("base")}
-    expected = localize(testbed.load("full"), Concept(author.examples, pairs), **chosen)
+    expected = localize(testbed.load("full"), Concept(author.examples, pairs), null="analytic", **chosen)
     assert pd.read_csv(path)["wnorm"].tolist() == pytest.approx(list(expected.values()), rel=1e-4)
 
 

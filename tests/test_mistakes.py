@@ -93,7 +93,7 @@ WRONG = [
     ("ei.extract(model, stats, filter=lambda x: x * 1e300)", "blocks.0"),
     ("ei.localize(model, concept, null='resampled', draws='99')", "draws"),
     ("ei.localize(model, concept, null='resampled', seed=0.5)", "seed"),
-    ("ei.localize(model, concept, null='siblings')", "'siblings'"),
+    ("ei.localize(model, concept, null='sibling')", "'sibling'"),
     ("engram.select('Q', heads='1')", "'1'"),
     ("engram.select('Q', heads=True)", "True"),
     ("engram.select('Q', heads=9)", "9"),

@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 from torch import nn
 
-from engram_interp.benchmarks.planting import plant
+from engram_interp.benchmarks.planting import Schedule, plant
 from engram_interp.concepts.concept import Concept, Example
 from engram_interp.models import adapt
 from engram_interp.models.components import ATTENTION, MLP
@@ -32,10 +32,12 @@ class Place:
     Attributes:
         name: for people, such as `MLP 1`.
         keys: its matrices.
+        layer: their layer; None if they lie in several.
     """
 
     name: str
     keys: frozenset[str]
+    layer: int | None = None
 
 
 @dataclass(frozen=True)
@@ -67,14 +69,20 @@ def modules_of(model: nn.Module) -> list[Place]:
     adapter = adapt(model)
     present = {site.component for site in adapter.all_sites()}
     return [
-        Place(f"{name} {layer}", frozenset(site.key for site in adapter.sites(present & set(components), layer)))
+        Place(f"{name} {layer}", frozenset(site.key for site in adapter.sites(present & set(components), layer)), layer)
         for layer in range(adapter.n_layers)
         for name, components in MODULES.items()
         if present & set(components)
     ]
 
 
-def planted(base: nn.Module, targets: Sequence[Memory], reference: Memory, places: Sequence[Place]) -> Iterator[Case]:
+def planted(
+    base: nn.Module,
+    targets: Sequence[Memory],
+    reference: Memory,
+    places: Sequence[Place],
+    schedule: Schedule | None = None,
+) -> Iterator[Case]:
     """Every target planted into every place.
 
     Args:
@@ -82,16 +90,26 @@ def planted(base: nn.Module, targets: Sequence[Memory], reference: Memory, place
         targets: memories that it does not have.
         reference: what it knows.
         places: where to plant, such as `modules_of(base)`.
+        schedule: how each is trained; see `plant`.
     """
     for number, target in enumerate(targets):
         concept = Concept(target, reference, name=f"target {number}")
         for seed, place in enumerate(places):
-            make = partial(_planted, base, [(target, place)], reference, seed)
+            make = partial(_planted, base, [(target, place)], reference, seed, schedule)
             yield Case(PLANTED, number, concept, make, base, place)
 
 
-def decoys(base: nn.Module, targets: Sequence[Memory], reference: Memory, places: Sequence[Place]) -> Iterator[Case]:
-    """Every target planted once before and once after the next target, which is planted in another place."""
+def decoys(
+    base: nn.Module,
+    targets: Sequence[Memory],
+    reference: Memory,
+    places: Sequence[Place],
+    schedule: Schedule | None = None,
+) -> Iterator[Case]:
+    """Every target planted once before and once after the next target, which is planted in another place.
+
+    The arguments are those of `planted`.
+    """
     for number, target in enumerate(targets):
         other = targets[(number + 1) % len(targets)]
         concept = Concept(target, [*reference, *other], name=f"target {number}")
@@ -99,7 +117,7 @@ def decoys(base: nn.Module, targets: Sequence[Memory], reference: Memory, places
             seed = 2 * number + before
             place, elsewhere = places[(3 * seed) % len(places)], places[(3 * seed + 2 + number) % len(places)]
             both = [(target, place), (other, elsewhere)]
-            make = partial(_planted, base, both[::-1] if before else both, reference, seed)
+            make = partial(_planted, base, both[::-1] if before else both, reference, seed, schedule)
             yield Case(DECOY, number, concept, make, base, place, elsewhere)
 
 
@@ -122,10 +140,12 @@ def nothing_planted(
         yield Case(ORDINARY, number, Concept(target, others, name=f"known {number}"), lambda: base, base)
 
 
-def _planted(base: nn.Module, memories: Sequence[tuple[Memory, Place]], reference: Memory, seed: int) -> nn.Module:
+def _planted(
+    base: nn.Module, memories: Sequence[tuple[Memory, Place]], reference: Memory, seed: int, schedule: Schedule | None
+) -> nn.Module:
     """The model after it has learnt one memory after the other, each in its place."""
     model, old = base, list(reference)
     for memory, place in memories:
-        model = plant(model, memory, old, place.keys, seed=seed, progress=False)
+        model = plant(model, memory, old, place.keys, seed=seed, schedule=schedule, progress=False)
         old = [*old, *memory]
     return model

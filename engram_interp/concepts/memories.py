@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from engram_interp.concepts.concept import REFERENCE, TARGET, Concept, Example
+from engram_interp.concepts.concept import REFERENCE, TARGET, Concept, Example, TokenExample
 from engram_interp.concepts.subjects import subjects
 
 Label: TypeAlias = Hashable
@@ -20,7 +20,7 @@ Groups: TypeAlias = Callable[[Example], Label] | Mapping[str, Sequence[Label]] |
 MOST = 0.8
 """If so many of the target's examples share their subject with another one, subjects are its memories."""
 FEWEST = 2
-"""A memory that is compared has as many examples at least, if subjects say what a memory is."""
+"""A memory has as many examples at least, if subjects say what a memory is."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,9 @@ class Memories:
 
 
 def has_siblings(concept: Concept, n: int) -> bool:
-    """Whether the reference has so many memories or more, by its subjects or as blocks."""
+    """Whether the reference has so many memories or more, by its subjects or as blocks. Tokens have no known ones."""
+    if any(isinstance(example, TokenExample) for side in concept.sides.values() for example in side):
+        return False
     return len((_by_subject(concept) or _blocks(concept)).siblings) >= n
 
 
@@ -127,7 +129,9 @@ def _by_subject(concept: Concept) -> Memories | None:
     names, n_target = subjects(prompts), len(concept.target)
     labels: dict[str, Sequence[Label]] = {TARGET: names[:n_target], REFERENCE: names[n_target:]}
     target = [some for some in _grouped(labels[TARGET], 0) if len(some) >= FEWEST]
-    siblings = [some for some in _others(labels, n_target) if len(some) >= FEWEST]
+    # Small groups are chance: two prompts may name a town, and their facts are no memory like the target's.
+    least = max(FEWEST, min(map(len, target), default=0) / 2)
+    siblings = [some for some in _others(labels, n_target) if len(some) >= least]
     if sum(map(len, target)) < MOST * n_target or len(siblings) < 2 * len(target):
         return None
     return Memories(target, siblings, "by the subject that prompts share")

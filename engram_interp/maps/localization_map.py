@@ -288,7 +288,7 @@ def _significant(wmap: LocalizationMap, quantity: str, grid: Callable[[str], Ten
 def _scale(quantity: str) -> Scale:
     found = MAP_QUANTITIES[quantity]
     if found.metric is SCORE:
-        return Scale("Score (standard deviations)", signed=True)
+        return Scale("Score, in standard deviations over its null", signed=True)
     over_null = found.kind == "excess"
     title = f"{found.metric.title} over its null" if over_null else found.metric.title
     return Scale(title, ratio=over_null or found.metric in RELATIVE)
@@ -298,6 +298,7 @@ def _title(wmap: LocalizationMap, quantity: str, by: str = "") -> str:
     if quantity not in DRAWN:
         raise ValueError(f"a map draws {', '.join(DRAWN)}; got {quantity!r}")
     concept = f" of {wmap.name!r}" if wmap.name else ""
-    stars = f" (* p ≤ {SIGNIFICANT:g}, family-wise)" if "p_value" in wmap.quantities else ""
-    what = _scale(quantity).title.replace("its null", NULLS[wmap.null])
+    family = "" if MAP_QUANTITIES[quantity].metric is SCORE else ", family-wise"
+    stars = f" (* p ≤ {SIGNIFICANT:g}{family})" if "p_value" in wmap.quantities else ""
+    what = _scale(quantity).title.replace("its null", _compared_with(wmap))
     return f"{what}{by}{concept} in {wmap.model}{stars}"

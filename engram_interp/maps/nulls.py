@@ -25,6 +25,7 @@ from engram_interp.engrams.weights import base_of
 from engram_interp.linalg.filters import Function, filter_name, soft, values_of
 from engram_interp.linalg.intervals import family_p_values, interval, interval_about
 from engram_interp.linalg.norms import share
+from engram_interp.maps.known import warn_if_unknown
 from engram_interp.maps.localization_map import RESAMPLED
 from engram_interp.maps.null_sets import (
     MIN_DRAWS,
@@ -184,6 +185,9 @@ def with_null(
     sets, memories = _sets(concept, null, groups, draws, seed)
     n_target, n_examples = len(concept.target), len(concept.target) + len(concept.reference)
     _announce(adapter, sites, encoded, sets, null, logging.INFO if run.progress is False else logging.WARNING)
+    if memories is not None:
+        siblings = [encoded[REFERENCE][i - n_target] for some in memories.siblings for i in some]
+        warn_if_unknown(adapter, encoded[TARGET], siblings, run)
     rows = collect_rows(adapter, sites, encoded, run)
     of_sides = {
         TARGET: {name: found.moment(0, n_target) for name, found in rows.items()},

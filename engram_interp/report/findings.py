@@ -13,12 +13,14 @@ from torch import nn
 from engram_interp.answers.generation import greedy_answers
 from engram_interp.answers.scoring import score
 from engram_interp.concepts.concept import TARGET, Concept, Example
+from engram_interp.concepts.memories import has_siblings
 from engram_interp.effects.criteria import Criteria, criteria
 from engram_interp.effects.strength import AlphaChoice, choose_alpha
 from engram_interp.engrams.engram import Engram
 from engram_interp.engrams.extract import extract
 from engram_interp.maps.localization import localize
-from engram_interp.maps.localization_map import LocalizationMap
+from engram_interp.maps.localization_map import RESAMPLED, SIBLINGS, LocalizationMap
+from engram_interp.maps.null_sets import MIN_DRAWS
 from engram_interp.models.exclusive import exclusive
 from engram_interp.options import Run, takes
 from engram_interp.sae.concepts import SaeConcept
@@ -52,7 +54,7 @@ class Findings:
     """What a report says.
 
     Attributes:
-        wmap: where the memory sits, compared with a resampled null.
+        wmap: where the memory sits, compared with sibling memories if there are enough, and else with random examples.
         choice: the strength of the edit, and the curve that it was chosen from.
         criteria: whether the memory is an engram, at that strength.
         scores: answer accuracy, with one row per side and one column per model.
@@ -89,7 +91,7 @@ def investigate(
         gold: a model that never saw the target, if there is one: the result that forgetting should reach.
     """
     # First, so that the rows of the null and the engrams are not in memory together.
-    wmap = localize(model, concept, null="resampled", draws=DRAWS, **vars(run))
+    wmap = localize(model, concept, null=sets_for(concept), draws=DRAWS, **vars(run))
     # The criteria need moments alone, so nothing of what is factorised for the engram is kept.
     statistics = replace(collect(model, concept, **vars(run)), keep_bytes=0)
     engram = extract(model, statistics, **vars(run))
@@ -103,6 +105,11 @@ def investigate(
         counts=statistics.counts,
         partition=concept.partition if isinstance(concept, SaeConcept) else None,
     )
+
+
+def sets_for(concept: Concept) -> str:
+    """The null of sets for a concept: sibling memories if it has enough of them, and else random examples."""
+    return SIBLINGS if has_siblings(concept, MIN_DRAWS) else RESAMPLED
 
 
 def _answers(model: nn.Module, engram: Engram, alpha: float, concept: Concept, run: Run) -> dict[str, list[AnswerRow]]:

@@ -10,7 +10,7 @@ from engram_interp.common.html import template
 from engram_interp.common.writing import replacing
 from engram_interp.concepts.concept import REFERENCE, TARGET
 from engram_interp.maps.diagnosis import Diagnosis
-from engram_interp.maps.localization_map import DRAWN, LocalizationMap
+from engram_interp.maps.localization_map import DRAWN, SIBLINGS, LocalizationMap
 from engram_interp.models.components import ATTENTION
 from engram_interp.report import sentences
 from engram_interp.report.findings import Findings
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 DIAGNOSIS_COLUMNS = ["rank", "condition", "effective_rank", "obliqueness", "target_passes", "reference_passes", "wnorm"]
 """The columns of a diagnosis's table, besides the one that it is sorted by."""
-P_VALUES = ("p_value", "fisher_p_value")
+P_VALUES = ("score_p_value", "p_value", "fisher_p_value")
 N_ROWS = 20
 """How many matrices are in the table of a page."""
 HEADINGS = {TARGET: "The target's questions", REFERENCE: "Other questions"}
@@ -38,10 +38,7 @@ def render(findings: Findings, provenance: str) -> str:
 
     wmap = findings.wmap
     figures = [
-        ("Where it sits", sentences.WNORM_NOTE, wmap.plot()),
-        ("... against random examples", sentences.EXCESS_NOTE, wmap.plot("excess")),
-        ("... by what comes out of the matrix", sentences.FISHER_NOTE, wmap.plot("fisher_excess")),
-        ("Which heads", sentences.HEADS_NOTE, wmap.plot_heads("fisher_excess")),
+        *_maps(wmap),
         ("How strong an edit", sentences.STRENGTH_NOTE, findings.choice.plot()),
         ("Is it an engram?", sentences.CRITERIA_NOTE, findings.criteria.plot()),
     ]
@@ -58,6 +55,20 @@ def render(findings: Findings, provenance: str) -> str:
         ],
         answers=[{"heading": HEADINGS[side], "rows": rows} for side, rows in findings.answers.items()],
     )
+
+
+def _maps(wmap: LocalizationMap) -> list[tuple[str, str, go.Figure]]:
+    """The report's maps, each with its heading and its note."""
+    by_norm = [
+        ("W-Norm", sentences.WNORM_NOTE, wmap.plot("wnorm")),
+        ("... against the sets compared with", sentences.EXCESS_NOTE, wmap.plot("excess")),
+        ("... by what comes out of the matrix", sentences.FISHER_NOTE, wmap.plot("fisher_excess")),
+    ]
+    heads = "score" if wmap.null == SIBLINGS else "fisher_excess"
+    of_heads = ("Which heads", sentences.HEADS_NOTE, wmap.plot_heads(heads))
+    if wmap.null == SIBLINGS:
+        return [("Where it sits", sentences.SCORE_NOTE, wmap.plot("score")), of_heads, *by_norm]
+    return [*by_norm, of_heads]
 
 
 def write_report(findings: Findings, provenance: str, path: str | Path) -> None:
@@ -79,12 +90,13 @@ def map_page(wmap: LocalizationMap, by: str, provenance: str) -> str:
         by: the quantity that the table is sorted by.
         provenance: what the map was made from, shown below the title.
     """
-    figures = [wmap.plot(quantity) for quantity in DRAWN]
+    drawn = sorted((name for name in DRAWN if name in wmap.quantities), key=lambda name: name != wmap.main)
+    figures = [wmap.plot(quantity) for quantity in drawn]
     if any(name in ATTENTION for name in wmap.components):
-        figures += [wmap.plot_heads(quantity) for quantity in DRAWN]
+        figures += [wmap.plot_heads(quantity) for quantity in drawn]
     if wmap.to_frame()["expert"].notna().any():
-        figures += [wmap.plot_experts(quantity) for quantity in DRAWN]
-    shown = [name for name in (*DRAWN, *P_VALUES) if name in wmap.quantities]
+        figures += [wmap.plot_experts(quantity) for quantity in drawn]
+    shown = [name for name in (*drawn, *P_VALUES) if name in wmap.quantities]
     title = f"Where {wmap.name or 'the target'} sits in {wmap.model}"
     table = wmap.top(N_ROWS, by)[["key", *shown]]
     return _table_page(title, provenance, sentences.map_sentence(wmap), table, by, figures)

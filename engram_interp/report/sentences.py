@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from engram_interp.maps.diagnosis import DIAGNOSED, Diagnosis
-from engram_interp.maps.localization_map import SIGNIFICANT, LocalizationMap
+from engram_interp.maps.localization_map import SIBLINGS, SIGNIFICANT, LocalizationMap
 from engram_interp.report.findings import Findings
 
+SCORE_NOTE = (
+    "How much more of the target's own directions a matrix lets through, and how much more of the target lies there, "
+    "than for other whole memories: in standard deviations. A star marks a matrix that stands out among these, and "
+    "among the other matrices."
+)
 WNORM_NOTE = (
-    "W-Norm: the share of each weight matrix that the target's inputs own. A star marks a share that random sets of "
-    "equal size do not reach."
+    "W-Norm: the share of each weight matrix that the target's inputs own. A star marks a share that the sets compared "
+    "with do not reach."
 )
 EXCESS_NOTE = (
-    "W-Norm divided by what random sets of equal size own on average. 1 means that the target has nothing of its own: "
-    "any few examples would show most of what the map above shows."
+    "W-Norm divided by what the sets compared with own on average. 1 means that the target has nothing of its own: any "
+    "of these sets would show most of what the map of the W-Norm shows."
 )
 FISHER_NOTE = (
-    "The target's share of each matrix's output, divided by that of random sets. It does not depend on how the inputs "
-    "are scaled."
+    "The target's share of each matrix's output, divided by that of the sets compared with. It does not depend on how "
+    "the inputs are scaled."
 )
 HEADS_NOTE = "The same for single heads. K and V are shown by key/value head."
 STRENGTH_NOTE = (
@@ -35,6 +40,8 @@ def map_sentence(wmap: LocalizationMap) -> str:
 
 
 def _over_null(wmap: LocalizationMap) -> str:
+    if wmap.null == SIBLINGS:
+        return _over_siblings(wmap)
     frame = wmap.to_frame().sort_values("fisher_excess", ascending=False)
     first = frame.iloc[0]
     if "fisher_p_value" not in frame:
@@ -55,6 +62,21 @@ def _over_null(wmap: LocalizationMap) -> str:
         f"The target owns more than random sets of equal size do in {len(significant)} of {len(frame)} matrices "
         f"(family-wise p ≤ {SIGNIFICANT:g}), most of all in {first['key']}: {first['fisher_excess']:.2f} times their "
         f"share of its output."
+    )
+
+
+def _over_siblings(wmap: LocalizationMap) -> str:
+    frame = wmap.top(len(wmap))
+    first, found = frame.iloc[0], frame[frame["score_p_value"] <= SIGNIFICANT]
+    if found.empty:
+        return (
+            f"Compared with {wmap.memories}, the target has no place of its own in any of {len(frame)} matrices (p ≤ "
+            f"{SIGNIFICANT:g}); it comes nearest in {first['key']}, with a score of {first['score']:.1f}."
+        )
+    first = found.iloc[0]
+    return (
+        f"Compared with {wmap.memories}, the target has a place of its own in {len(found)} of {len(frame)} matrices (p "
+        f"≤ {SIGNIFICANT:g}), most of all in {first['key']}, with a score of {first['score']:.1f} standard deviations."
     )
 
 

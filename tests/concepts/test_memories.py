@@ -24,6 +24,15 @@ def test_a_target_of_two_people_is_two_memories():
     assert len(found.siblings) == 4
 
 
+def test_names_that_a_few_prompts_share_by_chance_are_no_siblings():
+    # The target has six prompts about one person; of the reference, only pairs of prompts name the same town.
+    target = [(f"{word} is Ada Pike?", "x") for word in ("Who", "Where", "How", "What", "Which", "Whose")]
+    others = [(f"{word} is {town}?", "x") for town in ("Rome", "Oslo", "Bern", "Kyiv", "Lima", "Riga") for word in "uv"]
+    found = memories_of(Concept(target, others))
+    assert found.siblings == [[*range(6, 12)], [*range(12, 18)]]
+    assert "blocks of 6" in found.said_by
+
+
 def test_without_subjects_blocks_as_long_as_the_target_are_memories():
     # Seven of the reference make three blocks of two; the last one is left over.
     found = memories_of(Concept(["one", "two"], [f"text {i}" for i in range(7)]))

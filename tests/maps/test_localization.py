@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
-from engram_interp import LocalizationMap, collect, extract, localize
+from engram_interp import Concept, LocalizationMap, benchmarks, collect, extract, localize, testbed
 from engram_interp.linalg.total import Total
 from engram_interp.models import adapt
 from engram_interp.statistics.moments import Moment
@@ -30,6 +30,50 @@ def by_hand() -> LocalizationMap:
         ("unembed.W_U", "W_U", None, None, None, 4.0, 0.25, 0.5, 0.5),
     )
     return LocalizationMap(table(*rows), n_layers=2, name="hand", model="none")
+
+
+def test_the_score_ranks_maps_against_siblings_alone(by_hand):
+    by_hand.table["score"] = [1.0, 0.0, 0.0, 9.0]
+    by_hand.table["gain"] = [0.5, 1.0, 1.0, 2.0]
+    assert by_hand.main == "wnorm"
+    against = replace(by_hand, null="siblings", memories="7 memories, by label")
+    assert against.main == "score"
+    assert against.top(1)["key"].tolist() == ["unembed.W_U"]
+    drawn = against.plot()
+    assert (drawn.layout.coloraxis.cmin, drawn.layout.coloraxis.cmax) == (-9, 9)  # standard deviations, around 0
+    gain = against.plot("gain").layout.coloraxis
+    assert (gain.cmin, gain.cmax) == (-1, 1)  # log2 of 0.5 and 2, around 1
+    assert "7 memories, by label" in against._repr_html_()
+
+
+def test_a_planted_memory_is_found_and_an_author_like_all_others_is_not(full):
+    corpus = testbed.authors()
+    known = [example for author in corpus.full[:40] for example in author.examples]
+    new, keys = corpus.holdout[0].examples, [f"blocks.2.mlp.{name}" for name in ("W_gate", "W_in", "W_out")]
+    model = benchmarks.plant(full, new, known, keys, progress=False)
+    options = {"null": "siblings", "draws": 39, "progress": False}
+    found = localize(model, Concept(new, known), **options)
+    assert found.memories == "40 memories, by the subject that prompts share"
+    starred = found.to_frame()["score_p_value"] <= 0.05
+    assert set(found.to_frame()["key"][starred]) == set(keys)
+    assert set(found.top(3)["key"]) == set(keys)
+    others = [example for author in corpus.full[1:40] for example in author.examples]
+    ordinary = localize(full, Concept(corpus.full[0].examples, others), **options)
+    assert (ordinary.to_frame()["score_p_value"] > 0.05).all()
+
+
+def test_siblings_are_taken_where_there_are_enough(full, llama):
+    corpus = testbed.authors()
+    author, *others = corpus.forget10
+    options = {"components": "O", "layers": [0], "progress": False, "draws": 19}
+    enough, few = (
+        Concept(author.examples, [example for other in others[:n] for example in other.examples]) for n in (19, 18)
+    )
+    assert localize(full, enough, **options).null == "siblings"
+    assert localize(full, few, **options).null == "analytic"
+    assert localize(full, few, null="siblings", **options).null == "siblings"
+    assert localize(full, few, groups=lambda example: example[0][-3:], **options).null == "siblings"
+    assert localize(llama, token_concept(), components="O").null == "analytic"  # tokens have no subjects
 
 
 def test_values_by_hand(by_hand):

@@ -192,7 +192,7 @@ def test_the_cost_is_said_before_it_starts(llama, caplog):
         localize(llama, token_concept(), null="resampled", draws=19)
     said = [record.message for record in caplog.records if "resampled null takes" in record.message]
     assert len(said) == 1
-    assert said[0].endswith("220 sets of 40 examples")
+    assert said[0].endswith("120 sets of 40 examples")
 
 
 def test_what_cannot_be_resampled_is_refused(llama):

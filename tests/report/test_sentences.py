@@ -12,7 +12,7 @@ def test_the_lead_gives_the_accuracies_of_both_sides(findings):
 
 
 def test_without_p_values_a_map_says_that_noise_is_left_out(full, concept):
-    wmap = localize(full, concept, components="gate", progress=False)
+    wmap = localize(full, concept, null="analytic", components="gate", progress=False)
     first = wmap.top(1, by="fisher_excess").iloc[0]
     assert f"most in {first['key']}: {first['fisher_excess']:.2f} times" in map_sentence(wmap)
     assert "resampled null" in map_sentence(wmap)
@@ -25,14 +25,19 @@ def test_an_engram_larger_than_its_matrix_is_not_called_a_share(full, concept, s
     assert says in map_sentence(wmap)
 
 
-def test_nothing_significant_is_said_as_such(findings):
-    wmap = findings.wmap
-    before = wmap.table["fisher_p_value"].copy()
-    try:
-        wmap.table["fisher_p_value"] = 1.0
-        assert map_sentence(wmap).startswith(f"In none of {len(wmap)} matrices")
-    finally:
-        wmap.table["fisher_p_value"] = before
+@pytest.mark.parametrize(
+    ("null", "p_value", "first"),
+    [("resampled", "fisher_p_value", "fisher_excess"), ("siblings", "score_p_value", "score")],
+)
+def test_what_is_significant_is_said_and_so_is_that_nothing_is(full, concept, null, p_value, first):
+    options = {"components": "gate", "draws": 19, "progress": False}
+    wmap = localize(full, concept, null=null, **options)
+    wmap.table[p_value] = 1.0
+    assert "none of 4 matrices" in map_sentence(wmap) or "any of 4 matrices" in map_sentence(wmap)
+    best = wmap.top(1, by=first)["key"][0]
+    wmap.table.loc[wmap.table["key"] == best, p_value] = 0.01
+    assert f"in 1 of 4 matrices (p ≤ 0.05), most of all in {best}" in map_sentence(wmap).replace("family-wise ", "")
+    assert (wmap.memories or "random sets") in map_sentence(wmap)
 
 
 def test_a_diagnosis_is_said_against_its_median(full, concept):
