@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 # test compares them with the library's.
 POSITIONS, PREDICTING = ("predicting", "answer", "both", "all"), "predicting"
 NULLS = ("analytic", "resampled", "siblings")
-SCALES = ("score", "wnorm", "fisher", "excess", "fisher_excess", "gain")
+SCALES = ("score", "wnorm", "fisher", "excess", "fisher_excess", "gain", "gain_excess", "oblique_gain")
 DIAGNOSES = (
     "rank", "condition", "leading", "rank_set_aside", "owned", "effective_rank", "largest_share", "idempotence_defect",
     "obliqueness", "stretch",

@@ -82,6 +82,7 @@ def planted(
     reference: Memory,
     places: Sequence[Place],
     schedule: Schedule | None = None,
+    rehearsed: Memory = (),
 ) -> Iterator[Case]:
     """Every target planted into every place.
 
@@ -91,11 +92,12 @@ def planted(
         reference: what it knows.
         places: where to plant, such as `modules_of(base)`.
         schedule: how each is trained; see `plant`.
+        rehearsed: what is rehearsed beside the reference.
     """
     for number, target in enumerate(targets):
         concept = Concept(target, reference, name=f"target {number}")
         for seed, place in enumerate(places):
-            make = partial(_planted, base, [(target, place)], reference, seed, schedule)
+            make = partial(_planted, base, [(target, place)], [*reference, *rehearsed], seed, schedule)
             yield Case(PLANTED, number, concept, make, base, place)
 
 
