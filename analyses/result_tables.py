@@ -22,7 +22,7 @@ from analyses.real.tofu import of_methods
 from analyses.results import Tables
 from analyses.studies.attribution import of_attribution
 from analyses.studies.positions import of_positions
-from analyses.studies.tables import of_authors, of_filters, of_maps, of_overlap
+from analyses.studies.tables import of_authors, of_filters, of_overlap
 
 HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs"
@@ -69,7 +69,6 @@ BLOCKS = {
     "induction": Block(of_heads, ("real/induction",)),
     "splits": Block(of_splits, ("real/splits",)),
     "attribution": Block(of_attribution, ("studies/attribution",)),
-    "maps": Block(of_maps, ("studies/planted_memory",)),
     "overlap": Block(of_overlap, ("studies/overlap",)),
     "filters": Block(of_filters, ("studies/filter_frontier",)),
     "sae": Block(of_authors, ("studies/sae_partition",)),

@@ -233,6 +233,11 @@ def localize(
     W-Norm may exceed 1: with hardly more tokens than an input has dimensions, `P+` is far from a projection. W-Norm is
     over the weight alone, without the bias; the Fisher share is over both.
 
+    The score presumes that the model knows the target as it knows the siblings: text that is new to it stands out too,
+    without a place in the weights. A warning says if clearly fewer of the target's answer tokens are right. In the
+    first layer a memory is hard to find: inputs there are single tokens, which all memories share. A star needs other
+    matrices to stand out from, so map all of them, and not only those of a layer.
+
     Args:
         model: a `HookedTransformer` or `TransformerBridge`, with whatever weight processing it was loaded with.
         concept: what to look for, or its statistics.
@@ -243,7 +248,7 @@ def localize(
             of all examples. It costs nothing, and a small target exceeds it by noise alone. The first two keep the rows
             of every input, and give p-values and intervals; the memory and time that this takes are logged before it
             starts, as a warning, or as information with `progress=False`. None takes siblings where the concept has 19
-            or more of them, and else the analytic null, as for statistics.
+            or more of them and the filter allows it, and else the analytic null, as for statistics.
         groups: which memory each example belongs to: a function of an example, a list with a label for each reference
             example, or `{"target": [...], "reference": [...]}`. An example labelled None belongs to no memory. None
             goes by the subject that prompts share, where the target has one, and else takes blocks of consecutive
@@ -273,13 +278,9 @@ def localize(
 
     Raises:
         ValueError: if `null` is another word, the reference has fewer than two memories to compare with, `draws` is
-            below 19 (too few for a p-value of 0.05), or a null of sets
-            meets a filter that takes something of a direction that the target does not own; see also `extract`.
+            below 19 (too few for a p-value of 0.05), or a null of sets meets a filter that takes something of a
+            direction that the target does not own; see also `extract`.
         TypeError: if sets of examples are asked of statistics, which hold no single examples.
-
-    **What the score presumes.** The model knows the target, as it knows the siblings: text that is new to it stands out
-    too, without a place in the weights. This is checked, and a warning says if fewer of the target's answer tokens are
-    right. In the first layer a memory is hard to find: inputs there are single tokens, which all memories share.
 
     Example:
         >>> from engram_interp import testbed

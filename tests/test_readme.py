@@ -152,7 +152,7 @@ def test_every_block_of_a_page_runs(name, tmp_path, monkeypatch, capsys):
         pytest.skip("needs sae-lens")
     # The page about features needs examples in which they fire.
     # A strength for the first page is chosen on held-out examples, of which two authors have too few.
-    sizes = {"sae": (10, 0), "first_map": (2, 20)}
+    sizes = {"sae": (10, 0), "first_map": (2, 20), "maps": (2, 20)}
     use_part_of_the_testbed(monkeypatch, *sizes.get(name, (2, 2)))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "path" / "to").mkdir(parents=True)

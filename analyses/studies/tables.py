@@ -1,5 +1,6 @@
 """What did the studies find? Their tables in Markdown, as the pages in docs/ show them."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,13 +11,6 @@ from analyses.results import Tables
 from analyses.studies.filter_frontier import PAPER, SHOWN, SIZES
 from analyses.studies.overlap import summary
 
-MAPS = {
-    "W-Norm": "W-Norm, as in the paper (`wnorm`)",
-    "W-Norm excess, resampled": "W-Norm over random sets (`excess`)",
-    "Fisher": "Fisher share (`fisher`)",
-    "Fisher excess, resampled": "**Fisher share over random sets (`fisher_excess`)**",
-    "causal ablation": "causal ablation, one matrix at a time",
-}
 FILTERS = {
     "power(1.5)": "`power(1.5)`",
     "power(2)": "`power(2)`",
@@ -28,15 +22,36 @@ FILTERS = {
 FAMILIES = {"authors": "authors", "attributes": "questions"}
 
 
-def of_maps(tables: Tables) -> str:
-    """One row for each map: how often its first matrix is in the module, and its AUROC."""
-    found, memories = _by(tables["summary"], "map"), tables["memories"]
-    first = {name: memories.loc[memories["map"] == name, "top_1"] for name in MAPS}
-    rows = [
-        [label, f"{first[name].sum()} of {len(first[name])}", f"{found[name,]['auroc']:.2f}"]
-        for name, label in MAPS.items()
+def of_localization(tables: Tables) -> str:
+    """One row for each method: how well it found planted memories, with intervals over targets."""
+    rows = []
+    for row in tables["summary"].sort_values("auroc", ascending=False).to_dict("records"):
+        shown = [_interval(row, name) for name in ("auroc", "first", "detected", "false_alarms", "decoy_alarms")]
+        name = f"**{row['method']}**" if row["method"] == "score" else row["method"]
+        rows.append([name, *shown, _number(row.get("before_any_alarm")), _number(row.get("ordinary_any_alarm"))])
+    head = [
+        "method",
+        "AUROC",
+        "first",
+        "detected",
+        "false alarms",
+        "... in a decoy",
+        "... if unknown",
+        "... if ordinary",
     ]
-    return table(["map", "first", "AUROC"], rows)
+    kept = [i for i in range(len(head)) if any(row[i] != "-" for row in rows)]
+    return table([head[i] for i in kept], [[row[i] for i in kept] for row in rows])
+
+
+def _interval(row: Mapping[Any, Any], name: str) -> str:
+    value, low, high = (row.get(key, math.nan) for key in (name, f"{name}_low", f"{name}_high"))
+    if math.isnan(value):
+        return "-"
+    return f"{value:.2f}" if low == high or math.isnan(low) else f"{value:.2f} [{max(low, 0):.2f}, {min(high, 1):.2f}]"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None or math.isnan(value) else f"{value:.2f}"
 
 
 def of_filters(tables: Tables) -> str:

@@ -89,6 +89,7 @@ def plant(
     optimizer = torch.optim.AdamW(
         [one.requires_grad_(True) for one in where], lr=schedule.learning_rate, betas=(0.9, 0.98), weight_decay=0.0
     )
+    accuracy = 0.0
     for _ in range(schedule.max_epochs):
         for batch in _epoch(encoded["new"], encoded["old"], schedule.batch_size, rng):
             with torch.enable_grad():

@@ -89,7 +89,7 @@ def _others(labels: Mapping[str, Sequence[Label]], n_target: int) -> list[list[i
     return _grouped([None if label in mine else label for label in labels[REFERENCE]], n_target)
 
 
-def _labels(concept: Concept, groups: Groups) -> dict[str, Sequence[Label]]:
+def _labels(concept: Concept, groups: Groups) -> Mapping[str, Sequence[Label]]:
     if callable(groups):
         return {side: [groups(example) for example in examples] for side, examples in concept.sides.items()}
     if isinstance(groups, Mapping):

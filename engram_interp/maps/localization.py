@@ -19,7 +19,7 @@ from engram_interp.concepts.memories import Groups, has_siblings
 from engram_interp.engrams.parts import Part, parts, prepare
 from engram_interp.maps.localization_map import ANALYTIC, NULLS, SIBLINGS, LocalizationMap
 from engram_interp.maps.null_sets import MIN_DRAWS, NullSets
-from engram_interp.maps.nulls import of_sets, significance, with_null
+from engram_interp.maps.nulls import of_sets, significance, takes_of_nothing, with_null
 from engram_interp.maps.quantities import Sizes, sizes_of
 from engram_interp.models import Adapter
 from engram_interp.models.exclusive import exclusive
@@ -47,6 +47,11 @@ def localize(
     W-Norm may exceed 1: with hardly more tokens than an input has dimensions, `P+` is far from a projection. W-Norm is
     over the weight alone, without the bias; the Fisher share is over both.
 
+    The score presumes that the model knows the target as it knows the siblings: text that is new to it stands out too,
+    without a place in the weights. A warning says if clearly fewer of the target's answer tokens are right. In the
+    first layer a memory is hard to find: inputs there are single tokens, which all memories share. A star needs other
+    matrices to stand out from, so map all of them, and not only those of a layer.
+
     Args:
         model: a `HookedTransformer` or `TransformerBridge`, with whatever weight processing it was loaded with.
         concept: what to look for, or its statistics.
@@ -57,7 +62,7 @@ def localize(
             of all examples. It costs nothing, and a small target exceeds it by noise alone. The first two keep the rows
             of every input, and give p-values and intervals; the memory and time that this takes are logged before it
             starts, as a warning, or as information with `progress=False`. None takes siblings where the concept has 19
-            or more of them, and else the analytic null, as for statistics.
+            or more of them and the filter allows it, and else the analytic null, as for statistics.
         groups: which memory each example belongs to: a function of an example, a list with a label for each reference
             example, or `{"target": [...], "reference": [...]}`. An example labelled None belongs to no memory. None
             goes by the subject that prompts share, where the target has one, and else takes blocks of consecutive
@@ -67,13 +72,9 @@ def localize(
 
     Raises:
         ValueError: if `null` is another word, the reference has fewer than two memories to compare with, `draws` is
-            below 19 (too few for a p-value of 0.05), or a null of sets
-            meets a filter that takes something of a direction that the target does not own; see also `extract`.
+            below 19 (too few for a p-value of 0.05), or a null of sets meets a filter that takes something of a
+            direction that the target does not own; see also `extract`.
         TypeError: if sets of examples are asked of statistics, which hold no single examples.
-
-    **What the score presumes.** The model knows the target, as it knows the siblings: text that is new to it stands out
-    too, without a place in the weights. This is checked, and a warning says if fewer of the target's answer tokens are
-    right. In the first layer a memory is hard to find: inputs there are single tokens, which all memories share.
 
     Example:
         >>> from engram_interp import testbed
@@ -81,7 +82,7 @@ def localize(
         >>> wmap.top(2)["component"].tolist()
         ['W_gate', 'W_in']
     """
-    null = _null(concept, null, groups)
+    null = _null(concept, null, groups, solve)
     if null == ANALYTIC:
         prepared, sets = prepare(model, concept, which, solve, run), None
     else:
@@ -92,7 +93,7 @@ def localize(
     return replace(wmap, positions=statistics.positions)
 
 
-def _null(concept: Concept | Statistics, null: str | None, groups: Groups | None) -> str:
+def _null(concept: Concept | Statistics, null: str | None, groups: Groups | None, solve: Solve) -> str:
     """What is compared with, if nobody says it."""
     if null is not None and null not in NULLS:
         raise ValueError(f"null must be {' or '.join(map(repr, NULLS))}; got {null!r}")
@@ -100,7 +101,9 @@ def _null(concept: Concept | Statistics, null: str | None, groups: Groups | None
         return null
     if groups is not None:
         return SIBLINGS
-    return SIBLINGS if isinstance(concept, Concept) and has_siblings(concept, MIN_DRAWS) else ANALYTIC
+    if not isinstance(concept, Concept) or takes_of_nothing(solve.filter):
+        return ANALYTIC
+    return SIBLINGS if has_siblings(concept, MIN_DRAWS) else ANALYTIC
 
 
 def map_of(

@@ -269,12 +269,16 @@ def _by_family(
     return {name: {key: torch.cat(some) for key, some in by_key.items()} for name, by_key in found.items()}
 
 
+def takes_of_nothing(g: Function) -> float:
+    """How much a filter takes of a direction that the target does not own."""
+    return float(values_of(g, torch.zeros(1, dtype=torch.float64)))
+
+
 def _require_nothing_of_nothing(g: Function) -> None:
-    taken = float(values_of(g, torch.zeros(1, dtype=torch.float64)))
-    if taken:
+    if taken := takes_of_nothing(g):
         raise ValueError(
-            f"the filter {filter_name(g)} takes {taken:g} of a direction that the target does not own: a resampled "
-            f'null needs a filter with g(0) = 0. null="analytic" takes any'
+            f"the filter {filter_name(g)} takes {taken:g} of a direction that the target does not own: a null of sets "
+            f'needs a filter with g(0) = 0. null="analytic" takes any'
         )
 
 

@@ -93,12 +93,12 @@ def score_p_values(of_sets: Float[Tensor, "set unit"]) -> Float[Tensor, "unit"]:
 
     The target has a place at all: the share of sets with a unit, whichever, that scores as much as the target's first.
     This unit is one: the share of sets in which it scores as much. It stands out from the other units: a normal
-    distribution's share above `above_others`.
+    distribution's share above `above_others`, if there are others.
 
     The first holds for a twentieth of targets that are like other sets, so that no more of them get any star at 0.05,
     whatever the number of units. Where it holds, units are judged one by one.
     """
     anywhere = exceedance(of_sets).min()
     here = (of_sets >= of_sets[0] - ROUNDING).double().mean(0)
-    among_units = torch.special.ndtr(-above_others(of_sets[0]))
+    among_units = torch.special.ndtr(-above_others(of_sets[0])) if of_sets.shape[1] > 1 else torch.zeros_like(here)
     return torch.maximum(torch.maximum(here, among_units), anywhere)

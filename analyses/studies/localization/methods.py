@@ -57,10 +57,14 @@ class OurMap:
             wmap = ei.localize(model, ei.Concept(target, reference), null="siblings", draws=DRAWS, progress=False)
             of_model[id(target)] = wmap.to_frame().set_index("key")
         table = of_model[id(target)]
-        return Ranking(table[self._column].to_dict(), table[self._p_value].to_dict() if self._p_value else {})
+        return Ranking(_by_key(table[self._column]), _by_key(table[self._p_value]) if self._p_value else {})
 
 
 Tables = WeakKeyDictionary[nn.Module, dict[int, pd.DataFrame]]
+
+
+def _by_key(values: pd.Series) -> dict[str, float]:
+    return {str(key): float(value) for key, value in values.items()}
 
 
 def ablation(model: nn.Module, target: Examples, reference: Examples) -> dict[str, float]:
@@ -111,7 +115,7 @@ def norm_over_siblings(model: nn.Module, target: Examples, reference: Examples) 
     del target, reference
     adapter = adapt(model)
     norms = pd.Series({site.key: float(adapter.parameter(site.key).norm()) for site in adapter.all_sites()})
-    return (norms / norms.groupby(component_of).transform("mean")).to_dict()
+    return _by_key(norms / norms.groupby(component_of).transform("mean"))
 
 
 def depth(model: nn.Module, target: Examples, reference: Examples) -> dict[str, float]:

@@ -1,20 +1,22 @@
 """Tables of the studies, from results made by hand."""
 
+import math
+
 import pandas as pd
 
-from analyses.studies.tables import FILTERS, MAPS, of_authors, of_filters, of_maps, of_overlap
+from analyses.studies.tables import FILTERS, of_authors, of_filters, of_localization, of_overlap
 
 
 def lines(text):
     return text.splitlines()[2:]
 
 
-def test_maps_count_memories_and_are_ranked_by_auroc():
-    summary = pd.DataFrame([{"map": name, "auroc": 0.1 * i} for i, name in enumerate(MAPS)])
-    memories = pd.DataFrame([{"map": name, "top_1": top} for name in MAPS for top in (True, False, True)])
-    assert (
-        lines(of_maps({"summary": summary, "memories": memories}))[2] == "| Fisher share (`fisher`) | 2 of 3 | 0.20 |"
-    )
+def test_methods_are_ranked_by_auroc_and_intervals_end_at_zero_and_one():
+    of_score = {"auroc": 0.98, "auroc_low": 0.9, "auroc_high": 1.06, "first": 1.0, "first_low": 1.0, "first_high": 1.0}
+    nothing = {"detected": math.nan, "false_alarms": math.nan, "decoy_alarms": math.nan}
+    rows = [{"method": "chance", "auroc": 0.5, **nothing}, {"method": "score", **of_score, **nothing}]
+    found = lines(of_localization({"summary": pd.DataFrame(rows)}))
+    assert found == ["| **score** | 0.98 [0.90, 1.00] | 1.00 |", "| chance | 0.50 | - |"]
 
 
 def test_filters_are_differences_in_points_from_what_the_papers_leaves():
