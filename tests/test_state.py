@@ -90,6 +90,12 @@ def calls(tmp_path_factory):
         "localize resampled": lambda: ei.localize(
             model, concept, null="resampled", draws=19, layers=[0], components="O", progress=False
         ),
+        "localize siblings": lambda: ei.localize(
+            model, concept, null="siblings", gradient=True, draws=19, layers=[0], components="O", progress=False
+        ),
+        "benchmarks.plant": lambda: ei.benchmarks.plant(
+            model, author.examples[:4], moved, [key], schedule=ei.benchmarks.Schedule(max_epochs=1), progress=False
+        ),
         "plot": lambda: ei.localize(model, stats).plot()._repr_html_(),
         "decompose": lambda: parts.engram(author.name),
         "overlap": lambda: ei.overlap(parts).plot(),

@@ -11,10 +11,10 @@ import itertools
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -38,11 +38,13 @@ class NullSets:
         sets: the examples of every set: the target's own, then null sets, then bootstraps, drawn from the target with
             repetition.
         memories: what null sets are made of, if they are whole memories.
+        products: `<dL/dW, W>` of the target's and every null set's loss, by key, if gradients were asked for.
     """
 
     rows: dict[str, Rows]
     sets: list[Int[Tensor, "_"]]
     memories: Memories | None = None
+    products: dict[str, Float[Tensor, "set unit"]] = field(default_factory=dict)
 
     @property
     def n_target(self) -> int:
@@ -90,6 +92,12 @@ def _chosen(n: int, k: int, draws: int, generator: torch.Generator) -> list[tupl
 def _bootstraps(n_target: int, generator: torch.Generator) -> list[Int[Tensor, "_"]]:
     drawn = torch.randint(n_target, (N_BOOTSTRAPS, n_target), generator=generator)
     return list(drawn.sort(dim=1).values)
+
+
+def memories_in(memories: Memories, sets: Sequence[Int[Tensor, "_"]]) -> Float[Tensor, "set memory"]:
+    """Which memories the target and the null sets consist of: 1 for each that is in a set."""
+    first = torch.tensor([some[0] for some in (*memories.target, *memories.siblings)])
+    return torch.stack([torch.isin(first, some) for some in sets[:-N_BOOTSTRAPS]]).double()
 
 
 def rows_of_sets(rows: Rows, sets: Sequence[Int[Tensor, "_"]]) -> Int[Tensor, "set n"]:

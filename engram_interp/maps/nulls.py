@@ -23,14 +23,16 @@ from engram_interp.concepts.memories import Groups, Memories, memories_of
 from engram_interp.engrams.parts import Part, Prepared
 from engram_interp.engrams.weights import base_of
 from engram_interp.linalg.filters import Function, filter_name, soft, values_of
-from engram_interp.linalg.intervals import family_p_values, interval, interval_about
+from engram_interp.linalg.intervals import ROUNDING, family_p_values, interval, interval_about
 from engram_interp.linalg.norms import share
 from engram_interp.maps.known import warn_if_unknown
 from engram_interp.maps.localization_map import RESAMPLED
+from engram_interp.maps.loss_shares import loss_products, loss_shares
 from engram_interp.maps.null_sets import (
     MIN_DRAWS,
     N_BOOTSTRAPS,
     NullSets,
+    memories_in,
     random_sets,
     rows_of_sets,
     sibling_sets,
@@ -160,6 +162,7 @@ def with_null(
     concept: Concept | Statistics,
     null: str,
     groups: Groups | None,
+    gradient: bool,
     draws: int,
     seed: int,
     which: Which,
@@ -188,6 +191,7 @@ def with_null(
     if memories is not None:
         siblings = [encoded[REFERENCE][i - n_target] for some in memories.siblings for i in some]
         warn_if_unknown(adapter, encoded[TARGET], siblings, run)
+    products = _products(adapter, sites, encoded, sets, memories, run) if gradient else {}
     rows = collect_rows(adapter, sites, encoded, run)
     of_sides = {
         TARGET: {name: found.moment(0, n_target) for name, found in rows.items()},
@@ -197,7 +201,24 @@ def with_null(
     statistics = Statistics(adapter.info, keys, of_sides, concept.name, concept.read.in_words)
     n_rows = {name: len(found.X) for name, found in rows.items()}
     warn_of_few(n_rows, adapter.widths(rows), sum(statistics.counts.values()))
-    return Prepared(adapter, statistics, sites), NullSets(rows, sets, memories)
+    return Prepared(adapter, statistics, sites), NullSets(rows, sets, memories, products)
+
+
+def _products(
+    adapter: Adapter,
+    sites: Sequence[Site],
+    encoded: dict[str, list[TokenExample]],
+    sets: Sequence[Tensor],
+    memories: Memories | None,
+    run: Run,
+) -> dict[str, Float[Tensor, "set unit"]]:
+    """`<dL/dW, W>` of every set, which is the sum of its memories'."""
+    assert memories is not None
+    examples = [*encoded[TARGET], *encoded[REFERENCE]]
+    every = [[examples[i] for i in some] for some in (*memories.target, *memories.siblings)]
+    of_memories = loss_products(adapter, sites, every, run)
+    members = memories_in(memories, sets)
+    return {key: members @ values for key, values in of_memories.items()}
 
 
 def _sets(
@@ -214,13 +235,20 @@ def _sets(
     return sibling_sets(memories, n_target, draws, seed), memories
 
 
-def significance(sizes: dict[str, Sizes], drawn: dict[str, OfSets], n_target: int) -> dict[str, Sizes]:
+def significance(
+    sizes: dict[str, Sizes],
+    drawn: dict[str, OfSets],
+    n_target: int,
+    products: Mapping[str, Float[Tensor, "set unit"]] | None = None,
+) -> dict[str, Sizes]:
     """The sizes with what sets say of them. All matrices are one family of p-values, and all heads are another.
 
     Args:
         sizes: by key.
         drawn: the sizes of the target and all sets, by key.
         n_target: how many examples the target has.
+        products: `<dL/dW, W>` by key, of the target and the null sets. If there are some, the score is significant only
+            where the share of the target's loss is so too.
     """
     found = {key: dict(values) for key, values in sizes.items()}
     for metric in (*METRICS, GAIN, OBLIQUE):
@@ -232,7 +260,17 @@ def significance(sizes: dict[str, Sizes], drawn: dict[str, OfSets], n_target: in
     for kind, by_key in _scores({key: one.measured for key, one in drawn.items()}, n_target).items():
         for key, values in by_key.items():
             found[key][SCORE.column(kind)] = values
+    if products:
+        of_loss = _by_family(dict(products), lambda x: {"p": _exceeded(loss_shares(x))})["p"]
+        for key, p_value in of_loss.items():
+            column = SCORE.column("p_value")
+            found[key][column] = torch.maximum(found[key][column], p_value)
     return found
+
+
+def _exceeded(values: Float[Tensor, "set unit"]) -> Float[Tensor, "unit"]:
+    """For each unit, the share of sets that have as much as the first."""
+    return (values >= values[0] * (1 - ROUNDING)).double().mean(0)
 
 
 def _scores(measured: dict[str, Measured], n_target: int) -> dict[str, dict[str, Tensor]]:
