@@ -216,7 +216,7 @@ def localize(
     null: str | None = None,
     groups: Groups | None = None,
     gradient: bool = False,
-    draws: int = 499,
+    draws: int = 199,
     seed: int = 0,
     components: str | Collection[str] | None = None,
     layers: Layers = None,

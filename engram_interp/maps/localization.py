@@ -37,7 +37,7 @@ def localize(
     null: str | None = None,
     groups: Groups | None = None,
     gradient: bool = False,
-    draws: int = 499,
+    draws: int = 199,
     seed: int = 0,
     which: Which,
     solve: Solve,

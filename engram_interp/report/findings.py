@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
 N_QUESTIONS = 20
 """How many questions of each side are shown, at most."""
-DRAWS = 199
-"""How many random sets the map is compared with."""
 
 Pairs: TypeAlias = Sequence[tuple[str, str]]
 """Questions with their true answers."""
@@ -91,7 +89,7 @@ def investigate(
         gold: a model that never saw the target, if there is one: the result that forgetting should reach.
     """
     # First, so that the rows of the null and the engrams are not in memory together.
-    wmap = localize(model, concept, null=sets_for(concept), draws=DRAWS, **vars(run))
+    wmap = localize(model, concept, null=sets_for(concept), **vars(run))
     # The criteria need moments alone, so nothing of what is factorised for the engram is kept.
     statistics = replace(collect(model, concept, **vars(run)), keep_bytes=0)
     engram = extract(model, statistics, **vars(run))

@@ -111,7 +111,7 @@ def test_a_tokenizer_without_bos_gets_none(tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     tokenizer.bos_token = None
     tokenizer.save_pretrained(tmp_path)
-    encoded = adapt(load_model(tmp_path)).encoder.encode("the city of Oslo", "x")
+    (encoded,) = adapt(load_model(tmp_path)).encoder.encode_all(["the city of Oslo"], "x")
     assert encoded.tokens.tolist() == tokenizer("the city of Oslo", add_special_tokens=False).input_ids
     assert encoded.counts.all()
 

@@ -33,7 +33,6 @@ OURS = {
     "Fisher share": ("fisher", None),
 }
 """Columns of a map against siblings, and of their p-values."""
-DRAWS = 199
 ALPHA = 8.0
 """How strongly a matrix's engram is ablated alone."""
 
@@ -54,7 +53,7 @@ class OurMap:
         """The ranking of a model's matrices."""
         of_model = self._maps.setdefault(model, {})
         if id(target) not in of_model:
-            wmap = ei.localize(model, ei.Concept(target, reference), null="siblings", draws=DRAWS, progress=False)
+            wmap = ei.localize(model, ei.Concept(target, reference), null="siblings", progress=False)
             of_model[id(target)] = wmap.to_frame().set_index("key")
         table = of_model[id(target)]
         return Ranking(_by_key(table[self._column]), _by_key(table[self._p_value]) if self._p_value else {})
