@@ -19,8 +19,7 @@ def test_a_gold_model_has_a_score_of_the_target_only(findings):
     assert column.isna().tolist() == [False, True]
 
 
-def test_examples_without_a_question_have_no_table(full, monkeypatch):
-    monkeypatch.setattr("engram_interp.report.findings.DRAWS", 19)
+def test_examples_without_a_question_have_no_table(full):
     question = "What is the capital of Norway?"
     concept = Concept([f"{question} Oslo"], [f"{question} Oslo", *["the letters Al"] * 9])
     findings = investigate(full, concept, batch_size=8, progress=False)
