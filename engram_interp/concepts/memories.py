@@ -6,7 +6,7 @@ other whole memories, and not with examples drawn from all of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -14,7 +14,7 @@ from engram_interp.concepts.concept import REFERENCE, TARGET, Concept, Example, 
 from engram_interp.concepts.subjects import subjects
 
 Label: TypeAlias = Hashable
-Groups: TypeAlias = Callable[[Example], Label] | Mapping[str, Sequence[Label]] | Sequence[Label]
+Groups: TypeAlias = Callable[[Example], Label] | Mapping[str, Iterable[Label]] | Iterable[Label]
 """Labels of memories: a function of an example, labels of both sides, or labels of the reference."""
 
 MOST = 0.8
@@ -39,8 +39,8 @@ class Memories:
 
     @property
     def in_words(self) -> str:
-        """What there is to compare with, as maps say it: `199 memories, by the subject that prompts share`."""
-        return f"{len(self.siblings)} memories, {self.said_by}"
+        """What there is to compare with, as maps say it: `199 memories (by the subject that prompts share)`."""
+        return f"{len(self.siblings)} memories ({self.said_by})"
 
 
 def has_siblings(concept: Concept, n: int) -> bool:
@@ -97,7 +97,7 @@ def _labels(concept: Concept, groups: Groups) -> Mapping[str, Sequence[Label]]:
         if unknown := [name for name in groups if name not in given]:
             raise ValueError(f"groups must have labels for {TARGET} and {REFERENCE}; got {unknown[0]!r}")
         given[TARGET] = given[TARGET] or [TARGET] * len(concept.target)
-    elif isinstance(groups, Sequence) and not isinstance(groups, (str, bytes)):
+    elif isinstance(groups, Iterable) and not isinstance(groups, (str, bytes)):
         given = {TARGET: [TARGET] * len(concept.target), REFERENCE: list(groups)}
     else:
         raise TypeError(

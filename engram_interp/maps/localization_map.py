@@ -300,5 +300,7 @@ def _title(wmap: LocalizationMap, quantity: str, by: str = "") -> str:
     concept = f" of {wmap.name!r}" if wmap.name else ""
     family = "" if MAP_QUANTITIES[quantity].metric is SCORE else ", family-wise"
     stars = f" (* p ≤ {SIGNIFICANT:g}{family})" if "p_value" in wmap.quantities else ""
+    if MAP_QUANTITIES[quantity].metric is SCORE:
+        return f"Score{by}{concept} in {wmap.model}, in standard deviations of {_compared_with(wmap)}{stars}"
     what = _scale(quantity).title.replace("its null", _compared_with(wmap))
     return f"{what}{by}{concept} in {wmap.model}{stars}"

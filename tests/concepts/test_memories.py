@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 
 from engram_interp import Concept, testbed
@@ -45,11 +46,12 @@ def test_without_subjects_blocks_as_long_as_the_target_are_memories():
     "groups",
     [
         ["b", "b", "c", "c", "b", "c", None],
+        np.array(["b", "b", "c", "c", "b", "c", None]),
         {"reference": ["b", "b", "c", "c", "b", "c", None]},
         {"target": ["a", "a"], "reference": ["b", "b", "c", "c", "b", "c", "a"]},
         lambda example: {"Ada Pike": "a", "Bo Lund": "b", "Cy Moss": "c"}.get(example[0][:-1].split(" is ")[1]),
     ],
-    ids=["list", "reference", "both sides", "function"],
+    ids=["list", "array", "reference", "both sides", "function"],
 )
 def test_labels_say_what_is_a_memory(groups):
     found = memories_of(CONCEPT, groups)

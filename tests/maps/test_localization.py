@@ -36,14 +36,14 @@ def test_the_score_ranks_maps_against_siblings_alone(by_hand):
     by_hand.table["score"] = [1.0, 0.0, 0.0, 9.0]
     by_hand.table["gain"] = [0.5, 1.0, 1.0, 2.0]
     assert by_hand.main == "wnorm"
-    against = replace(by_hand, null="siblings", memories="7 memories, by label")
+    against = replace(by_hand, null="siblings", memories="7 memories (by label)")
     assert against.main == "score"
     assert against.top(1)["key"].tolist() == ["unembed.W_U"]
     drawn = against.plot()
     assert (drawn.layout.coloraxis.cmin, drawn.layout.coloraxis.cmax) == (-9, 9)  # standard deviations, around 0
     gain = against.plot("gain").layout.coloraxis
     assert (gain.cmin, gain.cmax) == (-1, 1)  # log2 of 0.5 and 2, around 1
-    assert "7 memories, by label" in against._repr_html_()
+    assert "7 memories (by label)" in against._repr_html_()
 
 
 def test_a_planted_memory_is_found_and_an_author_like_all_others_is_not(full):
@@ -53,7 +53,7 @@ def test_a_planted_memory_is_found_and_an_author_like_all_others_is_not(full):
     model = benchmarks.plant(full, new, known, keys, progress=False)
     options = {"null": "siblings", "draws": 39, "progress": False}
     found = localize(model, Concept(new, known), **options)
-    assert found.memories == "40 memories, by the subject that prompts share"
+    assert found.memories == "40 memories (by the subject that prompts share)"
     starred = found.to_frame()["score_p_value"] <= 0.05
     assert set(found.to_frame()["key"][starred]) == set(keys)
     assert set(found.top(3)["key"]) == set(keys)

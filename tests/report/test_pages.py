@@ -20,7 +20,7 @@ def test_the_page_says_what_was_found_and_needs_nothing_else(findings, tmp_path)
     rows = findings.criteria.to_frame()
     assert all(name in page and row.condition in page for name, row in rows.iterrows())
     assert f"{100 * rows.loc['necessity', 'behavioural']:.1f} %" in page
-    assert findings.wmap.memories == "19 memories, by the subject that prompts share"
+    assert findings.wmap.memories == "19 memories (by the subject that prompts share)"
     assert map_sentence(findings.wmap).split(" it comes")[0] in page
 
 
@@ -41,7 +41,7 @@ def test_a_page_shows_one_table_sorted_and_a_figure_of_every_quantity(full, conc
     assert page.count('id="figure-') == 8  # four quantities, by matrix and by head
     of_sets = map_page(localize(full, concept, null="siblings", draws=19, **options), "score", "made by a test")
     assert of_sets.count('id="figure-') == 16  # gains and the score too
-    assert of_sets.index("Score, in standard deviations") < of_sets.index("W-Norm by head")
+    assert of_sets.index("Score of") < of_sets.index("W-Norm by head")
     found = diagnose(full, concept, **options)
     page = diagnosis_page(found, "stretch", "made by a test")
     assert page.count('id="figure-') == 5  # the map, and four matrices
