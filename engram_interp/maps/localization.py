@@ -18,8 +18,9 @@ from engram_interp.concepts.concept import TARGET, Concept
 from engram_interp.concepts.memories import Groups, has_siblings
 from engram_interp.engrams.parts import Part, parts, prepare
 from engram_interp.maps.localization_map import ANALYTIC, NULLS, SIBLINGS, LocalizationMap
+from engram_interp.maps.null_pass import takes_of_nothing, with_null
 from engram_interp.maps.null_sets import MIN_DRAWS, NullSets
-from engram_interp.maps.nulls import of_sets, significance, takes_of_nothing, with_null
+from engram_interp.maps.nulls import of_sets, significance
 from engram_interp.maps.quantities import Sizes, sizes_of
 from engram_interp.models import Adapter
 from engram_interp.models.exclusive import exclusive

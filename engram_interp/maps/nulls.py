@@ -6,51 +6,24 @@ no forward pass and no factorisation of its own: see `set_norms`. Which sets the
 
 from __future__ import annotations
 
-import logging
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from engram_interp.common.arguments import whole
-from engram_interp.concepts.batches import encode_concept
-from engram_interp.concepts.concept import REFERENCE, TARGET, Concept, TokenExample, require_concept
-from engram_interp.concepts.memories import Groups, Memories, memories_of
-from engram_interp.engrams.parts import Part, Prepared
-from engram_interp.engrams.weights import base_of
-from engram_interp.linalg.filters import Function, filter_name, soft, values_of
+from engram_interp.engrams.parts import Part
+from engram_interp.linalg.filters import soft
 from engram_interp.linalg.intervals import ROUNDING, family_p_values, interval, interval_about
 from engram_interp.linalg.norms import share
-from engram_interp.maps.known import warn_if_unknown
-from engram_interp.maps.localization_map import RESAMPLED
-from engram_interp.maps.loss_shares import loss_products, loss_shares
-from engram_interp.maps.null_sets import (
-    MIN_DRAWS,
-    N_BOOTSTRAPS,
-    NullSets,
-    memories_in,
-    random_sets,
-    rows_of_sets,
-    sibling_sets,
-    warn_of_few_sets,
-)
+from engram_interp.maps.loss_shares import loss_shares
+from engram_interp.maps.null_sets import N_BOOTSTRAPS, NullSets, rows_of_sets
 from engram_interp.maps.quantities import GAIN, METRICS, OBLIQUE, SCORE, WNORM, Metric, Norms, Sizes
 from engram_interp.maps.scores import Measured, above_others, score_p_values, scores, scores_without_own
-from engram_interp.maps.set_norms import few_rows, set_norms
-from engram_interp.models import Adapter, adapt
-from engram_interp.models.components import ATTENTION, to_matrix
-from engram_interp.models.sites import Input, Site
-from engram_interp.options import Run, Solve, Which
+from engram_interp.maps.set_norms import set_norms
 from engram_interp.statistics.moments import full_precision
-from engram_interp.statistics.passes import warn_of_few
-from engram_interp.statistics.rows import collect_rows
-from engram_interp.statistics.statistics import Statistics
-
-logger = logging.getLogger("engram_interp")
 
 
 @dataclass(frozen=True)
@@ -157,84 +130,6 @@ def _compared(
     return found
 
 
-def with_null(
-    model: nn.Module,
-    concept: Concept | Statistics,
-    null: str,
-    groups: Groups | None,
-    gradient: bool,
-    draws: int,
-    seed: int,
-    which: Which,
-    solve: Solve,
-    run: Run,
-) -> tuple[Prepared, NullSets]:
-    """One pass over a concept's examples that keeps their rows; see `localize` for the arguments.
-
-    Raises:
-        ValueError: if `draws` is below 19, the filter takes something of a direction that the target does not own, or
-            there are no memories to compare with; see also `collect`.
-        TypeError: if `concept` is not a `Concept`.
-    """
-    draws, seed = whole(draws, "draws", at_least=MIN_DRAWS), whole(seed, "seed", at_least=0)
-    if isinstance(concept, Statistics):
-        raise TypeError(f'null="{null}" draws whole examples, which statistics do not hold: give the Concept itself')
-    require_concept(concept)
-    _require_nothing_of_nothing(solve.filter)
-    adapter = adapt(model)
-    sites = adapter.sites(which.components, which.layers)
-    base_of(adapter, solve.delta_from, sites)
-    encoded = encode_concept(concept, adapter.encoder)
-    sets, memories = _sets(concept, null, groups, draws, seed)
-    n_target, n_examples = len(concept.target), len(concept.target) + len(concept.reference)
-    _announce(adapter, sites, encoded, sets, null, logging.INFO if run.progress is False else logging.WARNING)
-    if memories is not None:
-        siblings = [encoded[REFERENCE][i - n_target] for some in memories.siblings for i in some]
-        warn_if_unknown(adapter, encoded[TARGET], siblings, run)
-    products = _products(adapter, sites, encoded, sets, memories, run) if gradient else {}
-    rows = collect_rows(adapter, sites, encoded, run)
-    of_sides = {
-        TARGET: {name: found.moment(0, n_target) for name, found in rows.items()},
-        REFERENCE: {name: found.moment(n_target, n_examples) for name, found in rows.items()},
-    }
-    keys = tuple(site.key for site in sites)
-    statistics = Statistics(adapter.info, keys, of_sides, concept.name, concept.read.in_words)
-    n_rows = {name: len(found.X) for name, found in rows.items()}
-    warn_of_few(n_rows, adapter.widths(rows), sum(statistics.counts.values()))
-    return Prepared(adapter, statistics, sites), NullSets(rows, sets, memories, products)
-
-
-def _products(
-    adapter: Adapter,
-    sites: Sequence[Site],
-    encoded: dict[str, list[TokenExample]],
-    sets: Sequence[Tensor],
-    memories: Memories | None,
-    run: Run,
-) -> dict[str, Float[Tensor, "set unit"]]:
-    """`<dL/dW, W>` of every set, which is the sum of its memories'."""
-    assert memories is not None
-    examples = [*encoded[TARGET], *encoded[REFERENCE]]
-    every = [[examples[i] for i in some] for some in (*memories.target, *memories.siblings)]
-    of_memories = loss_products(adapter, sites, every, run)
-    members = memories_in(memories, sets)
-    return {key: members @ values for key, values in of_memories.items()}
-
-
-def _sets(
-    concept: Concept, null: str, groups: Groups | None, draws: int, seed: int
-) -> tuple[list[Tensor], Memories | None]:
-    """The sets of examples that are compared, and the memories that they are made of, if they are."""
-    n_target, n_examples = len(concept.target), len(concept.target) + len(concept.reference)
-    if null == RESAMPLED:
-        warn_of_few_sets(math.comb(n_examples, n_target), f"{n_target} of the {n_examples} examples")
-        return random_sets(n_target, n_examples, draws, seed), None
-    memories = memories_of(concept, groups)
-    k, n = len(memories.target), len(memories.target) + len(memories.siblings)
-    warn_of_few_sets(math.comb(n, k), f"{k} of the {n} memories ({memories.said_by})")
-    return sibling_sets(memories, n_target, draws, seed), memories
-
-
 def significance(
     sizes: dict[str, Sizes],
     drawn: dict[str, OfSets],
@@ -305,74 +200,3 @@ def _by_family(
             for key, some in zip(sets, values.split([one.shape[1] for one in family]), strict=True):
                 by_key[key].append(some)
     return {name: {key: torch.cat(some) for key, some in by_key.items()} for name, by_key in found.items()}
-
-
-def takes_of_nothing(g: Function) -> float:
-    """How much a filter takes of a direction that the target does not own."""
-    return float(values_of(g, torch.zeros(1, dtype=torch.float64)))
-
-
-def _require_nothing_of_nothing(g: Function) -> None:
-    if taken := takes_of_nothing(g):
-        raise ValueError(
-            f"the filter {filter_name(g)} takes {taken:g} of a direction that the target does not own: a null of sets "
-            f'needs a filter with g(0) = 0. null="analytic" takes any'
-        )
-
-
-def _announce(
-    adapter: Adapter,
-    sites: list[Site],
-    encoded: dict[str, list[TokenExample]],
-    sets: Sequence[Tensor],
-    null: str,
-    level: int,
-) -> None:
-    """Log the memory and time that comparing with sets takes."""
-    counted = [int(example.counts.sum()) for examples in encoded.values() for example in examples]
-    widths = adapter.widths({site.input for site in sites})
-    weights = {site: adapter.parameter(site.key) for site in sites}
-    size = next(iter(weights.values())).element_size()
-    outs = {name: sum(some) for name, some in _outputs(weights).items()}
-    # Beside all rows, those of one input are held in float32 as they are, whitened, solved for, and times each matrix.
-    of_one = max(3 * widths[name] + some for name, some in outs.items())
-    needed = sum(counted) * (sum(widths.values()) * size + of_one * 4)
-    n_members = sum(map(len, sets)) / len(sets)
-    rows_of_a_set = sum(counted) * n_members / len(counted)
-    m = max(1, round(rows_of_a_set))
-    work = 0.0
-    for name, some in outs.items():
-        d = widths[name]
-        work += len(sets) * _work(m, d, some) + sum(counted) * d * (some + 2 * d)
-    rate = _multiply_adds_a_second(m, max(widths.values()), next(iter(weights.values())).device)
-    seconds = 2 * work / rate  # everything else takes about as long again
-    logger.log(
-        level,
-        "the %s null takes %.0f MB for rows of inputs, and about %.0f s beside the forward pass: %d sets of %.0f "
-        "examples", null, needed / 1e6, seconds, len(sets), n_members,
-    )  # fmt: skip
-
-
-def _outputs(weights: Mapping[Site, Tensor]) -> dict[Input, list[int]]:
-    """The outputs of every input's matrices; a matrix without heads is made no taller than wide."""
-    found: dict[Input, list[int]] = {}
-    for site, weight in weights.items():
-        out, d = to_matrix(site.component, weight).shape
-        found.setdefault(site.input, []).append(out if site.component in ATTENTION else min(out, d))
-    return found
-
-
-def _work(m: int, d: int, outs: int) -> int:
-    """Multiply-adds of a set of `m` rows; see `few_rows`."""
-    return 2 * m * m * (d + outs) if few_rows(m, d, outs) else d * d * (m + 2 * outs)
-
-
-def _multiply_adds_a_second(n: int, d: int, device: torch.device) -> float:
-    """Measured on a few sets of `n` rows: the fastest of five, since the first warms up and others are disturbed."""
-    A = torch.randn(16, n, d, generator=torch.Generator().manual_seed(0)).to(device)
-    seconds = []
-    for _ in range(5):
-        began = time.perf_counter()
-        (A @ A.mT).sum().item()
-        seconds.append(time.perf_counter() - began)
-    return 16 * n * n * d / min(seconds)

@@ -1,4 +1,3 @@
-import logging
 from itertools import groupby
 
 import pytest
@@ -177,34 +176,6 @@ def test_intervals_hold_the_excess_and_shrink_with_more_examples(llama):
     assert (many["high"] - many["low"]).median() < (few["high"] - few["low"]).median()
 
 
-def test_there_is_one_pass_over_the_examples(llama, monkeypatch):
-    seen = []
-    run = type(adapt(llama)).run
-    monkeypatch.setattr(
-        type(adapt(llama)), "run", lambda self, batch, *rest: seen.append(len(batch.tokens)) or run(self, batch, *rest)
-    )
-    localize(llama, token_concept(), null="resampled", draws=19)
-    assert sum(seen) == 40 + 80
-
-
-def test_the_cost_is_said_before_it_starts(llama, caplog):
-    with caplog.at_level(logging.INFO, logger="engram_interp"):
-        localize(llama, token_concept(), null="resampled", draws=19)
-    said = [record.message for record in caplog.records if "resampled null takes" in record.message]
-    assert len(said) == 1
-    assert said[0].endswith("120 sets of 40 examples")
-
-
-def test_what_cannot_be_resampled_is_refused(llama):
-    concept = token_concept()
-    with pytest.raises(ValueError, match="draws.*5"):
-        localize(llama, concept, null="resampled", draws=5)
-    with pytest.raises(TypeError, match="resampled.*Concept"):
-        localize(llama, collect(llama, concept), null="resampled")
-    with pytest.raises(ValueError, match="null.*permuted"):
-        localize(llama, concept, null="permuted")
-
-
 @pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("variant", ["llama", "gpt2"])
 @pytest.mark.parametrize("g", [filters.power(2), filters.hard(0.2), filters.over(0.1)], ids=repr)
@@ -224,11 +195,6 @@ def test_the_norms_of_a_set_under_a_filter_are_those_of_its_own_engram(variant, 
     for part, norms in norms_of(prepared, Solve(filter=g, ridge=ridge), found, sets[7:8]):
         torch.testing.assert_close(norms[WNORM][0], WNORM.norms(part, part.W_plus), rtol=5e-3, atol=1e-5)
         torch.testing.assert_close(norms[FISHER][0], FISHER.norms(part, part.W_plus), rtol=5e-3, atol=1e-5)
-
-
-def test_a_filter_that_takes_of_what_is_not_owned_has_no_resampled_null(llama):
-    with pytest.raises(ValueError, match="0.5"):
-        localize(llama, token_concept(), null="resampled", draws=19, filter=lambda x: x + 0.5)
 
 
 def test_a_null_of_zero_has_no_excess_unless_it_is_resampled(llama):
