@@ -63,8 +63,8 @@ def localize(
             has. Any whole memory differs from these nearly everywhere. `"analytic"`: a target with the second moments
             of all examples. It costs nothing, and a small target exceeds it by noise alone. The first two keep the rows
             of every input, and give p-values and intervals; the memory and time that this takes are logged before it
-            starts, as a warning, or as information with `progress=False`. None takes siblings where the concept has 19
-            or more of them and the filter allows it, and else the analytic null, as for statistics.
+            starts, as a warning if it is over 1 GB or 30 s and `progress` is not False. None takes siblings where the
+            concept has 19 or more of them and the filter allows it, and else the analytic null, as for statistics.
         groups: which memory each example belongs to: a function of an example, a list with a label for each reference
             example, or `{"target": [...], "reference": [...]}`. An example labelled None belongs to no memory. None
             goes by the subject that prompts share, where the target has one, and else takes blocks of consecutive

@@ -40,6 +40,9 @@ from engram_interp.statistics.statistics import Statistics
 
 logger = logging.getLogger("engram_interp")
 
+LARGE, LONG = 1e9, 30.0
+"""Bytes and seconds that a warning is about."""
+
 
 def with_null(
     model: nn.Module,
@@ -71,7 +74,7 @@ def with_null(
     encoded = encode_concept(concept, adapter.encoder)
     sets, memories = _sets(concept, null, groups, draws, seed)
     n_target, n_examples = len(concept.target), len(concept.target) + len(concept.reference)
-    _announce(adapter, sites, encoded, sets, null, logging.INFO if run.progress is False else logging.WARNING)
+    _announce(adapter, sites, encoded, sets, null, quietly=run.progress is False)
     if memories is not None:
         siblings = [encoded[REFERENCE][i - n_target] for some in memories.siblings for i in some]
         warn_if_unknown(adapter, encoded[TARGET], siblings, run)
@@ -138,9 +141,9 @@ def _announce(
     encoded: dict[str, list[TokenExample]],
     sets: Sequence[Tensor],
     null: str,
-    level: int,
+    quietly: bool,
 ) -> None:
-    """Log the memory and time that comparing with sets takes."""
+    """Log the memory and time that comparing with sets takes: as a warning if it is much, unless quietly."""
     counted = [int(example.counts.sum()) for examples in encoded.values() for example in examples]
     widths = adapter.widths({site.input for site in sites})
     weights = {site: adapter.parameter(site.key) for site in sites}
@@ -158,8 +161,9 @@ def _announce(
         work += len(sets) * _work(m, d, some) + sum(counted) * d * (some + 2 * d)
     rate = _multiply_adds_a_second(m, max(widths.values()), next(iter(weights.values())).device)
     seconds = 2 * work / rate  # everything else takes about as long again
+    is_much = needed > LARGE or seconds > LONG
     logger.log(
-        level,
+        logging.WARNING if is_much and not quietly else logging.INFO,
         "the %s null takes %.0f MB for rows of inputs, and about %.0f s beside the forward pass: %d sets of %.0f "
         "examples", null, needed / 1e6, seconds, len(sets), n_members,
     )  # fmt: skip

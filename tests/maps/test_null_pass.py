@@ -25,6 +25,17 @@ def test_the_cost_is_said_before_it_starts(llama, caplog):
     assert said[0].endswith("120 sets of 40 examples")
 
 
+@pytest.mark.parametrize(
+    ("large", "progress", "level"), [(0, None, "WARNING"), (0, False, "INFO"), (1e9, None, "INFO")]
+)
+def test_a_warning_is_about_much_alone(llama, caplog, monkeypatch, large, progress, level):
+    monkeypatch.setattr("engram_interp.maps.null_pass.LARGE", large)
+    with caplog.at_level(logging.INFO, logger="engram_interp"):
+        localize(llama, token_concept(), null="resampled", draws=19, progress=progress)
+    (said,) = [record for record in caplog.records if "resampled null takes" in record.message]
+    assert said.levelname == level
+
+
 def test_what_cannot_be_resampled_is_refused(llama):
     concept = token_concept()
     with pytest.raises(ValueError, match="draws.*5"):
