@@ -9,7 +9,7 @@ from engram_interp.report.findings import Findings
 SCORE_NOTE = (
     "How much more of the target's own directions a matrix lets through, and how much more of the target lies there, "
     "than for other whole memories: in standard deviations. A star marks a matrix that stands out among these, and "
-    "among the other matrices."
+    "among the other matrices. By chance, one in twenty targets that are like all others has some."
 )
 WNORM_NOTE = (
     "W-Norm: the share of each weight matrix that the target's inputs own. A star marks a share that the sets compared "
