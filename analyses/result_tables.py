@@ -22,7 +22,7 @@ from analyses.real.tofu import of_methods
 from analyses.results import Tables
 from analyses.studies.attribution import of_attribution
 from analyses.studies.positions import of_positions
-from analyses.studies.tables import of_authors, of_filters, of_overlap
+from analyses.studies.tables import of_authors, of_filters, of_localization, of_overlap
 
 HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs"
@@ -69,6 +69,7 @@ BLOCKS = {
     "induction": Block(of_heads, ("real/induction",)),
     "splits": Block(of_splits, ("real/splits",)),
     "attribution": Block(of_attribution, ("studies/attribution",)),
+    "localization": Block(of_localization, ("studies/localization/testbed",)),
     "overlap": Block(of_overlap, ("studies/overlap",)),
     "filters": Block(of_filters, ("studies/filter_frontier",)),
     "sae": Block(of_authors, ("studies/sae_partition",)),

@@ -113,7 +113,7 @@ def norm_over_siblings(model: nn.Module, target: Examples, reference: Examples) 
     """A matrix's Frobenius norm over the mean of the same component in all layers: a control that knows no target."""
     del target, reference
     adapter = adapt(model)
-    norms = pd.Series({site.key: float(adapter.parameter(site.key).norm()) for site in adapter.all_sites()})
+    norms = pd.Series({site.key: float(adapter.parameter(site.key).detach().norm()) for site in adapter.all_sites()})
     return _by_key(norms / norms.groupby(component_of).transform("mean"))
 
 

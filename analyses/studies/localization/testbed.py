@@ -1,4 +1,4 @@
-"""Which map finds what was planted into the testbed? `python -m analyses.studies.localization.testbed`, 60 min.
+"""Which map finds what was planted into the testbed? `python -m analyses.studies.localization.testbed`, 77 min.
 
 Formulas and thresholds were fixed on the first of five targets; what is reported is the other four. Beside the planted
 memories stand decoys, unknown targets and targets that the model has known all along.
