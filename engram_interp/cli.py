@@ -200,7 +200,7 @@ def localize_command(
     concept = _concept(target, reference, options)
     chosen = _parsed(options)
     wmap = localize(_load(model_name), concept, null=null or sets_for(concept), **chosen)
-    by = by or _first_by(wmap)
+    by = by or wmap.over_null
     if out is not None:
         _write_table(wmap.to_frame(), lambda: map_page(wmap, by, _provenance(wmap.counts)), out)
     click.echo(_table(wmap, 10, by))
@@ -424,7 +424,7 @@ def _report(findings: Findings, out: Path) -> None:
     from engram_interp.report.pages import write_report
 
     write_report(findings, _provenance(findings.counts), out)
-    click.echo(_table(findings.wmap, 5, _first_by(findings.wmap)))
+    click.echo(_table(findings.wmap, 5, findings.wmap.over_null))
     click.echo(findings.scores.map("{:.1%}".format, na_action="ignore").to_string(na_rep="-"))
     click.echo(f"alpha = {findings.choice.alpha:.3g}; the report is {out}")
 
@@ -484,11 +484,6 @@ def _alpha(text: str) -> Alpha:
     except ValueError:
         raise click.UsageError(f"--alpha must be a number, w-norm or auto; got {text!r}") from None
     return number(value, "alpha")
-
-
-def _first_by(wmap: LocalizationMap) -> str:
-    """What a map is sorted by if nobody says it."""
-    return "score" if wmap.null == "siblings" else "fisher_excess"
 
 
 def _table(wmap: LocalizationMap, k: int, by: str) -> str:

@@ -94,10 +94,11 @@ def planted(
         schedule: how each is trained; see `plant`.
         rehearsed: what is rehearsed beside the reference.
     """
+    old = [*reference, *rehearsed]
     for number, target in enumerate(targets):
         concept = Concept(target, reference, name=f"target {number}")
         for seed, place in enumerate(places):
-            make = partial(_planted, base, [(target, place)], [*reference, *rehearsed], seed, schedule)
+            make = partial(_planted, base, [(target, place)], old, seed, schedule)
             yield Case(PLANTED, number, concept, make, base, place)
 
 

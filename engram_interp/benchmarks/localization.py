@@ -88,7 +88,7 @@ def localization(methods: Mapping[str, Method], cases: Iterable[Case] | None = N
         methods: by name. A method is called as `method(model, target, reference)`, and returns scores by key, or a
             `Ranking`, which has p-values too.
         cases: what to find. None takes the testbed's memories: five targets of four authors, each in every module, and
-            the cases beside them. That trains about sixty models, some 15 s each on two cores.
+            the cases beside them. That trains sixty models, some 3 s each; methods take what they take.
 
     Raises:
         ValueError: if a method leaves out a matrix that holds the memory.
@@ -138,15 +138,7 @@ def _judged(name: str, found: Ranking, case: Case) -> dict[str, float]:
             f"{name} gives no score to {min(missing)}, which holds the memory; it scores {len(keys)} matrices"
         )
     true = np.array([key in mine for key in keys])
-    nan = float("nan")
-    row = {
-        "auroc": nan,
-        "first": nan,
-        "detected": nan,
-        "false_alarms": nan,
-        "any_false_alarm": nan,
-        "decoy_alarms": nan,
-    }
+    row: dict[str, float] = dict.fromkeys(MEASURES, float("nan"))
     if mine:
         row |= {"auroc": auroc(scores, true), "first": float(true[scores.argmax()])}
     if found.p_value:

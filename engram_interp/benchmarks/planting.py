@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from engram_interp.answers.loss import answer_loss
 from engram_interp.answers.scoring import score_encoded
 from engram_interp.concepts.batches import Batch, batches, encode_groups
 from engram_interp.concepts.concept import Example, TokenExample
@@ -93,7 +94,7 @@ def plant(
     for _ in range(schedule.max_epochs):
         for batch in _epoch(encoded["new"], encoded["old"], schedule.batch_size, rng):
             with torch.enable_grad():
-                _loss(adapter, batch).backward()
+                answer_loss(adapter, batch, "mean").backward()
             _leave_alone_what_is_not(where)
             optimizer.step()
             optimizer.zero_grad()
@@ -117,13 +118,6 @@ def _epoch(
     rng.shuffle(examples)
     for start in range(0, len(examples), batch_size):
         yield from batches({"train": examples[start : start + batch_size]}, batch_size, progress=False, describe="")
-
-
-def _loss(adapter: Adapter, batch: Batch) -> Tensor:
-    """Mean cross-entropy of the answers' tokens."""
-    scored = batch.scored[:, 1:]
-    logits = adapter.logits(batch)[:, :-1][scored]
-    return nn.functional.cross_entropy(logits, batch.tokens[:, 1:][scored].to(logits.device))
 
 
 def _leave_alone_what_is_not(where: dict[nn.Parameter, Tensor]) -> None:

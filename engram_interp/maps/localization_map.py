@@ -15,7 +15,7 @@ from torch import Tensor
 from engram_interp.common.mappings import IdentityMapping
 from engram_interp.figures.scale import Scale
 from engram_interp.maps.grids import component_grid, largest, one_component, unit_grid
-from engram_interp.maps.quantities import MAP_QUANTITIES, RELATIVE, SCORE, WNORM
+from engram_interp.maps.quantities import FISHER, MAP_QUANTITIES, RELATIVE, SCORE, WNORM
 from engram_interp.models.components import COMPONENT, COMPONENTS, UNEMBED
 
 if TYPE_CHECKING:
@@ -170,6 +170,11 @@ class LocalizationMap(IdentityMapping[str, float]):
         """What ranks the map by default: `score` if it is compared with sibling memories, and else `wnorm`."""
         return SCORE.name if self.null == SIBLINGS else WNORM.name
 
+    @property
+    def over_null(self) -> str:
+        """What says most of a place beyond the null: `score` against sibling memories, and else `fisher_excess`."""
+        return SCORE.name if self.null == SIBLINGS else FISHER.column("excess")
+
     def top(self, k: int = 10, by: str | None = None) -> pd.DataFrame:
         """The `k` matrices that are largest in a quantity, largest first. For p-values, the smallest come first.
 
@@ -217,7 +222,7 @@ def _html(wmap: LocalizationMap) -> str:
     """What a notebook shows: the first matrices."""
     from engram_interp.common.html import table_html
 
-    by = wmap.main if wmap.null == SIBLINGS else "fisher_excess" if "fisher_excess" in wmap.quantities else "wnorm"
+    by = wmap.over_null if wmap.over_null in wmap.quantities else WNORM.name
     shown = (
         ("score", "score_p_value", "gain") if wmap.null == SIBLINGS else ("excess", "fisher_excess", "fisher_p_value")
     )

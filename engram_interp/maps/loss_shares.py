@@ -11,10 +11,11 @@ from dataclasses import replace
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
+from engram_interp.answers.loss import answer_loss
 from engram_interp.common.progress import bar
-from engram_interp.concepts.batches import Batch, batches
+from engram_interp.concepts.batches import batches
 from engram_interp.concepts.concept import TokenExample
 from engram_interp.linalg.norms import share
 from engram_interp.models import Adapter
@@ -40,7 +41,7 @@ def loss_products(
             found[key][number] += _products(adapter, by_key[key], gradient)
 
         for batch in batches({"memory": list(memory)}, quiet.batch_size, quiet.progress, ""):
-            backward(adapter, list(by_key), lambda batch=batch: _loss(adapter, batch), use)
+            backward(adapter, list(by_key), lambda batch=batch: answer_loss(adapter, batch, "sum"), use)
     return found
 
 
@@ -53,12 +54,6 @@ def loss_shares(products: Float[Tensor, "set unit"]) -> Float[Tensor, "set unit"
     """
     sizes = products.abs()
     return share(sizes, sizes.sum(1, keepdim=True).expand_as(sizes))
-
-
-def _loss(adapter: Adapter, batch: Batch) -> Tensor:
-    scored = batch.scored[:, 1:]
-    logits = adapter.logits(batch)[:, :-1][scored].float()
-    return nn.functional.cross_entropy(logits, batch.tokens[:, 1:][scored].to(logits.device), reduction="sum")
 
 
 @torch.no_grad()

@@ -64,8 +64,7 @@ def _maps(wmap: LocalizationMap) -> list[tuple[str, str, go.Figure]]:
         ("... against the sets compared with", sentences.EXCESS_NOTE, wmap.plot("excess")),
         ("... by what comes out of the matrix", sentences.FISHER_NOTE, wmap.plot("fisher_excess")),
     ]
-    heads = "score" if wmap.null == SIBLINGS else "fisher_excess"
-    of_heads = ("Which heads", sentences.HEADS_NOTE, wmap.plot_heads(heads))
+    of_heads = ("Which heads", sentences.HEADS_NOTE, wmap.plot_heads(wmap.over_null))
     if wmap.null == SIBLINGS:
         return [("Where it sits", sentences.SCORE_NOTE, wmap.plot("score")), of_heads, *by_norm]
     return [*by_norm, of_heads]

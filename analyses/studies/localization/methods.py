@@ -9,18 +9,19 @@ from collections.abc import Sequence
 from weakref import WeakKeyDictionary
 
 import pandas as pd
-from torch import Tensor, nn
+from torch import nn
 
 import engram_interp as ei
 from engram_interp.benchmarks import Ranking
 from engram_interp.benchmarks.localization import Method
-from engram_interp.concepts.batches import Batch, batches, encode_groups
+from engram_interp.concepts.batches import encode_groups
 from engram_interp.concepts.concept import REFERENCE, TARGET, Example
 from engram_interp.engrams.weights import matrix_of
 from engram_interp.linalg.norms import output_norm
+from engram_interp.maps.loss_shares import loss_products
 from engram_interp.models import adapt
-from engram_interp.models.gradients import backward
 from engram_interp.models.sites import component_of
+from engram_interp.options import Run
 
 Examples = Sequence[Example]
 OURS = {
@@ -37,6 +38,10 @@ ALPHA = 8.0
 """How strongly a matrix's engram is ablated alone."""
 
 
+Tables = WeakKeyDictionary[nn.Module, dict[int, pd.DataFrame]]
+"""The tables of maps, by model and target."""
+
+
 class OurMap:
     """One column of a map against siblings. The map is made once for all columns.
 
@@ -46,7 +51,7 @@ class OurMap:
         p_value: what stars, if anything.
     """
 
-    def __init__(self, maps: "Tables", column: str, p_value: str | None) -> None:
+    def __init__(self, maps: Tables, column: str, p_value: str | None) -> None:
         self._maps, self._column, self._p_value = maps, column, p_value
 
     def __call__(self, model: nn.Module, target: Examples, reference: Examples) -> Ranking:
@@ -57,9 +62,6 @@ class OurMap:
             of_model[id(target)] = wmap.to_frame().set_index("key")
         table = of_model[id(target)]
         return Ranking(_by_key(table[self._column]), _by_key(table[self._p_value]) if self._p_value else {})
-
-
-Tables = WeakKeyDictionary[nn.Module, dict[int, pd.DataFrame]]
 
 
 def _by_key(values: pd.Series) -> dict[str, float]:
@@ -80,20 +82,9 @@ def gradient(model: nn.Module, target: Examples, reference: Examples) -> dict[st
     """`|<dL/dW, W>|`, the first-order effect on the target's loss of scaling a matrix."""
     del reference
     adapter = adapt(model)
-    keys = [site.key for site in adapter.all_sites()]
-    found = dict.fromkeys(keys, 0.0)
-    for batch in batches(encode_groups({"target": target}, adapter.encoder), None, progress=False, describe=""):
-
-        def loss(batch: Batch = batch) -> Tensor:
-            scored = batch.scored[:, 1:]
-            logits = adapter.logits(batch)[:, :-1][scored]
-            return nn.functional.cross_entropy(logits, batch.tokens[:, 1:][scored], reduction="sum")
-
-        def use(key: str, dW: Tensor) -> None:
-            found[key] += float((dW * adapter.parameter(key)).sum())
-
-        backward(adapter, keys, loss, use)
-    return {key: abs(value) for key, value in found.items()}
+    encoded = encode_groups({"target": target}, adapter.encoder)["target"]
+    products = loss_products(adapter, adapter.all_sites(), [encoded], Run(progress=False))
+    return {key: abs(float(of_memory[0, 0])) for key, of_memory in products.items()}
 
 
 def activation_ratio(model: nn.Module, target: Examples, reference: Examples) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Which map finds what was planted into SmolLM2? `python -m analyses.studies.localization.smollm --data facts`, 60 min.
+"""Which map finds what was planted into SmolLM2? `python -m analyses.studies.localization.smollm --data facts`.
 
 SmolLM2 first learns 24 made-up relations of twenty people each, in all of its matrices, beside the facts of PARAREL
 that it knows: who plays which instrument, what the baker had for breakfast, and so on. These are the siblings. A target
