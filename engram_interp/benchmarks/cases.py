@@ -1,7 +1,7 @@
-"""Memories whose place is known: planted into one module, beside another one planted elsewhere; and no memory at all.
+"""Memories whose place is known: planted into one place, beside another one planted elsewhere; and no memory at all.
 
 A benchmark that only asks where a planted memory is cannot tell a good map from one that stars everything. So there are
-decoys (another memory, planted before or after, in another module), the model before anything was planted, and memories
+decoys (another memory, planted before or after, in another place), the model before anything was planted, and memories
 that the model has known all along, like all others.
 """
 
@@ -14,30 +14,13 @@ from typing import TypeAlias
 
 from torch import nn
 
+from engram_interp.benchmarks.places import Place
 from engram_interp.benchmarks.planting import Schedule, plant
 from engram_interp.concepts.concept import Concept, Example
-from engram_interp.models import adapt
-from engram_interp.models.components import ATTENTION, MLP
 
-MODULES = {"MLP": MLP, "attention": ATTENTION}
 PLANTED, DECOY, BEFORE, ORDINARY = "planted", "decoy", "before", "ordinary"
 
 Memory: TypeAlias = Sequence[Example]
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a memory is planted.
-
-    Attributes:
-        name: for people, such as `MLP 1`.
-        keys: its matrices.
-        layer: their layer; None if they lie in several.
-    """
-
-    name: str
-    keys: frozenset[str]
-    layer: int | None = None
 
 
 @dataclass(frozen=True)
@@ -62,18 +45,6 @@ class Case:
     base: nn.Module = field(repr=False)
     place: Place | None = None
     elsewhere: Place | None = None
-
-
-def modules_of(model: nn.Module) -> list[Place]:
-    """Every MLP and every attention block of a model, as places to plant in."""
-    adapter = adapt(model)
-    present = {site.component for site in adapter.all_sites()}
-    return [
-        Place(f"{name} {layer}", frozenset(site.key for site in adapter.sites(present & set(components), layer)), layer)
-        for layer in range(adapter.n_layers)
-        for name, components in MODULES.items()
-        if present & set(components)
-    ]
 
 
 def planted(
@@ -149,6 +120,6 @@ def _planted(
     """The model after it has learnt one memory after the other, each in its place."""
     model, old = base, list(reference)
     for memory, place in memories:
-        model = plant(model, memory, old, place.keys, seed=seed, schedule=schedule, progress=False)
+        model = plant(model, memory, old, place.parts or place.keys, seed=seed, schedule=schedule, progress=False)
         old = [*old, *memory]
     return model

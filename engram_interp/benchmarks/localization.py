@@ -1,9 +1,9 @@
 """Which method finds where a memory was planted, and what does it call significant that is not?
 
-A method is a function of a model, a target and a reference that gives every matrix a score, and a p-value if it has
-one. For each memory, the AUROC of the matrices that hold it, and whether the first is one of them; at 5 %, the share of
-them that is significant (detection) and the share of all others (false alarms). Memories of one target are not
-independent, so intervals are over targets.
+A method is a function of a model, a target and a reference that gives every matrix (or head, or weight) a score, and a
+p-value if it has one. For each memory, the AUROC of those that hold it, and whether the first is one of them; at 5 %,
+the share of them that is significant (detection) and the share of all others (false alarms). Memories of one target are
+not independent, so intervals are over targets.
 """
 
 from __future__ import annotations
@@ -11,16 +11,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import pandas as pd
-from torch import nn
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
 
+from engram_interp.answers.scoring import score
 from engram_interp.benchmarks.cases import DECOY, PLANTED, Case
+from engram_interp.benchmarks.places import Place
 from engram_interp.benchmarks.ranking import auroc
 from engram_interp.common.progress import bar
-from engram_interp.concepts.concept import Example
+from engram_interp.concepts.concept import TARGET, Example
 from engram_interp.options import Show, takes
 
 if TYPE_CHECKING:
@@ -30,20 +34,24 @@ LEVEL = 0.05
 MEASURES = ("auroc", "first", "detected", "false_alarms", "any_false_alarm", "decoy_alarms")
 
 
+Scores: TypeAlias = Mapping[str, float | Float[Tensor, "..."]]
+
+
 @dataclass(frozen=True)
 class Ranking:
     """What a method says of a model's matrices.
 
     Attributes:
-        score: by key; more means more of the memory.
-        p_value: by key; empty if the method has none.
+        score: by key; more means more of the memory. A number, or one for each head or weight. If a memory lies in
+            heads or weights, a number stands for all of its matrix.
+        p_value: likewise; empty if the method has none.
     """
 
-    score: Mapping[str, float]
-    p_value: Mapping[str, float] = field(default_factory=dict)
+    score: Scores
+    p_value: Scores = field(default_factory=dict)
 
 
-Method: TypeAlias = Callable[[nn.Module, Sequence[Example], Sequence[Example]], Ranking | Mapping[str, float]]
+Method: TypeAlias = Callable[[nn.Module, Sequence[Example], Sequence[Example]], Ranking | Scores]
 
 
 @dataclass(frozen=True)
@@ -51,8 +59,9 @@ class Leaderboard:
     """How well every method found every memory.
 
     Attributes:
-        table: a row for each method and case: `method`, `kind`, `target_set`, `place`, `auroc`, `first`, `detected`,
-            `false_alarms`, `any_false_alarm`, `decoy_alarms`, `seconds`. NaN where a case or a method has none.
+        table: a row for each method and case: `method`, `kind`, `target_set`, `place`, `elsewhere`, `known` (the share
+            of the target's answer tokens that the model gets right), `auroc`, `first`, `detected`, `false_alarms`,
+            `any_false_alarm`, `decoy_alarms`, `seconds`. NaN where a case or a method has none.
     """
 
     table: pd.DataFrame
@@ -91,7 +100,7 @@ def localization(methods: Mapping[str, Method], cases: Iterable[Case] | None = N
             the cases beside them. That trains sixty models, some 3 s each; methods take what they take.
 
     Raises:
-        ValueError: if a method leaves out a matrix that holds the memory.
+        ValueError: if a method leaves out a matrix that holds the memory, or its scores have another shape.
 
     Example:
         >>> import engram_interp as ei
@@ -110,17 +119,17 @@ def localization(methods: Mapping[str, Method], cases: Iterable[Case] | None = N
     rows = []
     for case in bar(list(cases), show.progress, "finding memories", "case"):
         model = case.make()
+        known = score(model, {TARGET: case.concept.target}, progress=False)[TARGET].accuracy
         for name, method in methods.items():
             began = time.perf_counter()
             found = method(model, case.concept.target, case.concept.reference)
             seconds = time.perf_counter() - began
-            rows.append(
-                {"method": name, **_described(case), **_judged(name, _ranking(found), case), "seconds": seconds}
-            )
+            judged = _judged(name, _ranking(found), case)
+            rows.append({"method": name, **_described(case), "known": known, **judged, "seconds": seconds})
     return Leaderboard(pd.DataFrame(rows))
 
 
-def _ranking(found: Ranking | Mapping[str, float]) -> Ranking:
+def _ranking(found: Ranking | Scores) -> Ranking:
     return found if isinstance(found, Ranking) else Ranking(found)
 
 
@@ -130,26 +139,46 @@ def _described(case: Case) -> dict[str, object]:
 
 
 def _judged(name: str, found: Ranking, case: Case) -> dict[str, float]:
-    keys = list(found.score)
-    scores = np.array([found.score[key] for key in keys], dtype=float)
-    mine = case.place.keys if case.place else frozenset[str]()
-    if missing := mine - set(keys):
-        raise ValueError(
-            f"{name} gives no score to {min(missing)}, which holds the memory; it scores {len(keys)} matrices"
-        )
-    true = np.array([key in mine for key in keys])
+    true = _truth(name, found.score, case.place)
+    scores, holds = _flat(name, found.score, true), np.concatenate([true[key].numpy().ravel() for key in true])
     row: dict[str, float] = dict.fromkeys(MEASURES, float("nan"))
-    if mine:
-        row |= {"auroc": auroc(scores, true), "first": float(true[scores.argmax()])}
+    if case.place:
+        row |= {"auroc": auroc(scores, holds), "first": float(holds[scores.argmax()])}
     if found.p_value:
-        starred = np.array([found.p_value[key] <= LEVEL for key in keys])
-        row |= {"false_alarms": starred[~true].mean(), "any_false_alarm": float(starred[~true].any())}
-        if mine:
-            row["detected"] = starred[true].mean()
+        starred = _flat(name, found.p_value, true) <= LEVEL
+        row |= {"false_alarms": starred[~holds].mean(), "any_false_alarm": float(starred[~holds].any())}
+        if case.place:
+            row["detected"] = starred[holds].mean()
         if case.elsewhere:
-            decoy = np.array([key in case.elsewhere.keys - mine for key in keys])
+            decoy = (_flat(name, {key: key in case.elsewhere.keys for key in true}, true) > 0) & ~holds
             row["decoy_alarms"] = starred[decoy].mean()
     return row
+
+
+def _truth(name: str, scores: Scores, place: Place | None) -> Mapping[str, Bool[Tensor, "..."]]:
+    """What holds the memory, for every key that is ranked."""
+    wanted = frozenset[str]() if place is None else place.parts.keys() or place.keys
+    if missing := wanted - scores.keys():
+        raise ValueError(
+            f"{name} gives no score to {min(missing)}, which may hold the memory; it scores {len(scores)} matrices"
+        )
+    if place is not None and place.parts:
+        return place.parts
+    return {key: torch.tensor(key in wanted) for key in scores}
+
+
+def _flat(name: str, values: Mapping[str, Any], true: Mapping[str, Bool[Tensor, "..."]]) -> np.ndarray:
+    """All values in a row, in the order of `true`; a number stands for all of its matrix."""
+    found = []
+    for key, mask in true.items():
+        value = torch.as_tensor(values[key], dtype=torch.float64).detach().cpu()
+        if value.shape not in (torch.Size(), mask.shape):
+            raise ValueError(
+                f"{name} gives {key} a score of shape {list(value.shape)}; here it must be a number"
+                f"{f' or have the shape {list(mask.shape)}' if mask.ndim else ''}"
+            )
+        found.append(value.expand(mask.shape).numpy().ravel())
+    return np.concatenate(found)
 
 
 def _summary(rows: pd.DataFrame) -> dict[str, float]:

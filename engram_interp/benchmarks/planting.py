@@ -1,17 +1,18 @@
 """Train a memory into chosen matrices of a model, so that nothing but the memory tells where it is.
 
 All other weights are frozen. Old examples are rehearsed beside the new ones, so that the place is not where old things
-broke. Every matrix keeps its Frobenius norm, step by step, so that the place is not where weights grew.
+broke. What is trained of a matrix keeps its Frobenius norm, step by step, so that the place is not where weights grew.
 """
 
 from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor, nn
 
 from engram_interp.answers.loss import answer_loss
@@ -49,13 +50,13 @@ def plant(
     model: nn.Module,
     new: Sequence[Example],
     old: Sequence[Example],
-    keys: Collection[str],
+    where: Collection[str] | Mapping[str, Bool[Tensor, "..."]],
     *,
     seed: int = 0,
     schedule: Schedule | None = None,
     run: Run,
 ) -> nn.Module:
-    """A copy of the model that has learnt new examples in these matrices alone.
+    """A copy of the model that has learnt new examples in chosen matrices, or parts of them, alone.
 
     A warning is logged if they are not learnt in time.
 
@@ -63,12 +64,13 @@ def plant(
         model: what learns. It is left as it was.
         new: the memory.
         old: what the model knows already; as many of it as there are new examples are rehearsed in each epoch.
-        keys: matrices, such as `blocks.1.mlp.W_in`.
+        where: matrices, such as `blocks.1.mlp.W_in`; or masks by matrix, of its heads, `[head]`, or of its weights, in
+            the weight's own shape.
         seed: of the order.
         schedule: how long and how fast. None takes the default.
 
     Raises:
-        ValueError: if a key is none of the model's weights, or there are no keys.
+        ValueError: if a key is none of the model's weights, a mask does not fit its weight, or nothing is chosen.
 
     Example:
         >>> import engram_interp as ei
@@ -78,27 +80,26 @@ def plant(
         >>> planted = plant(model, new, old, ["blocks.1.mlp.W_in"], schedule=schedule)
     """
     schedule = schedule or Schedule()
-    if not keys:
-        raise ValueError("keys must name one matrix or more to plant a memory in; got none")
     twin = adapt(model).copy()
     adapter = adapt(twin)
-    where = masks(adapter, keys)
+    parts = _parts(adapter, where)
+    trained = masks(adapter, parts)
     encoded = encode_groups({"new": new, "old": old}, adapter.encoder, Read())
     rng = random.Random(seed)
     twin.requires_grad_(False)
-    norms = {key: adapter.parameter(key).detach().norm() for key in keys}
+    norms = {key: adapter.parameter(key).detach()[part].norm() for key, part in parts.items()}
     optimizer = torch.optim.AdamW(
-        [one.requires_grad_(True) for one in where], lr=schedule.learning_rate, betas=(0.9, 0.98), weight_decay=0.0
+        [one.requires_grad_(True) for one in trained], lr=schedule.learning_rate, betas=(0.9, 0.98), weight_decay=0.0
     )
     accuracy = 0.0
     for _ in range(schedule.max_epochs):
         for batch in _epoch(encoded["new"], encoded["old"], schedule.batch_size, rng):
             with torch.enable_grad():
                 answer_loss(adapter, batch, "mean").backward()
-            _leave_alone_what_is_not(where)
+            _leave_alone_what_is_not(trained)
             optimizer.step()
             optimizer.zero_grad()
-            _keep_norms(adapter, norms)
+            _keep_norms(adapter, parts, norms)
         accuracy = score_encoded(adapter, {"new": encoded["new"]}, run)["new"].accuracy
         if accuracy >= schedule.learnt:
             break
@@ -108,6 +109,28 @@ def plant(
             schedule.max_epochs, 100 * accuracy, 100 * schedule.learnt,
         )  # fmt: skip
     return twin.requires_grad_(False)
+
+
+def _parts(adapter: Adapter, where: Collection[str] | Mapping[str, Tensor]) -> dict[str, Bool[Tensor, "..."]]:
+    """Which entries of each weight are trained. Weights of which none is are left out.
+
+    Raises:
+        ValueError: if a mask does not fit its weight, or nothing is chosen.
+    """
+    found = {}
+    for key in where:
+        weight = adapter.parameter(key)
+        mask = where[key] if isinstance(where, Mapping) else torch.tensor(True)
+        if mask.shape not in (torch.Size(), weight.shape[:1], weight.shape):
+            raise ValueError(
+                f"the mask of {key} must have the shape {list(weight.shape[:1])} or {list(weight.shape)}; "
+                f"got {list(mask.shape)}"
+            )
+        if mask.any():
+            found[key] = mask.reshape(mask.shape + (1,) * (weight.ndim - mask.ndim)).expand(weight.shape)
+    if not found:
+        raise ValueError("where must choose one matrix or more to plant a memory in; got none")
+    return found
 
 
 def _epoch(
@@ -120,14 +143,14 @@ def _epoch(
         yield from batches({"train": examples[start : start + batch_size]}, batch_size, progress=False, describe="")
 
 
-def _leave_alone_what_is_not(where: dict[nn.Parameter, Tensor]) -> None:
-    for parameter, mask in where.items():
+def _leave_alone_what_is_not(trained: dict[nn.Parameter, Tensor]) -> None:
+    for parameter, mask in trained.items():
         if parameter.grad is not None:
             parameter.grad *= mask
 
 
 @torch.no_grad()
-def _keep_norms(adapter: Adapter, norms: dict[str, Tensor]) -> None:
-    for key, norm in norms.items():
+def _keep_norms(adapter: Adapter, parts: dict[str, Tensor], norms: dict[str, Tensor]) -> None:
+    for key, part in parts.items():
         weight = adapter.parameter(key)
-        weight.mul_(norm / weight.norm())
+        weight.copy_(torch.where(part, weight * (norms[key] / weight[part].norm()), weight))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 
-from engram_interp.benchmarks.cases import Case, Memory, decoys, modules_of, nothing_planted, planted
+from engram_interp.benchmarks.cases import Case, Memory, decoys, nothing_planted, planted
+from engram_interp.benchmarks.places import modules_of
 from engram_interp.testbed import authors, load
 
 N_AUTHORS = 4

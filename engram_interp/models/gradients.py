@@ -6,7 +6,7 @@ gradients at once would take as much memory as the weights.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
 
 import torch
@@ -48,20 +48,25 @@ def backward(
             loss().backward()
 
 
-def masks(adapter: Adapter, keys: Collection[str]) -> dict[nn.Parameter, Bool[Tensor, "..."]]:
+def masks(adapter: Adapter, parts: Mapping[str, Bool[Tensor, "..."]]) -> dict[nn.Parameter, Bool[Tensor, "..."]]:
     """The parameters that hold these weights, and where in them: what to train if nothing else should change.
+
+    Args:
+        adapter: the model.
+        parts: which entries of each weight, by key: a mask in the weight's shape, or one that expands to it.
 
     Raises:
         ValueError: if a weight is part of no parameter.
     """
     every = _parameters(adapter)
     found: dict[nn.Parameter, Tensor] = {}
-    for key in keys:
+    for key, part in parts.items():
         weight = adapter.parameter(key)
         for parameter in _holders(adapter, key, every):
             mask = found.setdefault(parameter, torch.zeros_like(parameter, dtype=torch.bool))
             offset = weight.storage_offset() - parameter.storage_offset()
-            mask.as_strided(weight.shape, weight.stride(), offset).fill_(True)
+            view = mask.as_strided(weight.shape, weight.stride(), offset)
+            view |= part.to(view.device)
     return found
 
 

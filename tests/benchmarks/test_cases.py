@@ -5,13 +5,6 @@ CORPUS = testbed.authors()
 TARGETS = [author.examples for author in CORPUS.holdout[:2]]
 
 
-def test_places_are_modules(full):
-    places = modules_of(full)
-    assert [place.name for place in places][:3] == ["MLP 0", "attention 0", "MLP 1"]
-    assert places[2].keys == {f"blocks.1.mlp.{name}" for name in ("W_gate", "W_in", "W_out")}
-    assert len(places) == 8
-
-
 def test_every_target_is_planted_everywhere(full):
     cases = list(planted(full, TARGETS, CORPUS.examples, modules_of(full)))
     assert [(case.target_set, case.place.name) for case in cases] == [

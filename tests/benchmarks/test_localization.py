@@ -1,13 +1,14 @@
 import math
 
 import pytest
-from torch import nn
+import torch
 
-from engram_interp import Concept
+from engram_interp import Concept, score, testbed
 from engram_interp.benchmarks import Case, Place, Ranking, localization
 
-MODEL = nn.Linear(1, 1)
-CONCEPT = Concept(["a"], ["b"])
+MODEL = testbed.load("base")
+FIRST, SECOND, KNOWN = (author.examples[:2] for author in testbed.authors().full[:3])
+CONCEPT = Concept(FIRST, KNOWN)
 
 
 def case(kind="planted", keys=("x", "y"), elsewhere=(), target_set=0):
@@ -31,6 +32,7 @@ def test_measures_by_hand():
     assert row["false_alarms"] == pytest.approx(1 / 3)  # z
     assert row["any_false_alarm"] == 1
     assert math.isnan(row["decoy_alarms"])
+    assert row["known"] == score(MODEL, {"first": FIRST}, progress=False)["first"].accuracy
 
 
 def test_a_decoys_place_and_a_model_without_a_memory_have_alarms_alone():
@@ -51,12 +53,40 @@ def test_a_method_without_p_values_has_no_alarms():
     assert math.isnan(row["false_alarms"])
 
 
+def heads_case(**parts):
+    place = Place("head", frozenset("x"), 0, {key: torch.tensor(mask) for key, mask in parts.items()})
+    return Case("planted", 0, CONCEPT, lambda: MODEL, MODEL, place)
+
+
+def test_heads_are_ranked_by_a_number_each_or_by_that_of_their_matrix():
+    # One of four heads holds it. By a number each it comes second; by its matrix's, it ties with one above two.
+    parts = heads_case(x=[True, False], y=[False, False])
+    each = lambda *_: Ranking(  # noqa: E731
+        {"x": torch.tensor([3.0, 1.0]), "y": torch.tensor([4.0, 0.0]), "z": 9.0},
+        {"x": torch.tensor([0.01, 0.02]), "y": 0.5, "z": 0.01},
+    )
+    rows = localization({"each": each, "whole": lambda *_: {"x": 1.0, "y": 0.0}}, [parts], progress=False).table
+    first, second = rows.to_dict("records")
+    assert (first["auroc"], first["first"]) == (pytest.approx(2 / 3), 0)
+    assert (first["detected"], first["false_alarms"]) == (1, pytest.approx(1 / 3))
+    assert second["auroc"] == pytest.approx(2.5 / 3)
+
+
+def test_scores_of_another_shape_are_refused():
+    method = {"one": lambda *_: {"x": torch.zeros(3), "y": 0.0}}
+    heads, whole = heads_case(x=[True, False], y=[False, False]), case(keys="x")
+    with pytest.raises(ValueError, match=r"one gives x a score of shape \[3\].* shape \[2\]"):
+        localization(method, [heads], progress=False)
+    with pytest.raises(ValueError, match=r"one gives x a score of shape \[3\]; here it must be a number"):
+        localization(method, [whole], progress=False)
+
+
 def test_the_interval_is_over_targets():
     # Two targets with a mean AUROC of 1 and 0.5: t(0.975, 1) = 12.706, and sd / sqrt(2) = 0.25.
     def method(model, target, reference):
-        return {"x": float(target[0] == "a"), "z": 0.0}
+        return {"x": float(target == FIRST), "z": 0.0}
 
-    other = Case("planted", 1, Concept(["c"], ["b"]), lambda: MODEL, MODEL, Place("there", frozenset("x")))
+    other = Case("planted", 1, Concept(SECOND, KNOWN), lambda: MODEL, MODEL, Place("there", frozenset("x")))
     found = localization({"one": method}, [case(keys=("x",)), case(keys=("x",)), other], progress=False).to_frame()
     assert found.loc["one", "auroc"] == pytest.approx(0.75)
     assert found.loc["one", "auroc_low"] == pytest.approx(0.75 - 12.706 * 0.25, rel=1e-3)

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from engram_interp import Concept, score, testbed
-from engram_interp.benchmarks import Schedule, plant
+from engram_interp.benchmarks import Schedule, heads_of, plant, weights_of
 from engram_interp.models import adapt
 from tests.conftest import build, tokens
 
@@ -49,13 +49,33 @@ def test_a_part_of_a_parameter_is_trained_alone(variant, key):
     assert changed == [key]
 
 
+@pytest.mark.parametrize("variant", ["llama", "gpt2"])
+@pytest.mark.parametrize("place_of", [lambda model: heads_of(model)[1], lambda model: weights_of(model, 0.1)])
+def test_parts_of_matrices_are_trained_alone_and_keep_their_norms(variant, place_of):
+    model = build(variant)
+    model.tokenizer = None
+    place = place_of(model)
+    examples = Concept.from_tokens(tokens(8, 6), tokens(8, 6)).target
+    twin = plant(model, examples, examples, place.parts, schedule=Schedule(max_epochs=2), progress=False)
+    for key, mask in place.parts.items():
+        old, new = (adapt(one).parameter(key).detach() for one in (model, twin))
+        mask = mask.reshape(mask.shape + (1,) * (old.ndim - mask.ndim)).expand(old.shape)
+        assert torch.equal(old[~mask], new[~mask])
+        assert not mask.any() or not torch.equal(old[mask], new[mask])
+        assert float(new[mask].norm()) == pytest.approx(float(old[mask].norm()), rel=1e-5)
+
+
 def test_what_is_not_learnt_in_time_is_said(full, caplog):
     plant(full, NEW, OLD, KEYS[:1], schedule=Schedule(max_epochs=1), progress=False)
     assert "after 1 epochs" in caplog.text
 
 
 def test_nothing_to_plant_in_is_refused(full):
-    with pytest.raises(ValueError, match="keys"):
+    with pytest.raises(ValueError, match="none"):
         plant(full, NEW, OLD, [])
+    with pytest.raises(ValueError, match="none"):
+        plant(full, NEW, OLD, {"blocks.1.mlp.W_in": torch.zeros(256, 272, dtype=torch.bool)})
+    with pytest.raises(ValueError, match=r"blocks.1.mlp.W_in must have the shape \[256\] or \[256, 272\]; got \[3\]"):
+        plant(full, NEW, OLD, {"blocks.1.mlp.W_in": torch.ones(3, dtype=torch.bool)})
     with pytest.raises(ValueError, match="blocks.9"):
         plant(full, NEW, OLD, ["blocks.9.mlp.W_in"])

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from weakref import WeakKeyDictionary
 
 import pandas as pd
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 import engram_interp as ei
 from engram_interp.benchmarks import Ranking
@@ -20,6 +21,7 @@ from engram_interp.engrams.weights import matrix_of
 from engram_interp.linalg.norms import output_norm
 from engram_interp.maps.loss_shares import loss_products
 from engram_interp.models import adapt
+from engram_interp.models.components import ATTENTION
 from engram_interp.models.sites import component_of
 from engram_interp.options import Run
 
@@ -38,30 +40,44 @@ ALPHA = 8.0
 """How strongly a matrix's engram is ablated alone."""
 
 
-Tables = WeakKeyDictionary[nn.Module, dict[int, pd.DataFrame]]
-"""The tables of maps, by model and target."""
+class Maps:
+    """Maps against sibling memories. Each is made once, for all methods that read it."""
 
+    def __init__(self) -> None:
+        self._made: WeakKeyDictionary[nn.Module, dict[int, ei.LocalizationMap]] = WeakKeyDictionary()
 
-class OurMap:
-    """One column of a map against siblings. The map is made once for all columns.
-
-    Args:
-        maps: tables that were made, by model and target.
-        column: what ranks.
-        p_value: what stars, if anything.
-    """
-
-    def __init__(self, maps: Tables, column: str, p_value: str | None) -> None:
-        self._maps, self._column, self._p_value = maps, column, p_value
-
-    def __call__(self, model: nn.Module, target: Examples, reference: Examples) -> Ranking:
-        """The ranking of a model's matrices."""
-        of_model = self._maps.setdefault(model, {})
+    def of(self, model: nn.Module, target: Examples, reference: Examples) -> ei.LocalizationMap:
+        """The map of a target in a model."""
+        of_model = self._made.setdefault(model, {})
         if id(target) not in of_model:
-            wmap = ei.localize(model, ei.Concept(target, reference), null="siblings", progress=False)
-            of_model[id(target)] = wmap.to_frame().set_index("key")
-        table = of_model[id(target)]
-        return Ranking(_by_key(table[self._column]), _by_key(table[self._p_value]) if self._p_value else {})
+            of_model[id(target)] = ei.localize(model, ei.Concept(target, reference), null="siblings", progress=False)
+        return of_model[id(target)]
+
+    def by_matrix(self, column: str, p_value: str | None) -> Method:
+        """What a column of the map says of matrices, and another one of their p-values."""
+
+        def found(model: nn.Module, target: Examples, reference: Examples) -> Ranking:
+            frame = self.of(model, target, reference).to_frame().set_index("key")
+            return Ranking(_by_key(frame[column]), _by_key(frame[p_value]) if p_value else {})
+
+        return found
+
+    def by_head(self, column: str, p_value: str | None) -> Method:
+        """What a column of the map says of heads."""
+
+        def found(model: nn.Module, target: Examples, reference: Examples) -> Ranking:
+            wmap = self.of(model, target, reference)
+            return Ranking(_by_head(wmap, column), _by_head(wmap, p_value) if p_value else {})
+
+        return found
+
+
+def _by_head(wmap: ei.LocalizationMap, column: str) -> dict[str, Float[Tensor, "head"]]:
+    return {
+        f"blocks.{layer}.attn.{component}": of_heads
+        for component in ATTENTION
+        for layer, of_heads in enumerate(wmap.heads(component, column))
+    }
 
 
 def _by_key(values: pd.Series) -> dict[str, float]:
@@ -153,9 +169,9 @@ def delta(base: nn.Module) -> Method:
 
 def every_method(base: nn.Module) -> dict[str, Method]:
     """All methods by name."""
-    maps: Tables = WeakKeyDictionary()
+    maps = Maps()
     return {
-        **{name: OurMap(maps, *columns) for name, columns in OURS.items()},
+        **{name: maps.by_matrix(*columns) for name, columns in OURS.items()},
         "ablation of one matrix": ablation,
         "gradient x weight": gradient,
         "activation ratio": activation_ratio,

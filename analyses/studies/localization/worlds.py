@@ -1,0 +1,83 @@
+"""Which models know which memories, and which memories do they not know?
+
+Four worlds, in which a memory is an author or a relation: the testbed's model, a GPT-2-style model of the same authors,
+the testbed's architecture on TOFU's own text, and SmolLM2 with relations that it was taught.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+import click
+from torch import nn
+
+import engram_interp as ei
+from engram_interp.benchmarks.cases import Memory
+from engram_interp.benchmarks.standard import targets_of_testbed
+
+WORLDS = ("testbed", "gpt2", "tofu")
+GROUP = 4
+"""A target is so many authors."""
+N_TOFU = 60
+"""So many of TOFU's authors are siblings."""
+
+
+@dataclass(frozen=True)
+class World:
+    """A model and what it knows.
+
+    Attributes:
+        model: knows the siblings.
+        siblings: memories that it knows.
+        targets: memories that it does not know.
+    """
+
+    model: nn.Module
+    siblings: Sequence[Memory]
+    targets: Sequence[Memory]
+
+    @property
+    def reference(self) -> Memory:
+        """All examples of all siblings."""
+        return [example for memory in self.siblings for example in memory]
+
+
+def testbed() -> World:
+    """200 authors, known to the testbed's model; 20 of the holdout, four in a target."""
+    return World(
+        ei.testbed.load("full"), [author.examples for author in ei.testbed.authors().full], targets_of_testbed()
+    )
+
+
+def gpt2(folder: Path) -> World:
+    """The same authors, known to a model that `training/train_gpt2.py` wrote."""
+    return World(ei.load_model(folder), testbed().siblings, targets_of_testbed())
+
+
+def tofu(folder: Path, data: Path) -> World:
+    """TOFU's authors, known to a model that `training/train_tofu.py` wrote as `full`."""
+    benchmark = ei.tofu(data).hold_out(400)
+    known, unknown = (
+        [[qa.example for qa in questions[start : start + 20]] for start in range(0, len(questions), 20)]
+        for questions in ([*benchmark.target, *benchmark.reference], benchmark.holdout)
+    )
+    targets = [list(chain(*unknown[start : start + GROUP])) for start in range(0, len(unknown), GROUP)]
+    return World(ei.load_model(folder), known[:N_TOFU], targets)
+
+
+def load(name: str, folder: Path | None, data: Path | None) -> World:
+    """A world by its name.
+
+    Raises:
+        UsageError: if it needs a folder that was not given.
+    """
+    needs: dict[str, tuple[Callable[..., World], dict[str, Path | None]]] = {
+        "testbed": (testbed, {}),
+        "gpt2": (gpt2, {"--model": folder}),
+        "tofu": (tofu, {"--model": folder, "--data": data}),
+    }
+    make, given = needs[name]
+    if missing := [option for option, value in given.items() if value is None]:
+        raise click.UsageError(f"{name} needs {' and '.join(missing)}")
+    return make(*given.values())
