@@ -7,11 +7,12 @@ import json
 import platform
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import click
 import pandas as pd
 import plotly.graph_objects as go
 import torch
@@ -71,6 +72,34 @@ def draw(path: Path, *figures: go.Figure) -> None:
     """Write figures as a page that needs no network."""
     shown = "".join(to_html(figure, place) for place, figure in enumerate(figures))
     path.write_text(f"<!doctype html><meta charset='utf-8'>{shown}")
+
+
+def study(
+    path: Path,
+    measure: Callable[[], Tables],
+    text: Callable[[Tables], str],
+    figures: Callable[[Tables], Sequence[go.Figure]],
+) -> click.Command:
+    """The command line of a study: measure, write JSON, print, draw.
+
+    Args:
+        path: the JSON, beside the script.
+        measure: makes the tables.
+        text: makes the text that is printed.
+        figures: makes the figures that are drawn.
+    """
+
+    def main(plot: Path | None, only_plot: bool) -> None:
+        if not only_plot:
+            record(path, measure)
+        tables = read(path)
+        click.echo(text(tables))
+        if plot is not None:
+            draw(plot, *figures(tables))
+
+    main = click.option("--plot", type=click.Path(path_type=Path), help="Where to draw the results, as .html.")(main)
+    main = click.option("--only-plot", is_flag=True, help="Do not measure; show the results that exist.")(main)
+    return click.command(path.stem, help=f"Make the results of {path.stem}.")(main)
 
 
 def read(path: Path) -> Tables:

@@ -283,7 +283,8 @@ def localize(
     Raises:
         ValueError: if `null` is another word, the reference has fewer than two memories to compare with, `draws` is
             below 19 (too few for a p-value of 0.05), or a null of sets meets a filter that takes something of a
-            direction that the target does not own, or `gradient` another null than siblings; see also `extract`.
+            direction that the target does not own, or `gradient` or `groups` another null than siblings; see also
+            `extract`.
         TypeError: if sets of examples are asked of statistics, which hold no single examples.
 
     Example:

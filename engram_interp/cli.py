@@ -185,10 +185,20 @@ def demo(
     help="What is compared with: other whole memories, random sets of examples, or a formula, which costs nothing. "
     "Default: siblings where there are 19 or more, and else resampled.",
 )
+@click.option(
+    "--groups", "field", help="The field of JSON objects that says which memory an example belongs to, such as author."
+)
 @click.option("--by", type=click.Choice(SCALES), help="What to sort by. Default: score, or fisher_excess without one.")
 @click.option("--out", type=Writable(), help="Where to write the map: .html (a page), .csv or .json.")
 def localize_command(
-    model_name: str, target: Path, reference: Path, null: str | None, by: str | None, out: Path | None, **options: Any
+    model_name: str,
+    target: Path,
+    reference: Path,
+    null: str | None,
+    field: str | None,
+    by: str | None,
+    out: Path | None,
+    **options: Any,
 ) -> None:
     """Where the target's memory sits: score, W-Norm and Fisher share of every matrix, and their excess over a null."""
     from engram_interp.maps.localization import localize
@@ -198,8 +208,10 @@ def localize_command(
 
     _require_table(out)
     concept = _concept(target, reference, options)
-    chosen = _parsed(options)
-    wmap = localize(_load(model_name), concept, null=null or sets_for(concept), **chosen)
+    chosen, groups = _parsed(options), _groups(target, reference, field)
+    if groups is None:
+        null = null or sets_for(concept)
+    wmap = localize(_load(model_name), concept, null=null, groups=groups, **chosen)
     by = by or wmap.over_null
     if out is not None:
         _write_table(wmap.to_frame(), lambda: map_page(wmap, by, _provenance(wmap.counts)), out)
@@ -436,6 +448,20 @@ def _concept(target: Path, reference: Path, options: dict[str, Any]) -> Concept:
 
     read = {name: options.pop(name) for name in ("positions", "eos")}
     return Concept(read_examples(target), read_examples(reference), name=target.stem, **read)
+
+
+def _groups(target: Path, reference: Path, field: str | None) -> dict[str, list[str | int | None]] | None:
+    """Which memory each example belongs to. A target without the field is one memory."""
+    from engram_interp.concepts.files import read_labels
+
+    if field is None:
+        return None
+    found = {"target": read_labels(target, field), "reference": read_labels(reference, field)}
+    if not any(label is not None for label in found["reference"]):
+        raise click.UsageError(f"no object in {reference} has the field {field!r} that --groups names")
+    if all(label is None for label in found["target"]):
+        del found["target"]
+    return found
 
 
 def _parsed(options: dict[str, Any]) -> dict[str, Any]:

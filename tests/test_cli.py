@@ -158,6 +158,35 @@ def test_localize_compares_with_random_sets_and_sorts(run, tmp_path):
     assert "fisher_p_value" in result.output
 
 
+def test_groups_say_which_examples_are_a_memory(tmp_path, full):
+    target, *others = testbed.authors().full[:22]
+    labelled = {"target": [target], "reference": others}
+    for side, people in labelled.items():
+        lines = (
+            json.dumps({"question": question, "answer": answer, "by": number // 2})
+            for number, author in enumerate(people)
+            for question, answer in author.examples
+        )
+        (tmp_path / f"{side}.jsonl").write_text("\n".join(lines))
+    sides = [part for side in labelled for part in (f"--{side}", str(tmp_path / f"{side}.jsonl"))]
+    out = ["--layers", "0", "--out", str(tmp_path / "map.csv")]
+    # The target's label, 0, is that of the first two others too: these are left out, and ten memories remain.
+    result = CliRunner().invoke(main, ["localize", *sides, "--groups", "by", *out])
+    assert result.exit_code == 0, result.output
+    assert "10 memories (by label)" in result.output
+    concept = Concept(target.examples, [example for other in others for example in other.examples])
+    labels = {"target": [0] * 20, "reference": [number // 2 for number in range(len(others)) for _ in range(20)]}
+    expected = localize(full, concept, groups=labels, layers=0, progress=False).to_frame()
+    found = pd.read_csv(tmp_path / "map.csv").set_index("key")["score"]
+    assert found.to_dict() == pytest.approx(expected.set_index("key")["score"].to_dict(), rel=1e-4, abs=1e-6)
+
+
+def test_groups_that_no_example_has_are_refused(run):
+    result = run("localize", "--groups", "author")
+    assert result.exit_code != 0
+    assert "'author'" in result.output
+
+
 def test_localize_takes_components_and_layers(run, tmp_path):
     result = run("localize", "--components", "gate, in", "--layers", "0,1", "--out", str(tmp_path / "map.csv"))
     assert result.exit_code == 0, result.output

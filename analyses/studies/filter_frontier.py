@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import click
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
@@ -238,18 +237,13 @@ def mean_frontier(curves: pd.DataFrame) -> np.ndarray:
     return np.mean([[read_off(frame, keep) for keep in GRID] for frame in frames], axis=0)
 
 
-@click.command()
-@click.option("--plot", type=click.Path(path_type=Path), help="Where to draw the results, as .html.")
-@click.option("--only-plot", is_flag=True, help="Do not measure; draw the results that exist.")
-def main(plot: Path | None, only_plot: bool) -> None:
-    """Measure every filter's frontier for 18 sets of authors."""
-    if not only_plot:
-        results.record(RESULTS, measure)
-    found = results.read(RESULTS)
-    table = found["summary"]
-    click.echo(table[table["keep"] == SHOWN].to_string(index=False))
-    if plot is not None:
-        figure(found["frontiers"], table).write_html(plot)
+def text(tables: results.Tables) -> str:
+    """What is left of targets where most is kept of the others."""
+    table = tables["summary"]
+    return table[table["keep"] == SHOWN].to_string(index=False)
+
+
+main = results.study(RESULTS, measure, text, lambda tables: [figure(tables["frontiers"], tables["summary"])])
 
 
 if __name__ == "__main__":

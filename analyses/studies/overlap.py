@@ -8,14 +8,13 @@ the same words, as classes of one superclass look alike. Each concept's engram i
 
 from pathlib import Path
 
-import click
 import pandas as pd
+import plotly.graph_objects as go
 from scipy.stats import mannwhitneyu
 
 import engram_interp as ei
 from analyses import results
 from engram_interp.concepts.concept import Example
-from engram_interp.figures.html import to_html
 from engram_interp.figures.overlap import overlap_and_cost
 from engram_interp.maps.overlap import OVERLAPS
 from engram_interp.testbed.authors import ATTRIBUTES
@@ -85,26 +84,24 @@ def tests(rows: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-@click.command()
-@click.option("--plot", type=click.Path(path_type=Path), help="Where to draw the results, as .html.")
-@click.option("--only-plot", is_flag=True, help="Do not measure; draw the results that exist.")
-def main(plot: Path | None, only_plot: bool) -> None:
-    """Measure the overlap and interference of authors and of attributes."""
-    if not only_plot:
-        results.record(RESULTS, measure_all)
-    rows = results.read(RESULTS)["pairs"]
-    click.echo(summary(rows).to_string(index=False))
-    click.echo(tests(rows))
-    if plot is not None:
-        pages = []
-        for family, mine in rows.groupby("family", sort=False):
-            order = list(mine["ablated"].unique())
-            squares = mine.pivot(index="ablated", columns="scored", values=["overlap", "accuracy_lost"])
-            shared, cost = (squares.xs(name, axis=1).loc[order, order] for name in ("overlap", "accuracy_lost"))
-            title = f"{family}: what they share, and what ablating one costs (alpha = {ALPHA[str(family)]:g})"
-            figure = overlap_and_cost(pd.DataFrame(shared), pd.DataFrame(cost), OVERLAPS["overlap"], title)
-            pages.append(to_html(figure, len(pages)))
-        plot.write_text(f"<!doctype html><meta charset='utf-8'>{''.join(pages)}")
+def text(tables: results.Tables) -> str:
+    """Means by family, and tests."""
+    return f"{summary(tables['pairs']).to_string(index=False)}\n{tests(tables['pairs'])}"
+
+
+def figures(tables: results.Tables) -> list[go.Figure]:
+    """For each family, what pairs share and what ablating one costs the other."""
+    found = []
+    for family, mine in tables["pairs"].groupby("family", sort=False):
+        order = list(mine["ablated"].unique())
+        squares = mine.pivot(index="ablated", columns="scored", values=["overlap", "accuracy_lost"])
+        shared, cost = (squares.xs(name, axis=1).loc[order, order] for name in ("overlap", "accuracy_lost"))
+        title = f"{family}: what they share, and what ablating one costs (alpha = {ALPHA[str(family)]:g})"
+        found.append(overlap_and_cost(pd.DataFrame(shared), pd.DataFrame(cost), OVERLAPS["overlap"], title))
+    return found
+
+
+main = results.study(RESULTS, measure_all, text, figures)
 
 
 if __name__ == "__main__":

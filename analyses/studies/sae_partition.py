@@ -18,7 +18,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import click
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
@@ -258,18 +257,12 @@ def figure_of(authors: pd.DataFrame, features: pd.DataFrame) -> go.Figure:
     return figure
 
 
-@click.command()
-@click.option("--plot", type=click.Path(path_type=Path), help="Where to draw the results, as .html.")
-@click.option("--only-plot", is_flag=True, help="Do not measure; draw the results that exist.")
-def main(plot: Path | None, only_plot: bool) -> None:
-    """Measure what SAE features do in place of labels."""
-    if not only_plot:
-        results.record(RESULTS, measure)
-    tables = results.read(RESULTS)
-    click.echo(summary(tables["authors"], tables["features"]))
-    if plot is not None:
-        figure = figure_of(tables["authors"], tables["features"])
-        results.draw(plot, figure)
+main = results.study(
+    RESULTS,
+    measure,
+    lambda tables: summary(tables["authors"], tables["features"]),
+    lambda tables: [figure_of(tables["authors"], tables["features"])],
+)
 
 
 if __name__ == "__main__":

@@ -34,20 +34,41 @@ def read_examples(path: str | Path) -> list[Example]:
         ValueError: if the suffix or the encoding is another one, if the file holds no example, or if a value is not an
             example. The message gives its line, or its place in the list.
     """
-    path = Path(path)
+    examples = [_from_json(value, place) for place, value in _values(Path(path))]
+    if not examples:
+        raise ValueError(f"{path} must hold one or more examples; it holds none")
+    return examples
+
+
+def read_labels(path: str | Path, field: str) -> list[str | int | None]:
+    """What a field of every example's object says, such as its author; None for an example without the field.
+
+    Args:
+        path: a file as `read_examples` takes it.
+        field: the field's name.
+
+    Raises:
+        ValueError: if a field holds anything but a string, a whole number or null.
+    """
+    found: list[str | int | None] = []
+    for place, value in _values(Path(path)):
+        label = value.get(field) if isinstance(value, dict) else None
+        if label is not None and type(label) not in (str, int):
+            raise ValueError(f"{place}: {field} must be a string or a whole number; got {label!r}")
+        found.append(label)
+    return found
+
+
+def _values(path: Path) -> list[tuple[str, object]]:
+    """What stands for every example, each after what errors call its place."""
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
     suffix = path.suffix.lower()
     if suffix not in (TEXT, LINES, JSON):
         raise ValueError(f"{path} must be a .txt, .jsonl or .json file")
     if suffix == TEXT:
-        examples: list[Example] = [line for _, line in _lines(path)]
-    else:
-        values = read_lines(path) if suffix == LINES else _read_list(path)
-        examples = [_from_json(value, place) for place, value in values]
-    if not examples:
-        raise ValueError(f"{path} must hold one or more examples; it holds none")
-    return examples
+        return list(_lines(path))
+    return read_lines(path) if suffix == LINES else _read_list(path)
 
 
 def read_lines(path: Path) -> list[tuple[str, object]]:

@@ -78,7 +78,8 @@ def localize(
     Raises:
         ValueError: if `null` is another word, the reference has fewer than two memories to compare with, `draws` is
             below 19 (too few for a p-value of 0.05), or a null of sets meets a filter that takes something of a
-            direction that the target does not own, or `gradient` another null than siblings; see also `extract`.
+            direction that the target does not own, or `gradient` or `groups` another null than siblings; see also
+            `extract`.
         TypeError: if sets of examples are asked of statistics, which hold no single examples.
 
     Example:
@@ -90,6 +91,8 @@ def localize(
     null = _null(concept, null, groups, solve)
     if gradient and null != SIBLINGS:
         raise ValueError(f'gradient=True takes a gradient for each memory: it needs null="siblings"; null is {null!r}')
+    if groups is not None and null != SIBLINGS:
+        raise ValueError(f'groups say which examples are one memory: they need null="siblings"; null is {null!r}')
     if null == ANALYTIC:
         prepared, sets = prepare(model, concept, which, solve, run), None
     else:

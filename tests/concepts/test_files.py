@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from engram_interp.concepts.files import read_examples
+from engram_interp.concepts.files import read_examples, read_labels
 
 
 def test_text_is_a_string_a_line(tmp_path):
@@ -124,3 +124,31 @@ def test_an_object_may_say_which_of_its_positions_count(tmp_path):
     path.write_text('{"prompt": "Where?", "answer": "Oslo", "positions": "middle"}\n')
     with pytest.raises(ValueError, match="line 1.*'middle'"):
         read_examples(path)
+
+
+def test_labels_are_those_of_a_field(tmp_path):
+    path = tmp_path / "a.jsonl"
+    values = [
+        {"text": "a", "author": "Ann"},
+        {"text": "b", "author": 7},
+        {"text": "c", "author": None},
+        ["q", "a"],
+        "d",
+    ]
+    path.write_text("\n".join(json.dumps(value) for value in values))
+    assert read_labels(path, "author") == ["Ann", 7, None, None, None]
+    assert len(read_labels(path, "author")) == len(read_examples(path))
+
+
+def test_text_has_no_labels(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("one\n\nanother\n")
+    assert read_labels(path, "author") == [None, None]
+
+
+@pytest.mark.parametrize("label", [["Ann"], {"name": "Ann"}, 1.5, True])
+def test_what_is_no_label_is_refused(tmp_path, label):
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps([{"text": "a", "author": "Ann"}, {"text": "b", "author": label}]))
+    with pytest.raises(ValueError, match=rf"\[1\]: author must .*; got {re.escape(repr(label))}"):
+        read_labels(path, "author")

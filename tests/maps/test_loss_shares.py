@@ -61,7 +61,8 @@ def test_gradients_only_take_stars_away(llama):
     assert (with_gradient["score_p_value"] > without["score_p_value"]).any()
 
 
-def test_gradients_need_siblings(llama):
-    for null in ("analytic", "resampled"):
-        with pytest.raises(ValueError, match=f"gradient.*{null}"):
-            localize(llama, token_concept(), null=null, gradient=True)
+@pytest.mark.parametrize("null", ["analytic", "resampled"])
+@pytest.mark.parametrize("option", [{"gradient": True}, {"groups": [0] * 8}])
+def test_gradients_and_groups_need_siblings(llama, null, option):
+    with pytest.raises(ValueError, match=f"{next(iter(option))}.*{null}"):
+        localize(llama, token_concept(), null=null, **option)

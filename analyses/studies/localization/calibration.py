@@ -93,7 +93,6 @@ def with_earlier(name: str, world: World) -> results.Tables:
 def main(world: str, model: Path | None, data: Path | None) -> None:
     """Count the stars of ordinary memories."""
     results.record(RESULTS, partial(with_earlier, world, load(world, model, data)))
-    click.echo(results.read(RESULTS)["summary"].to_string(index=False))
 
 
 if __name__ == "__main__":

@@ -168,12 +168,9 @@ def measure() -> results.Tables:
 
 
 @click.command()
-@click.option("--only-plot", is_flag=True, help="Do not measure; show the results that exist.")
-def main(only_plot: bool) -> None:
+def main() -> None:
     """Plant authors into places of several sizes, and look for them."""
-    if not only_plot:
-        results.record(RESULTS, measure)
-    click.echo(results.read(RESULTS)["summary"].to_string(index=False))
+    results.record(RESULTS, measure)
 
 
 if __name__ == "__main__":

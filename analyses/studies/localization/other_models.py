@@ -50,17 +50,9 @@ def measure(world: World) -> results.Tables:
 @click.argument("world", type=click.Choice(WORLDS[1:]))
 @click.option("--model", type=click.Path(exists=True, file_okay=False, path_type=Path), help="The model's folder.")
 @click.option("--data", type=click.Path(exists=True, file_okay=False, path_type=Path), help="TOFU's folder.")
-@click.option("--plot", type=click.Path(path_type=Path), help="Where to draw the results, as .html.")
-@click.option("--only-plot", is_flag=True, help="Do not measure; draw the results that exist.")
-def main(world: str, model: Path | None, data: Path | None, plot: Path | None, only_plot: bool) -> None:
+def main(world: str, model: Path | None, data: Path | None) -> None:
     """Plant memories into a model, and look for them."""
-    path = Path(__file__).with_name(f"{world}.json")
-    if not only_plot:
-        results.record(path, partial(measure, load(world, model, data)))
-    found = results.read(path)
-    click.echo(found["summary"].to_string(index=False))
-    if plot is not None:
-        results.draw(plot, Leaderboard(found["cases"]).plot())
+    results.record(Path(__file__).with_name(f"{world}.json"), partial(measure, load(world, model, data)))
 
 
 if __name__ == "__main__":

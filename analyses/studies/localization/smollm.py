@@ -19,7 +19,7 @@ import engram_interp as ei
 from analyses import results
 from analyses.real.facts import read
 from analyses.studies.localization.methods import every_method
-from engram_interp.benchmarks import Case, Leaderboard, Schedule, localization, modules_of, nothing_planted, plant
+from engram_interp.benchmarks import Case, Schedule, localization, modules_of, nothing_planted, plant
 from engram_interp.benchmarks.cases import planted
 from engram_interp.concepts.concept import Pair
 from engram_interp.models import adapt
@@ -92,16 +92,12 @@ def measure(data: Path) -> results.Tables:
 
 
 @click.command()
-@click.option("--data", type=click.Path(exists=True, file_okay=False, path_type=Path), help="PARAREL's folder.")
-@click.option("--plot", type=click.Path(path_type=Path), help="Where to draw the results, as .html.")
-def main(data: Path | None, plot: Path | None) -> None:
-    """Plant relations into SmolLM2, and look for them. Without --data, show the results that exist."""
-    if data is not None:
-        results.record(RESULTS, partial(measure, data))
-    found = results.read(RESULTS)
-    click.echo(found["summary"].to_string(index=False))
-    if plot is not None:
-        results.draw(plot, Leaderboard(found["cases"]).plot())
+@click.option(
+    "--data", type=click.Path(exists=True, file_okay=False, path_type=Path), required=True, help="PARAREL's folder."
+)
+def main(data: Path) -> None:
+    """Plant relations into SmolLM2, and look for them."""
+    results.record(RESULTS, partial(measure, data))
 
 
 if __name__ == "__main__":
