@@ -19,6 +19,7 @@ FILTERS = {
     "hard(2 n/N)": "`hard(2 n/N)`",
     "UCE, ridge 1e3": "UCE's ridge, 1000",
 }
+WORLDS = {"testbed": "testbed", "gpt2": "GPT-2's architecture", "tofu": "TOFU's text"}
 FAMILIES = {"authors": "authors", "attributes": "questions"}
 
 
@@ -41,6 +42,46 @@ def of_localization(tables: Tables) -> str:
     ]
     kept = [i for i in range(len(head)) if any(row[i] != "-" for row in rows)]
     return table([head[i] for i in kept], [[row[i] for i in kept] for row in rows])
+
+
+def of_levels(tables: Tables) -> str:
+    """For every method and level, how well it ranks what holds the memory."""
+    found = _by(tables["summary"], "method", "level")
+    levels = list(tables["summary"]["level"].unique())
+    means = tables["summary"].groupby("method", sort=False)["auroc"].max().sort_values(ascending=False)
+    rows = [[name, *(_interval(found.get((name, level), {}), "auroc") for level in levels)] for name in means.index]
+    learnt = tables["cases"].groupby("level")["known"].mean()
+    known = ["*known after planting*", *(f"{100 * learnt[level]:.0f} %" for level in levels)]
+    return table(["AUROC", *levels], [*rows, known])
+
+
+def of_calibration(tables: Tables) -> str:
+    """How many ordinary targets have a star, by model and size of the target."""
+    found = _by(tables["summary"], "world", "memories", "of")
+    rows = []
+    for world, memories in dict.fromkeys((world, memories) for world, memories, _ in found):
+        mine = {of: found[world, memories, of] for of in ("matrices", "heads", "either")}
+        stars = [f"{100 * mine[of]['any']:.1f} %" for of in mine]
+        rows.append([WORLDS[world], str(memories), str(mine["matrices"]["targets"]), *stars])
+    return table(["model", "memories in a target", "targets", "any matrix", "any head", "either"], rows)
+
+
+def of_forgetting(tables: Tables) -> str:
+    """For every place that was edited: what is left of the target, and what comes back."""
+    found = _by(tables["summary"], "kind", "place")
+    places = list(dict.fromkeys(tables["summary"]["place"]))
+    kinds = {"planted": ("in_place", "left", "kept", "relearned"), "ordinary": ("left", "kept", "relearned")}
+    names = {"in_place": "of the place", "left": "left", "kept": "others keep", "relearned": "after relearning"}
+    head = ["edited", *(f"{kind}: {names[one]}" for kind, shown in kinds.items() for one in shown)]
+    rows = [
+        [place, *(_percent(found.get((kind, place), {}).get(one)) for kind, shown in kinds.items() for one in shown)]
+        for place in places
+    ]
+    return table(head, rows)
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None or math.isnan(value) else f"{100 * value:.0f} %"
 
 
 def _interval(row: Mapping[Any, Any], name: str) -> str:

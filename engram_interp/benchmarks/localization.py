@@ -79,6 +79,20 @@ class Leaderboard:
         title = f"Which method finds a planted memory? {n_cases} memories of {n_targets} targets"
         return leaderboard_figure(planted, title)
 
+    def plot_places(self, method: str) -> go.Figure:
+        """A method's AUROC, detection and false alarms by the place where memories were planted.
+
+        Raises:
+            ValueError: if the method is none of the leaderboard's.
+        """
+        from engram_interp.figures.leaderboard import leaderboard_figure
+
+        mine = self.table[(self.table["kind"] == PLANTED) & (self.table["method"] == method)]
+        if not len(mine):
+            raise ValueError(f"method must be one of {', '.join(self.table['method'].unique())}; got {method!r}")
+        title = f"Where does {method} find a planted memory? {mine['target_set'].nunique()} targets"
+        return leaderboard_figure(mine, title, of="place")
+
     def __repr__(self) -> str:
         methods, cases = self.table["method"].nunique(), len(self.table) // max(1, self.table["method"].nunique())
         return f"Leaderboard({methods} methods, {cases} cases)"

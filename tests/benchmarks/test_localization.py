@@ -102,5 +102,10 @@ def test_a_leaderboard_draws_itself():
         {"one": said([9.0, 2.0, 3.0, 1.0, 0.0], [0.01, 0.2, 0.05, 0.5, 1.0])}, [case()], progress=False
     )
     assert "1 memories of 1 targets" in board.plot().layout.title.text
+    places = board.plot_places("one")
+    assert set(places.data[1].y) == {"there"}
+    assert places.data[1].x[0] == pytest.approx(5 / 6)
+    with pytest.raises(ValueError, match="one of one; got 'two'"):
+        board.plot_places("two")
     assert "one" in board._repr_html_()
     assert repr(board) == "Leaderboard(1 methods, 1 cases)"

@@ -22,8 +22,9 @@ def main(plot: Path | None) -> None:
     for name, of_model in MODELS.items():
         found = results.read(HERE / f"{name}.json")
         click.echo(f"{of_model}\n{found['summary'].to_string(index=False)}\n")
-        figure = Leaderboard(found["cases"]).plot()
-        figures.append(figure.update_layout(title=f"{figure.layout.title.text}, {of_model}"))
+        board = Leaderboard(found["cases"])
+        for figure in (board.plot(), board.plot_places("score")):
+            figures.append(figure.update_layout(title=f"{figure.layout.title.text}, {of_model}"))
     if plot is not None:
         results.draw(plot, *figures)
 

@@ -4,7 +4,16 @@ import math
 
 import pandas as pd
 
-from analyses.studies.tables import FILTERS, of_authors, of_filters, of_localization, of_overlap
+from analyses.studies.tables import (
+    FILTERS,
+    of_authors,
+    of_calibration,
+    of_filters,
+    of_forgetting,
+    of_levels,
+    of_localization,
+    of_overlap,
+)
 
 
 def lines(text):
@@ -58,3 +67,42 @@ def test_authors_found_by_features_are_counted_from_four_fifths_on():
     assert text[1].endswith("|  | 2 of 3 (median 80%) |")
     assert text[2].endswith("| 50.0%; 2.0% | 60.0%; 10.0% |")
     assert text[3].endswith("|  | 100%; 50% |")
+
+
+def test_levels_stand_side_by_side_and_say_what_was_learnt():
+    summary = [
+        {"level": "head", "method": "score", "auroc": 0.9, "auroc_low": 0.8, "auroc_high": 1.1},
+        {"level": "weights", "method": "|W+|", "auroc": 0.5, "auroc_low": 0.5, "auroc_high": 0.5},
+        {"level": "head", "method": "learned mask", "auroc": 0.95, "auroc_low": math.nan, "auroc_high": math.nan},
+        {"level": "weights", "method": "learned mask", "auroc": 0.51, "auroc_low": math.nan, "auroc_high": math.nan},
+    ]
+    cases = [{"level": "head", "known": 0.9}, {"level": "head", "known": 1.0}, {"level": "weights", "known": 0.984}]
+    assert lines(of_levels({"summary": pd.DataFrame(summary), "cases": pd.DataFrame(cases)})) == [
+        "| learned mask | 0.95 | 0.51 |",
+        "| score | 0.90 [0.80, 1.00] | - |",
+        "| \\|W+\\| | - | 0.50 |",
+        "| *known after planting* | 95 % | 98 % |",
+    ]
+
+
+def test_calibration_has_a_row_for_each_model_and_size():
+    rows = [
+        {"world": "gpt2", "memories": 4, "of": of, "targets": 200, "any": share, "units": 0.001}
+        for of, share in (("matrices", 0.05), ("heads", 0.045), ("either", 0.08))
+    ]
+    assert lines(of_calibration({"summary": pd.DataFrame(rows)})) == [
+        "| GPT-2's architecture | 4 | 200 | 5.0 % | 4.5 % | 8.0 % |"
+    ]
+
+
+def test_forgetting_has_a_row_for_each_place():
+    found = {"share": 0.12, "in_place": 0.75, "left": 0.544, "kept": 0.98, "relearned": 0.6, "came_back": 0.0}
+    rows = [
+        {"kind": "planted", "place": "score", **found},
+        {"kind": "ordinary", "place": "score", **found, "in_place": math.nan},
+        {"kind": "planted", "place": "where it was planted", **found, "in_place": 1.0},
+    ]
+    assert lines(of_forgetting({"summary": pd.DataFrame(rows)})) == [
+        "| score | 75 % | 54 % | 98 % | 60 % | 54 % | 98 % | 60 % |",
+        "| where it was planted | 100 % | 54 % | 98 % | 60 % | - | - | - |",
+    ]
