@@ -114,7 +114,7 @@ def localization(methods: Mapping[str, Method], cases: Iterable[Case] | None = N
             the cases beside them. That trains sixty models, some 3 s each; methods take what they take.
 
     Raises:
-        ValueError: if a method leaves out a matrix that holds the memory, or its scores have another shape.
+        ValueError: if a method leaves out a matrix that holds the memory, or its scores have another shape or are NaN.
 
     Example:
         >>> import engram_interp as ei
@@ -153,7 +153,7 @@ def _described(case: Case) -> dict[str, object]:
 
 
 def _judged(name: str, found: Ranking, case: Case) -> dict[str, float]:
-    true = _truth(name, found.score, case.place)
+    true = _truth(found.score, case.place)
     scores, holds = _flat(name, found.score, true), np.concatenate([true[key].numpy().ravel() for key in true])
     row: dict[str, float] = dict.fromkeys(MEASURES, float("nan"))
     if case.place:
@@ -169,28 +169,28 @@ def _judged(name: str, found: Ranking, case: Case) -> dict[str, float]:
     return row
 
 
-def _truth(name: str, scores: Scores, place: Place | None) -> Mapping[str, Bool[Tensor, "..."]]:
-    """What holds the memory, for every key that is ranked."""
-    wanted = frozenset[str]() if place is None else place.parts.keys() or place.keys
-    if missing := wanted - scores.keys():
-        raise ValueError(
-            f"{name} gives no score to {min(missing)}, which may hold the memory; it scores {len(scores)} matrices"
-        )
+def _truth(scores: Scores, place: Place | None) -> Mapping[str, Bool[Tensor, "..."]]:
+    """What holds the memory, for every key that is ranked or holds it."""
     if place is not None and place.parts:
         return place.parts
-    return {key: torch.tensor(key in wanted) for key in scores}
+    wanted = frozenset[str]() if place is None else place.keys
+    return {key: torch.tensor(key in wanted) for key in dict.fromkeys([*scores, *sorted(wanted)])}
 
 
 def _flat(name: str, values: Mapping[str, Any], true: Mapping[str, Bool[Tensor, "..."]]) -> np.ndarray:
     """All values in a row, in the order of `true`; a number stands for all of its matrix."""
     found = []
     for key, mask in true.items():
+        if key not in values:
+            raise ValueError(f"{name} gives no number to {key}, which may hold the memory; it has {len(values)} keys")
         value = torch.as_tensor(values[key], dtype=torch.float64).detach().cpu()
         if value.shape not in (torch.Size(), mask.shape):
             raise ValueError(
-                f"{name} gives {key} a score of shape {list(value.shape)}; here it must be a number"
+                f"{name} gives {key} numbers of shape {list(value.shape)}; here it must be one number"
                 f"{f' or have the shape {list(mask.shape)}' if mask.ndim else ''}"
             )
+        if value.isnan().any():
+            raise ValueError(f"{name} gives {key} NaN; it must be a number, and -inf is the lowest")
         found.append(value.expand(mask.shape).numpy().ravel())
     return np.concatenate(found)
 

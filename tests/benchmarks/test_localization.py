@@ -75,9 +75,9 @@ def test_heads_are_ranked_by_a_number_each_or_by_that_of_their_matrix():
 def test_scores_of_another_shape_are_refused():
     method = {"one": lambda *_: {"x": torch.zeros(3), "y": 0.0}}
     heads, whole = heads_case(x=[True, False], y=[False, False]), case(keys="x")
-    with pytest.raises(ValueError, match=r"one gives x a score of shape \[3\].* shape \[2\]"):
+    with pytest.raises(ValueError, match=r"one gives x numbers of shape \[3\].* shape \[2\]"):
         localization(method, [heads], progress=False)
-    with pytest.raises(ValueError, match=r"one gives x a score of shape \[3\]; here it must be a number"):
+    with pytest.raises(ValueError, match=r"one gives x numbers of shape \[3\]; here it must be one number"):
         localization(method, [whole], progress=False)
 
 
@@ -93,8 +93,20 @@ def test_the_interval_is_over_targets():
 
 
 def test_a_method_that_leaves_out_the_place_is_refused():
-    with pytest.raises(ValueError, match="one gives no score to y"):
+    with pytest.raises(ValueError, match="one gives no number to y"):
         localization({"one": lambda *_: {"x": 1.0}}, [case()], progress=False)
+
+
+def test_nan_is_refused():
+    one = case(keys="x")
+    with pytest.raises(ValueError, match="one gives z NaN"):
+        localization({"one": lambda *_: {"x": 1.0, "z": math.nan}}, [one], progress=False)
+
+
+def test_a_p_value_that_is_missing_is_refused():
+    one = case(keys="x")
+    with pytest.raises(ValueError, match="one gives no number to z"):
+        localization({"one": lambda *_: Ranking({"x": 1.0, "z": 0.0}, {"x": 0.5})}, [one], progress=False)
 
 
 def test_a_leaderboard_draws_itself():
