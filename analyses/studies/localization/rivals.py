@@ -6,6 +6,7 @@ Each is a function of a model, a target and a reference, as `benchmarks.localiza
 import random
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -120,14 +121,16 @@ def _output_moments(adapter: Adapter, examples: Sequence[TokenExample]) -> dict[
         points[site.key] = f"blocks.{site.layer}.{name}"
     found: dict[str, Tensor] = {}
 
-    def add(gradient: Tensor, hook: Any) -> None:
+    def add(point: str, gradient: Tensor, hook: Any) -> None:
+        del hook  # a bridge calls it by another name
         rows = gradient.detach().flatten(2).flatten(0, 1)
-        found[hook.name] = found.get(hook.name, 0) + (rows.T @ rows).double()
+        found[point] = found.get(point, 0) + (rows.T @ rows).double()
 
+    hooks = [(point, partial(add, point)) for point in set(points.values())]
     required = {parameter: parameter.requires_grad for parameter in model.parameters()}
     model.requires_grad_(True)
     for batch in batches({"all": list(examples)}, 32, progress=False, describe=""):
-        with torch.enable_grad(), model.hooks(bwd_hooks=[(point, add) for point in set(points.values())]):
+        with torch.enable_grad(), model.hooks(bwd_hooks=hooks):
             answer_loss(adapter, batch, "sum").backward()
         model.zero_grad(set_to_none=True)
     for parameter, before in required.items():
