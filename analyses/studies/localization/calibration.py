@@ -1,10 +1,9 @@
-"""How often does a map star an ordinary memory? `python -m analyses.studies.localization.calibration gpt2`.
+"""How often does a map star an ordinary memory? `python -m analyses.studies.localization.calibration --help`.
 
 Every memory that the model knows, and every set of four in a draw of 199, is taken for the target once, against all
 others. The second moments of target and reference together are the same for all, so one pass gives the scores of all.
 """
 
-from functools import partial
 from itertools import groupby
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 
 import engram_interp as ei
 from analyses import results
-from analyses.studies.localization.worlds import WORLDS, World, load
+from analyses.studies.localization.worlds import Folder, World, gpt2, testbed, tofu
 from engram_interp.benchmarks.localization import LEVEL
 from engram_interp.engrams.parts import parts
 from engram_interp.maps.localization_map import SIBLINGS
@@ -79,20 +78,18 @@ def measure(name: str, world: World) -> pd.DataFrame:
     return pd.DataFrame(rows).round(4)
 
 
-def with_earlier(name: str, world: World) -> results.Tables:
-    """The table with this world's rows in place of those that it had."""
-    found = measure(name, world)
-    earlier = results.read(RESULTS)["summary"] if RESULTS.exists() else found.iloc[:0]
-    return {"summary": pd.concat([earlier[earlier["world"] != name], found], ignore_index=True)}
-
-
 @click.command()
-@click.argument("world", type=click.Choice(WORLDS))
-@click.option("--model", type=click.Path(exists=True, file_okay=False, path_type=Path), help="The model's folder.")
-@click.option("--data", type=click.Path(exists=True, file_okay=False, path_type=Path), help="TOFU's folder.")
-def main(world: str, model: Path | None, data: Path | None) -> None:
-    """Count the stars of ordinary memories."""
-    results.record(RESULTS, partial(with_earlier, world, load(world, model, data)))
+@click.option("--gpt2", "gpt2_folder", type=Folder, required=True, help="The model of training/train_gpt2.py.")
+@click.option("--tofu", "tofu_folder", type=Folder, required=True, help="The model `full` of training/train_tofu.py.")
+@click.option("--data", type=Folder, required=True, help="TOFU's folder.")
+def main(gpt2_folder: Path, tofu_folder: Path, data: Path) -> None:
+    """Count the stars of ordinary memories in three models."""
+
+    def measure_all() -> results.Tables:
+        worlds = {"testbed": testbed(), "gpt2": gpt2(gpt2_folder), "tofu": tofu(tofu_folder, data)}
+        return {"summary": pd.concat([measure(name, world) for name, world in worlds.items()], ignore_index=True)}
+
+    results.record(RESULTS, measure_all)
 
 
 if __name__ == "__main__":

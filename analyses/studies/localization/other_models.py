@@ -1,11 +1,11 @@
 """Which map finds what was planted into another model? `python -m analyses.studies.localization.other_models gpt2`.
 
-Nothing was chosen on these models. Each of five targets is trained into three modules; maps also see decoys, and the
+Nothing was chosen on these models. Each of five targets is trained into a few modules; maps also see decoys, and the
 targets before they were planted. `gpt2` needs `--model` of `training/train_gpt2.py`, and `tofu` that of
 `training/train_tofu.py`, its `full`, and `--data`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -15,17 +15,19 @@ import pandas as pd
 from analyses import results
 from analyses.studies.localization.methods import OURS, every_method
 from analyses.studies.localization.rivals import RIVALS
-from analyses.studies.localization.worlds import WORLDS, World, load
+from analyses.studies.localization.worlds import Folder, World, gpt2, tofu
 from engram_interp.benchmarks import Case, Leaderboard, decoys, localization, modules_of, nothing_planted, planted
 
-N_PLACES = 3
+HERE = Path(__file__).parent
+SLOW = ("ablation of one matrix", "ablation of one matrix, siblings")
+"""Methods that run the model once for every matrix. TOFU's answers are long, and these are left out there."""
 
 
-def places_of_target(world: World) -> Iterator[Case]:
-    """Every target in three modules; all targets together visit all modules."""
+def places_of_target(world: World, n_places: int) -> Iterator[Case]:
+    """Every target in so many modules; all targets together visit all modules."""
     places = modules_of(world.model)
     mine = {
-        number: {places[(N_PLACES * number + shift) % len(places)].name for shift in range(N_PLACES)}
+        number: {places[(n_places * number + shift) % len(places)].name for shift in range(n_places)}
         for number in range(len(world.targets))
     }
     for case in planted(world.model, world.targets, world.reference, places):
@@ -33,12 +35,12 @@ def places_of_target(world: World) -> Iterator[Case]:
             yield case
 
 
-def measure(world: World) -> results.Tables:
+def measure(world: World, n_places: int, without: Collection[str] = ()) -> results.Tables:
     """Every method on planted memories, and ours on decoys and on unknown targets."""
-    every = {**every_method(world.model), **RIVALS}
+    every = {name: one for name, one in {**every_method(world.model), **RIVALS}.items() if name not in without}
     ours = {name: every[name] for name in OURS}
     places = modules_of(world.model)
-    found = localization(every, places_of_target(world)).table
+    found = localization(every, places_of_target(world, n_places)).table
     beside = localization(ours, decoys(world.model, world.targets, world.reference, places)).table
     before = localization(ours, nothing_planted(world.model, world.targets, [], world.reference)).table
     cases = pd.concat([found, beside, before], ignore_index=True)
@@ -46,13 +48,24 @@ def measure(world: World) -> results.Tables:
     return {"summary": summary.round(4), "cases": cases.round(4)}
 
 
-@click.command()
-@click.argument("world", type=click.Choice(WORLDS[1:]))
-@click.option("--model", type=click.Path(exists=True, file_okay=False, path_type=Path), help="The model's folder.")
-@click.option("--data", type=click.Path(exists=True, file_okay=False, path_type=Path), help="TOFU's folder.")
-def main(world: str, model: Path | None, data: Path | None) -> None:
+@click.group()
+def main() -> None:
     """Plant memories into a model, and look for them."""
-    results.record(Path(__file__).with_name(f"{world}.json"), partial(measure, load(world, model, data)))
+
+
+@main.command("gpt2")
+@click.option("--model", type=Folder, required=True, help="The model of training/train_gpt2.py.")
+def of_gpt2(model: Path) -> None:
+    """The testbed's authors in a model of GPT-2's architecture."""
+    results.record(HERE / "gpt2.json", partial(measure, gpt2(model), 3))
+
+
+@main.command("tofu")
+@click.option("--model", type=Folder, required=True, help="The model `full` of training/train_tofu.py.")
+@click.option("--data", type=Folder, required=True, help="TOFU's folder.")
+def of_tofu(model: Path, data: Path) -> None:
+    """TOFU's text in a model of the testbed's architecture."""
+    results.record(HERE / "tofu.json", partial(measure, tofu(model, data), 2, SLOW))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ Four worlds, in which a memory is an author or a relation: the testbed's model, 
 the testbed's architecture on TOFU's own text, and SmolLM2 with relations that it was taught.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -16,7 +16,7 @@ import engram_interp as ei
 from engram_interp.benchmarks.cases import Memory
 from engram_interp.benchmarks.standard import targets_of_testbed
 
-WORLDS = ("testbed", "gpt2", "tofu")
+Folder = click.Path(exists=True, file_okay=False, path_type=Path)
 GROUP = 4
 """A target is so many authors."""
 N_TOFU = 60
@@ -64,20 +64,3 @@ def tofu(folder: Path, data: Path) -> World:
     )
     targets = [list(chain(*unknown[start : start + GROUP])) for start in range(0, len(unknown), GROUP)]
     return World(ei.load_model(folder), known[:N_TOFU], targets)
-
-
-def load(name: str, folder: Path | None, data: Path | None) -> World:
-    """A world by its name.
-
-    Raises:
-        UsageError: if it needs a folder that was not given.
-    """
-    needs: dict[str, tuple[Callable[..., World], dict[str, Path | None]]] = {
-        "testbed": (testbed, {}),
-        "gpt2": (gpt2, {"--model": folder}),
-        "tofu": (tofu, {"--model": folder, "--data": data}),
-    }
-    make, given = needs[name]
-    if missing := [option for option, value in given.items() if value is None]:
-        raise click.UsageError(f"{name} needs {' and '.join(missing)}")
-    return make(*given.values())
