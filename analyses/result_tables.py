@@ -22,7 +22,15 @@ from analyses.real.tofu import of_methods
 from analyses.results import Tables
 from analyses.studies.attribution import of_attribution
 from analyses.studies.positions import of_positions
-from analyses.studies.tables import of_authors, of_filters, of_localization, of_overlap
+from analyses.studies.tables import (
+    of_authors,
+    of_calibration,
+    of_filters,
+    of_forgetting,
+    of_levels,
+    of_localization,
+    of_overlap,
+)
 
 HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs"
@@ -70,6 +78,11 @@ BLOCKS = {
     "splits": Block(of_splits, ("real/splits",)),
     "attribution": Block(of_attribution, ("studies/attribution",)),
     "localization": Block(of_localization, ("studies/localization/testbed",)),
+    "localization_gpt2": Block(of_localization, ("studies/localization/gpt2",)),
+    "localization_tofu": Block(of_localization, ("studies/localization/tofu",)),
+    "localization_levels": Block(of_levels, ("studies/localization/levels",)),
+    "localization_calibration": Block(of_calibration, ("studies/localization/calibration",)),
+    "localization_forgetting": Block(of_forgetting, ("studies/localization/forgetting",)),
     "overlap": Block(of_overlap, ("studies/overlap",)),
     "filters": Block(of_filters, ("studies/filter_frontier",)),
     "sae": Block(of_authors, ("studies/sae_partition",)),

@@ -62,7 +62,7 @@ def interval_about(
 ) -> tuple[Float[Tensor, "unit"], Float[Tensor, "unit"]]:
     """The ends of a 95 % interval, from the standard deviation of a number over bootstraps.
 
-    A hundred bootstraps tell a standard deviation to 7 %, and the ends of their own middle 95 % less well.
+    Fifty bootstraps tell a standard deviation to 10 %, and the ends of their own middle 95 % less well.
     """
     spread = torch.special.ndtri(torch.tensor((1 + LEVEL) / 2)) * bootstraps.std(0)
     return value - spread, value + spread

@@ -25,7 +25,7 @@ logger = logging.getLogger("engram_interp")
 
 MIN_DRAWS = 19
 """With fewer sets no p-value is 0.05 or less."""
-N_BOOTSTRAPS = 100
+N_BOOTSTRAPS = 50
 """Enough for a standard deviation, from which intervals are made."""
 
 

@@ -65,18 +65,26 @@ def set_norms(parts: Sequence[Part], rows: Rows, index: Int[Tensor, "set m"]) ->
     data = parts[0].data
     read = _Read(data, rows.X, data.absorbed or any(_has_columns(part) for part in parts))
     matrices = [_Matrix(part, read) for part in parts]
-    m, d, outs = index.shape[1], data.width, [len(one.dW) for one in matrices]
-    by_rows = few_rows(m, d, sum(outs))
-    size = 3 * m * m + m * (3 * d + 2 * max(outs)) if by_rows else 2 * m * d + d * d + 4 * d * max(outs)
-    norms = _by_rows if by_rows else _by_moments
-    return _joined([norms(read, matrices, some) for some in index.to(read.X.device).split(max(1, CHUNK // size))])
+    d, outs = data.width, [len(one.dW) for one in matrices]
+    lengths = (index < len(rows.X)).sum(1)
+    # Sets of like length stand together, so that short ones are not padded to the longest.
+    order, chunks, done = lengths.argsort(descending=True), [], 0
+    while done < len(order):
+        m = max(1, int(lengths[order[done]]))
+        by_rows = few_rows(m, d, sum(outs))
+        size = 3 * m * m + m * (3 * d + 2 * max(outs)) if by_rows else 2 * m * d + d * d + 4 * d * max(outs)
+        some = order[done : done + max(1, CHUNK // size)]
+        norms = _by_rows if by_rows else _by_moments
+        chunks.append(norms(read, matrices, index[some, :m].to(read.X.device)))
+        done += len(some)
+    return _joined(chunks, order.argsort())
 
 
-def _joined(chunks: Sequence[SetNorms]) -> SetNorms:
-    """The numbers of some sets after those of others, in float64 on the CPU."""
+def _joined(chunks: Sequence[SetNorms], places: Int[Tensor, "set"]) -> SetNorms:
+    """The numbers of all sets, in float64 on the CPU; `places` says where each set's are among those of the chunks."""
 
     def joined(tensors: Iterable[Tensor]) -> Tensor:
-        return torch.cat([*tensors]).double().cpu()
+        return torch.cat([*tensors]).double().cpu()[places]
 
     matrices = range(len(chunks[0].engrams))
     return SetNorms(

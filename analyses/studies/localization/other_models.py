@@ -19,8 +19,9 @@ from analyses.studies.localization.worlds import Folder, World, gpt2, tofu
 from engram_interp.benchmarks import Case, Leaderboard, decoys, localization, modules_of, nothing_planted, planted
 
 HERE = Path(__file__).parent
-SLOW = ("ablation of one matrix", "ablation of one matrix, siblings")
-"""Methods that run the model once for every matrix. TOFU's answers are long, and these are left out there."""
+SLOW = ("ablation of one matrix", "ablation of one matrix, siblings", "W-Norm, delta (told the base)")
+"""Methods that are left out where answers are long, as TOFU's are: they run the model once for every matrix, or solve
+for its engram again."""
 
 
 def places_of_target(world: World, n_places: int) -> Iterator[Case]:
