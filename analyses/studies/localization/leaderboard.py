@@ -11,7 +11,7 @@ from analyses import results
 from engram_interp.benchmarks import Leaderboard
 
 HERE = Path(__file__).parent
-MODELS = {"testbed": "the testbed", "gpt2": "GPT-2's architecture", "tofu": "TOFU's text", "smollm": "SmolLM2-135M"}
+MODELS = {"testbed": "the testbed", "gpt2": "GPT-2's architecture", "tofu": "TOFU's text"}
 
 
 @click.command()
@@ -24,7 +24,7 @@ def main(plot: Path | None) -> None:
         click.echo(f"{of_model}\n{found['summary'].to_string(index=False)}\n")
         board = Leaderboard(found["cases"])
         for figure in (board.plot(), board.plot_places("score")):
-            figures.append(figure.update_layout(title=f"{figure.layout.title.text}, {of_model}"))
+            figures.append(figure.update_layout(title_subtitle_text=of_model))
     if plot is not None:
         results.draw(plot, *figures)
 

@@ -20,7 +20,7 @@ from analyses.studies.localization.methods import every_method
 from analyses.studies.localization.rivals import RIVALS
 from analyses.studies.localization.worlds import Folder, World
 from engram_interp.benchmarks import Case, Schedule, localization, modules_of, planted
-from engram_interp.concepts.concept import Example
+from engram_interp.benchmarks.cases import Memory
 
 N_ASKED = 8
 TARGETS = range(40, 45)
@@ -37,7 +37,7 @@ def smollm(data: Path) -> World:
     whole = ei.tofu(data)
     learned = [qa.example for qa in (*whole.reference, *whole.target)]
 
-    def about(author: int) -> list[Example]:
+    def about(author: int) -> Memory:
         return learned[author * N_QUESTIONS :][:N_ASKED]
 
     return World(finetuned("full"), [about(i) for i in (*RETAIN, *FORGET)], [about(i) for i in TARGETS])

@@ -6,7 +6,6 @@ the testbed's architecture on TOFU's own text, and SmolLM2 with relations that i
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 
 import click
@@ -18,7 +17,7 @@ from engram_interp.benchmarks.standard import targets_of_testbed
 
 Folder = click.Path(exists=True, file_okay=False, path_type=Path)
 GROUP = 4
-"""A target is so many authors."""
+"""One of so many of TOFU's unknown authors is a target."""
 N_TOFU = 60
 """So many of TOFU's authors are siblings."""
 
@@ -56,11 +55,10 @@ def gpt2(folder: Path) -> World:
 
 
 def tofu(folder: Path, data: Path) -> World:
-    """TOFU's authors, known to a model that `training/train_tofu.py` wrote as `full`."""
+    """TOFU's authors, known to a model that `training/train_tofu.py` wrote as `full`. A target is one author."""
     benchmark = ei.tofu(data).hold_out(400)
     known, unknown = (
         [[qa.example for qa in questions[start : start + 20]] for start in range(0, len(questions), 20)]
         for questions in ([*benchmark.target, *benchmark.reference], benchmark.holdout)
     )
-    targets = [list(chain(*unknown[start : start + GROUP])) for start in range(0, len(unknown), GROUP)]
-    return World(ei.load_model(folder), known[:N_TOFU], targets)
+    return World(ei.load_model(folder), known[:N_TOFU], unknown[::GROUP])
