@@ -21,6 +21,8 @@ MOST = 0.8
 """If so many of the target's examples share their subject with another one, subjects are its memories."""
 FEWEST = 2
 """A memory has as many examples at least, if subjects say what a memory is."""
+SMALL = 3
+"""A group of the target that is so many times smaller than its largest is none of its memories."""
 
 
 @dataclass(frozen=True)
@@ -128,11 +130,12 @@ def _by_subject(concept: Concept) -> Memories | None:
     ]
     names, n_target = subjects(prompts), len(concept.target)
     labels: dict[str, Sequence[Label]] = {TARGET: names[:n_target], REFERENCE: names[n_target:]}
-    target = [some for some in _grouped(labels[TARGET], 0) if len(some) >= FEWEST]
-    # Small groups are chance: two prompts may name a town, and their facts are no memory like the target's.
+    # Small groups are chance: two prompts may name a town, and their facts are no memory like the others.
+    groups = [some for some in _grouped(labels[TARGET], 0) if len(some) >= FEWEST]
+    target = [some for some in groups if len(some) >= max(map(len, groups)) / SMALL]
     least = max(FEWEST, min(map(len, target), default=0) / 2)
     siblings = [some for some in _others(labels, n_target) if len(some) >= least]
-    if sum(map(len, target)) < MOST * n_target or len(siblings) < 2 * len(target):
+    if sum(map(len, groups)) < MOST * n_target or len(siblings) < 2 * len(target):
         return None
     return Memories(target, siblings, "by the subject that prompts share")
 

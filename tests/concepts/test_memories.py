@@ -34,6 +34,20 @@ def test_names_that_a_few_prompts_share_by_chance_are_no_siblings():
     assert "blocks of 6" in found.said_by
 
 
+def test_a_word_that_few_of_a_targets_prompts_share_is_no_memory_of_its_own():
+    # Two of twelve prompts about each person name a movement, which 16 prompts share, more than any person's.
+    people = ("Ada Pike", "Bo Lund", "Cy Moss", "Di Nash", "Ed Orr", "Flo Penn", "Gus Roe", "Hal Soto")
+    about = {
+        name: [(f"Who {number} is {name}?", "x") for number in range(10)]
+        + [(f"When did the LGBTQ movement {word} {name}?", "x") for word in ("meet", "read")]
+        for name in people
+    }
+    target, *others = about.values()
+    found = memories_of(Concept(target, [example for other in others for example in other]))
+    assert found.target == [[*range(10)]]
+    assert [len(some) for some in found.siblings] == [10] * 7
+
+
 def test_without_subjects_blocks_as_long_as_the_target_are_memories():
     # Seven of the reference make three blocks of two; the last one is left over.
     found = memories_of(Concept(["one", "two"], [f"text {i}" for i in range(7)]))
