@@ -32,12 +32,22 @@ def write(path: Path, made: dict[str, Any] | None = None, **tables: pd.DataFrame
     path.write_text(f'{{"made_with": {json.dumps(made_with)},\n{found}}}\n')
 
 
-def record(path: Path, measure: Callable[[], Tables]) -> None:
-    """Write what `measure` returns, and with it the script, the machine and the seconds that it took."""
+def record(path: Path, measure: Callable[[], Tables], script: str | None = None) -> None:
+    """Write what `measure` returns, and with it the script, the machine and the seconds that it took.
+
+    Args:
+        path: the JSON.
+        measure: makes the tables.
+        script: the script's file; None is the one with the name of the JSON.
+    """
     began = time.perf_counter()
     tables = measure()
     seconds = round(time.perf_counter() - began, 1)
-    write(path, {"script": path.with_suffix(".py").name, "machine": machine(), "seconds": seconds}, **tables)
+    write(
+        path,
+        {"script": Path(script or path).with_suffix(".py").name, "machine": machine(), "seconds": seconds},
+        **tables,
+    )
 
 
 def commit(folder: Path) -> str | None:

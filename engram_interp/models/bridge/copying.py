@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import weakref
 from collections.abc import Mapping
 from types import CellType, FunctionType
 from typing import Any
@@ -27,6 +28,10 @@ def copied(model: TransformerBridge) -> TransformerBridge:
         for name, value in vars(module).items():
             if isinstance(value, FunctionType) and value.__closure__:
                 setattr(module, name, _rebound(value, twins))
+        for hooks in (module._forward_pre_hooks, module._forward_hooks):
+            for number, hook in hooks.items():
+                if isinstance(hook, FunctionType) and hook.__closure__:
+                    hooks[number] = _rebound(hook, twins)
     return twin
 
 
@@ -41,14 +46,22 @@ def _detach_kept_activations(model: TransformerBridge) -> None:
 def _rebound(function: FunctionType, twins: Mapping[int, nn.Module]) -> FunctionType:
     """A function with the modules that it closes over replaced by their twins.
 
-    TransformerLens gives some modules a `forward` of their own (Falcon's linear layers). A copy would share it with the
-    original, and so run with the original's weights.
+    TransformerLens gives some modules a `forward` of their own (Falcon's linear layers), and blocks hooks that keep
+    activations in another module. A copy would share them with the original, and so run with the original's weights,
+    write into the original, or fail when the original is gone.
     """
-    held = [cell.cell_contents for cell in function.__closure__ or ()]
-    cells = tuple(CellType(twins.get(id(one), one)) for one in held)
+    cells = tuple(CellType(_twin_of(cell.cell_contents, twins)) for cell in function.__closure__ or ())
     rebound = FunctionType(function.__code__, function.__globals__, function.__name__, function.__defaults__, cells)
     rebound.__kwdefaults__ = function.__kwdefaults__
     return rebound
+
+
+def _twin_of(held: Any, twins: Mapping[int, nn.Module]) -> Any:
+    """A module's twin, or a weak reference to the twin of what a weak reference is to. Anything else is itself."""
+    if not isinstance(held, weakref.ProxyTypes):
+        return twins.get(id(held), held)
+    one = held.__repr__.__self__  # a proxy passes on what is asked of it, but for its own class
+    return weakref.proxy(twins[id(one)]) if id(one) in twins else held
 
 
 def join_processed_weights(block: nn.Module) -> None:
