@@ -4,7 +4,8 @@ One author, whom the model does not know, is trained into one matrix, one head, 
 weights (as in LACUNA, 2607.02513). Five targets, none of which any formula was chosen on.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -15,16 +16,14 @@ import engram_interp as ei
 from analyses import results
 from analyses.studies.localization.methods import OURS, Examples, Maps, activation_ratio, gradient, weight_change
 from analyses.studies.localization.rivals import by_matrix, learned_mask, module_ablation
-from analyses.studies.localization.worlds import testbed
+from analyses.studies.localization.worlds import in_places, testbed
 from engram_interp.answers.loss import answer_loss
 from engram_interp.benchmarks import (
-    Case,
     Place,
     heads_of,
     localization,
     matrices_of,
     modules_of,
-    planted,
     weights_of,
 )
 from engram_interp.benchmarks.cases import Memory
@@ -59,13 +58,6 @@ def places_of(model: nn.Module, level: str, target: int) -> list[Place]:
     }[level]
     # Steps that visit components, layers and heads alike.
     return [every[(11 * (N_PLACES * target + shift)) % len(every)] for shift in range(N_PLACES)]
-
-
-def cases(model: nn.Module, level: str, reference: Memory) -> Iterator[Case]:
-    """Every target in every place of a level."""
-    for number, target in enumerate(targets()):
-        for case in planted(model, [target], reference, places_of(model, level, number)):
-            yield Case(case.kind, number, case.concept, case.make, case.base, case.place)
 
 
 def head_change(base: nn.Module) -> Method:
@@ -155,10 +147,11 @@ def methods_of(level: str, base: nn.Module) -> Mapping[str, Method]:
 
 def measure() -> results.Tables:
     """Every method on every level."""
-    world = testbed()
+    world = replace(testbed(), targets=targets())
     found = {}
     for level in ("matrix", "head", "two modules", "weights"):
-        found[level] = localization(methods_of(level, world.model), cases(world.model, level, world.reference))
+        places = [places_of(world.model, level, number) for number in range(len(world.targets))]
+        found[level] = localization(methods_of(level, world.model), in_places(world, places))
     summaries = [board.to_frame().rename_axis("method").reset_index() for board in found.values()]
     tables = {"summary": summaries, "cases": [board.table for board in found.values()]}
     return {

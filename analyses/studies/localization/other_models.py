@@ -5,42 +5,35 @@ before they were planted. `gpt2` needs `--model` of `training/train_gpt2.py`, an
 `training/train_tofu.py`, its `full`, and `--data`.
 """
 
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import click
-import pandas as pd
 
 from analyses import results
 from analyses.studies.localization.methods import OURS, every_method
 from analyses.studies.localization.rivals import RIVALS
-from analyses.studies.localization.worlds import Folder, World, gpt2, tofu
-from engram_interp.benchmarks import Case, Leaderboard, localization, modules_of, nothing_planted, planted
+from analyses.studies.localization.worlds import Folder, World, gpt2, in_places, tables, tofu
+from engram_interp.benchmarks import Place, localization, modules_of, nothing_planted
 
 HERE = Path(__file__).parent
 SLOW = {"ablation of one matrix", "ablation of one matrix, siblings", "K-FAC curvature mass", "learned mask"}
 """Methods that are left out here: they take a minute or more for each memory."""
 
 
-def in_places(world: World, n_places: int, step: int) -> Iterator[Case]:
-    """Every target in so many modules, others for each target."""
-    places = modules_of(world.model)
-    for number, target in enumerate(world.targets):
-        mine = [places[step * (n_places * number + shift) % len(places)] for shift in range(n_places)]
-        for case in planted(world.model, [target], world.reference, mine):
-            yield replace(case, target_set=number)
+def places_of(world: World, n_places: int, step: int) -> list[list[Place]]:
+    """So many modules for every target, others for each."""
+    places, n = modules_of(world.model), len(world.targets)
+    return [[places[step * (n_places * i + shift) % len(places)] for shift in range(n_places)] for i in range(n)]
 
 
 def measure(world: World, n_places: int, step: int) -> results.Tables:
     """Most methods on planted memories, and ours on unknown targets."""
     every = {name: one for name, one in {**every_method(world.model), **RIVALS}.items() if name not in SLOW}
     ours = {name: every[name] for name in OURS}
-    found = localization(every, in_places(world, n_places, step))
-    before = localization(ours, nothing_planted(world.model, world.targets, [], world.reference))
-    cases = pd.concat([found.table, before.table], ignore_index=True)
-    summary = Leaderboard(cases).to_frame().rename_axis("method").reset_index()
-    return {"summary": summary.round(4), "cases": cases.round(4)}
+    return tables(
+        localization(every, in_places(world, places_of(world, n_places, step))),
+        localization(ours, nothing_planted(world.model, world.targets, [], world.reference)),
+    )
 
 
 @click.group()

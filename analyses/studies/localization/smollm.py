@@ -5,8 +5,6 @@ is one more author, trained into the MLP or the attention of one layer, all else
 testbed. Methods that run the model once for every matrix are left out: it has 211.
 """
 
-from collections.abc import Iterator
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -18,8 +16,8 @@ from analyses.real.authors import FORGET, N_QUESTIONS, RETAIN
 from analyses.real.tofu_models import finetuned
 from analyses.studies.localization.methods import every_method
 from analyses.studies.localization.rivals import RIVALS
-from analyses.studies.localization.worlds import Folder, World
-from engram_interp.benchmarks import Case, Schedule, localization, modules_of, planted
+from analyses.studies.localization.worlds import Folder, World, in_places, tables
+from engram_interp.benchmarks import Schedule, localization, modules_of
 from engram_interp.benchmarks.cases import Memory
 
 N_ASKED = 8
@@ -43,20 +41,12 @@ def smollm(data: Path) -> World:
     return World(finetuned("full"), [about(i) for i in (*RETAIN, *FORGET)], [about(i) for i in TARGETS])
 
 
-def cases(world: World) -> Iterator[Case]:
-    """Every target in its place."""
-    places = {place.name: place for place in modules_of(world.model)}
-    for number, (target, name) in enumerate(zip(world.targets, PLACES, strict=True)):
-        for case in planted(world.model, [target], world.reference, [places[name]], SCHEDULE):
-            yield replace(case, target_set=number)
-
-
 def measure(data: Path) -> results.Tables:
-    """Every method on every case."""
+    """Every method on every target, each in its place."""
     world = smollm(data)
     methods = {name: one for name, one in {**every_method(world.model), **RIVALS}.items() if name not in SLOW}
-    found = localization(methods, cases(world))
-    return {"summary": found.to_frame().rename_axis("method").reset_index().round(4), "cases": found.table.round(4)}
+    by_name = {place.name: place for place in modules_of(world.model)}
+    return tables(localization(methods, in_places(world, [[by_name[name]] for name in PLACES], SCHEDULE)))
 
 
 @click.command()

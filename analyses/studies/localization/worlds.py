@@ -1,17 +1,21 @@
 """Which models know which memories, and which memories do they not know?
 
-Four worlds, in which a memory is an author or a relation: the testbed's model, a GPT-2-style model of the same authors,
-the testbed's architecture on TOFU's own text, and SmolLM2 with relations that it was taught.
+Three worlds, in which a memory is an author: the testbed's model, a GPT-2-style model of the same authors, and the
+testbed's architecture on TOFU's own text. Also what studies of all worlds share: targets in places of their own, and
+tables of what was found.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
+import pandas as pd
 from torch import nn
 
 import engram_interp as ei
+from analyses import results
+from engram_interp.benchmarks import Case, Leaderboard, Place, Schedule, planted
 from engram_interp.benchmarks.cases import Memory
 from engram_interp.benchmarks.standard import targets_of_testbed
 
@@ -62,3 +66,17 @@ def tofu(folder: Path, data: Path) -> World:
         for questions in ([*benchmark.target, *benchmark.reference], benchmark.holdout)
     )
     return World(ei.load_model(folder), known[:N_TOFU], unknown[::GROUP])
+
+
+def in_places(world: World, places: Iterable[Sequence[Place]], schedule: Schedule | None = None) -> Iterator[Case]:
+    """Every target of a world in places of its own."""
+    for number, (target, mine) in enumerate(zip(world.targets, places, strict=True)):
+        for case in planted(world.model, [target], world.reference, mine, schedule):
+            yield replace(case, target_set=number)
+
+
+def tables(*boards: Leaderboard) -> results.Tables:
+    """All cases, and what they say of each method."""
+    cases = pd.concat([board.table for board in boards], ignore_index=True)
+    summary = Leaderboard(cases).to_frame().rename_axis("method").reset_index()
+    return {"summary": summary.round(4), "cases": cases.round(4)}
