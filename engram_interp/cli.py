@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 # test compares them with the library's.
 POSITIONS, PREDICTING = ("predicting", "answer", "both", "all"), "predicting"
 NULLS = ("analytic", "resampled", "siblings")
-SCALES = ("score", "wnorm", "fisher", "excess", "fisher_excess", "gain", "gain_excess", "oblique_gain")
+SCALES = ("score", "wnorm", "fisher", "excess", "fisher_excess", "gain", "gain_excess", "oblique_gain", "reliance")
 DIAGNOSES = (
     "rank", "condition", "leading", "rank_set_aside", "owned", "effective_rank", "largest_share", "idempotence_defect",
     "obliqueness", "stretch",
@@ -188,6 +188,7 @@ def demo(
 @click.option(
     "--groups", "field", help="The field of JSON objects that says which memory an example belongs to, such as author."
 )
+@click.option("--gradient", is_flag=True, help="Also say how much answers rely on each matrix, by a backward pass.")
 @click.option("--by", type=click.Choice(SCALES), help="What to sort by. Default: score, or fisher_excess without one.")
 @click.option("--out", type=Writable(), help="Where to write the map: .html (a page), .csv or .json.")
 def localize_command(
@@ -196,6 +197,7 @@ def localize_command(
     reference: Path,
     null: str | None,
     field: str | None,
+    gradient: bool,
     by: str | None,
     out: Path | None,
     **options: Any,
@@ -211,7 +213,7 @@ def localize_command(
     chosen, groups = _parsed(options), _groups(target, reference, field)
     if groups is None:
         null = null or sets_for(concept)
-    wmap = localize(_load(model_name), concept, null=null, groups=groups, **chosen)
+    wmap = localize(_load(model_name), concept, null=null, groups=groups, gradient=gradient, **chosen)
     by = by or wmap.over_null
     if out is not None:
         _write_table(wmap.to_frame(), lambda: map_page(wmap, by, _provenance(wmap.counts)), out)

@@ -15,7 +15,7 @@ from torch import Tensor
 from engram_interp.common.mappings import IdentityMapping
 from engram_interp.figures.scale import Scale
 from engram_interp.maps.grids import component_grid, largest, one_component, unit_grid
-from engram_interp.maps.quantities import FISHER, MAP_QUANTITIES, RELATIVE, SCORE, WNORM
+from engram_interp.maps.quantities import FISHER, MAP_QUANTITIES, RELATIVE, RELIANCE, SCORE, STANDARDISED, WNORM
 from engram_interp.models.components import COMPONENT, COMPONENTS, UNEMBED
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ NULLS = {ANALYTIC: "its analytic null", RESAMPLED: "random sets of examples", SI
 PLACE = ["key", "component", "layer", "expert"]
 SIGNIFICANT = 0.05
 """Figures mark a p-value of at most this."""
-DRAWN = ("wnorm", "fisher", "excess", "fisher_excess", "gain", "gain_excess", "oblique_gain", "score")
+DRAWN = ("wnorm", "fisher", "excess", "fisher_excess", "gain", "gain_excess", "oblique_gain", "score", "reliance")
 """The quantities that a map draws, if it holds them."""
 
 
@@ -58,6 +58,9 @@ class LocalizationMap(IdentityMapping[str, float]):
     `oblique_gain` the same of the oblique projector: `(|W P+| / |W|) / |P+|`
     `score`        how unusual the gain and the place are, in standard deviations of the sets: see `maps/scores`.
                    `score_excess` is how far it is above the other matrices, which its p-value asks for too.
+    `reliance`     with `gradient=True`: how much more the target's answers rely on the matrix than others' do, in
+                   standard deviations of the sets: see `maps/reliance`. Its p-value is made as the score's is; it
+                   has no interval.
     ============== ================================================================================================
 
     With `null="siblings"`, the score is what `top` and `plot` show by default. It found planted memories best
@@ -194,7 +197,7 @@ class LocalizationMap(IdentityMapping[str, float]):
 
         Args:
             quantity: `wnorm`, `excess`, `fisher`, `fisher_excess`, and with sets of examples `gain`, `gain_excess`,
-                `oblique_gain` or `score`. None takes `main`.
+                `oblique_gain`, `score` or `reliance`. None takes `main`.
 
         Raises:
             ValueError: if `quantity` is another one.
@@ -224,7 +227,9 @@ def _html(wmap: LocalizationMap) -> str:
 
     by = wmap.over_null if wmap.over_null in wmap.quantities else WNORM.name
     shown = (
-        ("score", "score_p_value", "gain") if wmap.null == SIBLINGS else ("excess", "fisher_excess", "fisher_p_value")
+        ("score", "score_p_value", "reliance", "reliance_p_value", "gain")
+        if wmap.null == SIBLINGS
+        else ("excess", "fisher_excess", "fisher_p_value")
     )
     columns = [one for one in (*shown, "wnorm", "fisher") if one in wmap.quantities]
     lead = f"{len(wmap)} matrices of {wmap.model}, compared with {_compared_with(wmap)}; the first by {by}:"
@@ -243,6 +248,8 @@ def require_quantity(wmap: LocalizationMap, quantity: str) -> None:
     """
     if quantity in wmap.quantities:
         return
+    if quantity in MAP_QUANTITIES and MAP_QUANTITIES[quantity].metric is RELIANCE:
+        raise ValueError(f'the map has no {quantity}: it comes with localize(..., null="siblings", gradient=True)')
     if quantity in MAP_QUANTITIES:
         raise ValueError(f'the map has no {quantity}: it comes with localize(..., null="siblings") or "resampled"')
     raise ValueError(f"the map has no {quantity!r}; it has {', '.join(wmap.quantities)}")
@@ -292,8 +299,8 @@ def _significant(wmap: LocalizationMap, quantity: str, grid: Callable[[str], Ten
 
 def _scale(quantity: str) -> Scale:
     found = MAP_QUANTITIES[quantity]
-    if found.metric is SCORE:
-        return Scale("Score, in standard deviations over its null", signed=True)
+    if found.metric in STANDARDISED:
+        return Scale(f"{found.metric.title}, in standard deviations over its null", signed=True)
     over_null = found.kind == "excess"
     title = f"{found.metric.title} over its null" if over_null else found.metric.title
     return Scale(title, ratio=over_null or found.metric in RELATIVE)
@@ -303,9 +310,10 @@ def _title(wmap: LocalizationMap, quantity: str, by: str = "") -> str:
     if quantity not in DRAWN:
         raise ValueError(f"a map draws {', '.join(DRAWN)}; got {quantity!r}")
     concept = f" of {wmap.name!r}" if wmap.name else ""
-    family = "" if MAP_QUANTITIES[quantity].metric is SCORE else ", family-wise"
+    metric = MAP_QUANTITIES[quantity].metric
+    family = "" if metric in STANDARDISED else ", family-wise"
     stars = f" (* p ≤ {SIGNIFICANT:g}{family})" if "p_value" in wmap.quantities else ""
-    if MAP_QUANTITIES[quantity].metric is SCORE:
-        return f"Score{by}{concept} in {wmap.model}, in standard deviations of {_compared_with(wmap)}{stars}"
+    if metric in STANDARDISED:
+        return f"{metric.title}{by}{concept} in {wmap.model}, in standard deviations of {_compared_with(wmap)}{stars}"
     what = _scale(quantity).title.replace("its null", _compared_with(wmap))
     return f"{what}{by}{concept} in {wmap.model}{stars}"

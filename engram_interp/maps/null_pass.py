@@ -8,7 +8,6 @@ import time
 from collections.abc import Mapping, Sequence
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from engram_interp.common.arguments import whole
@@ -20,15 +19,14 @@ from engram_interp.engrams.weights import base_of
 from engram_interp.linalg.filters import Function, filter_name, values_of
 from engram_interp.maps.known import warn_if_unknown
 from engram_interp.maps.localization_map import RESAMPLED
-from engram_interp.maps.loss_shares import loss_products
 from engram_interp.maps.null_sets import (
     MIN_DRAWS,
     NullSets,
-    memories_in,
     random_sets,
     sibling_sets,
     warn_of_few_sets,
 )
+from engram_interp.maps.reliance import set_products
 from engram_interp.maps.set_norms import few_rows
 from engram_interp.models import Adapter, adapt
 from engram_interp.models.components import ATTENTION, to_matrix
@@ -78,7 +76,7 @@ def with_null(
     if memories is not None:
         siblings = [encoded[REFERENCE][i - n_target] for some in memories.siblings for i in some]
         warn_if_unknown(adapter, encoded[TARGET], siblings, run)
-    products = _products(adapter, sites, encoded, sets, memories, run) if gradient else {}
+    products = {} if memories is None or not gradient else set_products(adapter, sites, encoded, sets, memories, run)
     rows = collect_rows(adapter, sites, encoded, run)
     of_sides = {
         TARGET: {name: found.moment(0, n_target) for name, found in rows.items()},
@@ -89,23 +87,6 @@ def with_null(
     n_rows = {name: len(found.X) for name, found in rows.items()}
     warn_of_few(n_rows, adapter.widths(rows), sum(statistics.counts.values()))
     return Prepared(adapter, statistics, sites), NullSets(rows, sets, memories, products)
-
-
-def _products(
-    adapter: Adapter,
-    sites: Sequence[Site],
-    encoded: dict[str, list[TokenExample]],
-    sets: Sequence[Tensor],
-    memories: Memories | None,
-    run: Run,
-) -> dict[str, Float[Tensor, "set unit"]]:
-    """`<dL/dW, W>` of every set, which is the sum of its memories'."""
-    assert memories is not None
-    examples = [*encoded[TARGET], *encoded[REFERENCE]]
-    every = [[examples[i] for i in some] for some in (*memories.target, *memories.siblings)]
-    of_memories = loss_products(adapter, sites, every, run)
-    members = memories_in(memories, sets)
-    return {key: members @ values for key, values in of_memories.items()}
 
 
 def _sets(

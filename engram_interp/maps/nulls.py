@@ -18,9 +18,9 @@ from engram_interp.engrams.parts import Part
 from engram_interp.linalg.filters import soft
 from engram_interp.linalg.intervals import ROUNDING, family_p_values, interval, interval_about
 from engram_interp.linalg.norms import share
-from engram_interp.maps.loss_shares import loss_shares
 from engram_interp.maps.null_sets import N_BOOTSTRAPS, NullSets, rows_of_sets
-from engram_interp.maps.quantities import GAIN, METRICS, OBLIQUE, SCORE, WNORM, Metric, Norms, Sizes
+from engram_interp.maps.quantities import GAIN, METRICS, OBLIQUE, RELIANCE, SCORE, WNORM, Metric, Norms, Sizes
+from engram_interp.maps.reliance import reliances
 from engram_interp.maps.scores import Measured, above_others, score_p_values, scores, scores_without_own
 from engram_interp.maps.set_norms import set_norms
 from engram_interp.statistics.moments import full_precision
@@ -142,8 +142,8 @@ def significance(
         sizes: by key.
         drawn: the sizes of the target and all sets, by key.
         n_target: how many examples the target has.
-        products: `<dL/dW, W>` by key, of the target and the null sets. If there are some, the score is significant only
-            where the share of the target's loss is so too.
+        products: `<dL/dW, W>` by key, of the target and the null sets. If there are some, the map has reliances, and
+            the score is significant only where the reliance is among the largest of all sets too.
     """
     found = {key: dict(values) for key, values in sizes.items()}
     for metric in (*METRICS, GAIN, OBLIQUE):
@@ -156,16 +156,19 @@ def significance(
         for key, values in by_key.items():
             found[key][SCORE.column(kind)] = values
     if products:
-        of_loss = _by_family(dict(products), lambda x: {"p": _exceeded(loss_shares(x))})["p"]
-        for key, p_value in of_loss.items():
+        of_loss = _by_family(dict(products), _reliance_columns)
+        for key, values in found.items():
+            values |= {RELIANCE.column(kind): of_loss[kind][key] for kind in ("size", "excess", "p_value")}
             column = SCORE.column("p_value")
-            found[key][column] = torch.maximum(found[key][column], p_value)
+            values[column] = torch.maximum(values[column], of_loss["here"][key])
     return found
 
 
-def _exceeded(values: Float[Tensor, "set unit"]) -> Float[Tensor, "unit"]:
-    """For each unit, the share of sets that have as much as the first."""
-    return (values >= values[0] * (1 - ROUNDING)).double().mean(0)
+def _reliance_columns(products: Float[Tensor, "set unit"]) -> dict[str, Float[Tensor, "unit"]]:
+    """The columns of the reliance; and `here`, in which share of sets a unit has as much as in the first."""
+    of_sets = reliances(products)
+    here = (of_sets >= of_sets[0] - ROUNDING).double().mean(0)
+    return {"size": of_sets[0], "excess": above_others(of_sets[0]), "p_value": score_p_values(of_sets), "here": here}
 
 
 def _scores(measured: dict[str, Measured], n_target: int) -> dict[str, dict[str, Tensor]]:

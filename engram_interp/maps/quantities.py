@@ -59,8 +59,11 @@ METRICS = (WNORM, FISHER)
 GAIN = Metric("gain", "", "Gain", "gain_")
 OBLIQUE = Metric("oblique_gain", "", "Gain of P+", "oblique_gain_")
 SCORE = Metric("score", "", "Score", "score_")
-RELATIVE = (GAIN, OBLIQUE, SCORE)
-"""What sets of examples tell of a matrix: see `set_norms` and `scores`."""
+RELIANCE = Metric("reliance", "", "Reliance", "reliance_")
+STANDARDISED = (SCORE, RELIANCE)
+"""Numbers in standard deviations of sets."""
+RELATIVE = (GAIN, OBLIQUE, *STANDARDISED)
+"""What sets of examples tell of a matrix: see `set_norms`, `scores` and `reliance`."""
 
 Norms: TypeAlias = dict[Metric, Tensor]
 """The norms of a matrix, then of its heads, `[unit]`, by metric."""

@@ -52,9 +52,10 @@ def scores(some: Measured, null: Measured) -> Float[Tensor, "set unit"]:
     """
     mean = null.passed.mean(0)
     values, usual = (
-        _standard(one.gain, null.gain) + _standard(_profile(one, mean), _profile(null, mean)) for one in (some, null)
+        standardised(one.gain, null.gain) + standardised(_profile(one, mean), _profile(null, mean))
+        for one in (some, null)
     )
-    return _standard(values, usual)
+    return standardised(values, usual)
 
 
 def scores_without_own(sets: Measured) -> Float[Tensor, "set unit"]:
@@ -69,7 +70,7 @@ def _profile(some: Measured, mean: Float[Tensor, "unit"]) -> Float[Tensor, "set 
     return share(ratio, ratio.square().mean(1, keepdim=True).sqrt().expand_as(ratio))
 
 
-def _standard(some: Float[Tensor, "set unit"], null: Float[Tensor, "null unit"]) -> Float[Tensor, "set unit"]:
+def standardised(some: Float[Tensor, "set unit"], null: Float[Tensor, "null unit"]) -> Float[Tensor, "set unit"]:
     """Standard deviations from the mean of the null sets; 0 where these differ by rounding alone."""
     mean, std = null.mean(0), null.std(0)
     return ((some - mean) / std).where(std > 100 * ROUNDING * null.abs().amax(0), 0.0)

@@ -6,20 +6,25 @@ of a real memory; they say what could be reached.
 
 import random
 from collections.abc import Sequence
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import pandas as pd
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 import engram_interp as ei
 from engram_interp.benchmarks import Ranking
 from engram_interp.benchmarks.localization import Method
-from engram_interp.concepts.batches import encode_groups
+from engram_interp.concepts.batches import encode_concept, encode_groups
 from engram_interp.concepts.concept import REFERENCE, TARGET, Example
+from engram_interp.concepts.memories import memories_of
 from engram_interp.engrams.weights import matrix_of
 from engram_interp.linalg.norms import output_norm
-from engram_interp.maps.loss_shares import loss_products
+from engram_interp.maps.null_sets import sibling_sets
+from engram_interp.maps.reliance import loss_products, reliances, set_products
+from engram_interp.maps.scores import score_p_values
 from engram_interp.models import adapt
 from engram_interp.models.components import ATTENTION
 from engram_interp.models.sites import component_of
@@ -36,21 +41,29 @@ OURS = {
     "Fisher share": ("fisher", None),
 }
 """Columns of a map against siblings, and of their p-values."""
+DRAWS = 199
+"""The most sibling sets that a reliance is compared with, as in a map."""
 ALPHA = 8.0
 """How strongly a matrix's engram is ablated alone."""
 
 
 class Maps:
-    """Maps against sibling memories. Each is made once, for all methods that read it."""
+    """Maps against sibling memories. Each is made once, for all methods that read it.
 
-    def __init__(self) -> None:
+    Args:
+        options: of `localize`.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        self._options = options
         self._made: WeakKeyDictionary[nn.Module, dict[int, ei.LocalizationMap]] = WeakKeyDictionary()
 
     def of(self, model: nn.Module, target: Examples, reference: Examples) -> ei.LocalizationMap:
         """The map of a target in a model."""
         of_model = self._made.setdefault(model, {})
         if id(target) not in of_model:
-            of_model[id(target)] = ei.localize(model, ei.Concept(target, reference), null="siblings", progress=False)
+            concept = ei.Concept(target, reference)
+            of_model[id(target)] = ei.localize(model, concept, null="siblings", progress=False, **self._options)
         return of_model[id(target)]
 
     def by_matrix(self, column: str, p_value: str | None) -> Method:
@@ -101,6 +114,18 @@ def gradient(model: nn.Module, target: Examples, reference: Examples) -> dict[st
     encoded = encode_groups({"target": target}, adapter.encoder)["target"]
     products = loss_products(adapter, adapter.all_sites(), [encoded], Run(progress=False))
     return {key: abs(float(of_memory[0, 0])) for key, of_memory in products.items()}
+
+
+def reliance(model: nn.Module, target: Examples, reference: Examples) -> Ranking:
+    """The reliance that `localize(..., gradient=True)` gives, without the rest of the map."""
+    adapter, concept = adapt(model), ei.Concept(target, reference)
+    memories = memories_of(concept)
+    sets = sibling_sets(memories, len(target), DRAWS, seed=0)
+    encoded = encode_concept(concept, adapter.encoder)
+    products = set_products(adapter, adapter.all_sites(), encoded, sets, memories, Run(progress=False))
+    of_sets = reliances(torch.stack([values[:, 0] for values in products.values()], dim=1))
+    found = (of_sets[0].tolist(), score_p_values(of_sets).tolist())
+    return Ranking(*(dict(zip(products, values, strict=True)) for values in found))
 
 
 def activation_ratio(model: nn.Module, target: Examples, reference: Examples) -> dict[str, float]:
@@ -173,6 +198,7 @@ def every_method(base: nn.Module) -> dict[str, Method]:
     return {
         **{name: maps.by_matrix(*columns) for name, columns in OURS.items()},
         "ablation of one matrix": ablation,
+        "reliance": reliance,
         "gradient x weight": gradient,
         "activation ratio": activation_ratio,
         "norm over siblings": norm_over_siblings,

@@ -1,0 +1,76 @@
+"""Does a backward pass find what the score finds? `python -m analyses.studies.localization.reliance testbed`.
+
+Memories planted into single modules, decoys, and targets that have no place, as the benchmark has them. `gpt2` needs
+`--model` of `training/train_gpt2.py`, and `tofu` that of `training/train_tofu.py`, its `full`, and `--data`. The
+formula was chosen on the testbed's first target, which is not reported, and on three authors in SmolLM2: see
+`smollm.py`.
+"""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import click
+
+from analyses import results
+from analyses.studies.localization.methods import Maps, gradient, reliance
+from analyses.studies.localization.other_models import places_of
+from analyses.studies.localization.worlds import Folder, World, gpt2, in_places, tables, tofu
+from engram_interp.benchmarks import Case, Leaderboard, localization, nothing_planted, standard_cases
+from engram_interp.benchmarks.cases import PLANTED
+from engram_interp.benchmarks.localization import Method
+
+HERE = Path(__file__).parent
+
+
+def methods() -> Mapping[str, Method]:
+    """The score, with and without the second condition that a backward pass makes, and what that pass says alone."""
+    with_gradient = Maps(gradient=True)
+    return {
+        "score": Maps().by_matrix("score", "score_p_value"),
+        "score, if relied on": with_gradient.by_matrix("score", "score_p_value"),
+        "reliance": reliance,
+        "gradient x weight": gradient,
+    }
+
+
+def of_testbed() -> results.Tables:
+    """All cases of the benchmark but those that the formula was chosen on."""
+    found = localization(methods(), standard_cases()).table
+    return tables(Leaderboard(found[~((found["target_set"] == 0) & (found["kind"] == PLANTED))]))
+
+
+def of_world(world: World, n_places: int, step: int) -> results.Tables:
+    """The cases of `other_models`, and targets that are like all siblings."""
+    unknown = nothing_planted(world.model, world.targets, world.siblings[:20], world.reference)
+    every: Iterable[Iterable[Case]] = (in_places(world, places_of(world, n_places, step)), unknown)
+    return tables(*(localization(methods(), cases) for cases in every))
+
+
+@click.group()
+def main() -> None:
+    """Plant memories, and look for them with a backward pass."""
+
+
+@main.command("testbed")
+def testbed() -> None:
+    """The testbed's cases."""
+    results.record(HERE / "reliance_testbed.json", of_testbed, __file__)
+
+
+@main.command("gpt2")
+@click.option("--model", type=Folder, required=True, help="The model of training/train_gpt2.py.")
+def of_gpt2(model: Path) -> None:
+    """The testbed's authors in a model of GPT-2's architecture."""
+    results.record(HERE / "reliance_gpt2.json", lambda: of_world(gpt2(model), 2, 5), __file__)
+
+
+@main.command("tofu")
+@click.option("--model", type=Folder, required=True, help="The model `full` of training/train_tofu.py.")
+@click.option("--data", type=Folder, required=True, help="TOFU's folder.")
+def of_tofu(model: Path, data: Path) -> None:
+    """TOFU's text in a model of the testbed's architecture."""
+    results.record(HERE / "reliance_tofu.json", lambda: of_world(tofu(model, data), 1, 3), __file__)
+
+
+if __name__ == "__main__":
+    main()
