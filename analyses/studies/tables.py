@@ -80,6 +80,18 @@ def of_forgetting(tables: Tables) -> str:
     return table(head, rows)
 
 
+def of_deletion(tables: Tables) -> str:
+    """What is left of a memory, and of others, without the neurons that each method ranks first."""
+    found = _by(tables["summary"], "method", "share")
+    shares = list(dict.fromkeys(tables["summary"]["share"]))
+    head = ["neurons by", *(f"{100 * share:g} %: {of}" for share in shares for of in ("left", "others keep"))]
+    rows = [
+        [name, *(_percent(found[name, share][of]) for share in shares for of in ("left", "kept"))]
+        for name in dict.fromkeys(tables["summary"]["method"])
+    ]
+    return table(head, rows)
+
+
 def _percent(value: float | None) -> str:
     return "-" if value is None or math.isnan(value) else f"{100 * value:.0f} %"
 

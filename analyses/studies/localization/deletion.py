@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 import engram_interp as ei
 from analyses import results
-from analyses.studies.localization.levels import engram_weights, gradient_weights
+from analyses.studies.localization.levels import engram_weights, weight_products
 from analyses.studies.localization.methods import Examples
 from analyses.studies.localization.rivals import learned_mask
 from analyses.studies.localization.worlds import testbed
@@ -29,7 +29,7 @@ EVERY = 25
 """One of so many authors is a target."""
 SHARES = (0.005, 0.02, 0.1)
 """Of all neurons: so many go."""
-N_SIBLINGS = 20
+N_SIBLINGS = 12
 """So many other authors say what is usual of a neuron."""
 N_OTHERS = 20
 """So many more authors say what the deletion costs."""
@@ -64,7 +64,8 @@ def activation(model: nn.Module, target: Examples, reference: Examples) -> Neuro
 
 def gradient(model: nn.Module, target: Examples, reference: Examples) -> Neurons:
     """`-sum a dL/da` of a neuron's activation `a`: how the target's loss rises, to first order, as it goes."""
-    products = gradient_weights(model, target, reference)
+    del reference
+    products = weight_products(model, target)
     return -torch.cat([products[key].sum(1) for key in out_keys(model)])
 
 

@@ -98,6 +98,11 @@ def engram_share(model: nn.Module, target: Examples, reference: Examples) -> dic
 def gradient_weights(model: nn.Module, target: Examples, reference: Examples) -> dict[str, Tensor]:
     """`|dL/dW * W|` of every weight, for the target's loss."""
     del reference
+    return {key: product.abs() for key, product in weight_products(model, target).items()}
+
+
+def weight_products(model: nn.Module, target: Examples) -> dict[str, Tensor]:
+    """`dL/dW * W` of every weight, for the target's loss."""
     adapter = adapt(model)
     found = {site.key: 0 * adapter.parameter(site.key).detach() for site in adapter.all_sites()}
 
@@ -107,7 +112,7 @@ def gradient_weights(model: nn.Module, target: Examples, reference: Examples) ->
     encoded = encode_groups({"target": target}, adapter.encoder)["target"]
     for batch in batches({"target": encoded}, 32, progress=False, describe=""):
         backward(adapter, list(found), lambda batch=batch: answer_loss(adapter, batch, "sum"), use)
-    return {key: product.abs() for key, product in found.items()}
+    return found
 
 
 def masks_of_heads(model: nn.Module, target: Examples, reference: Examples) -> dict[str, Tensor]:
