@@ -12,13 +12,21 @@ from pathlib import Path
 import click
 
 from analyses import results
-from analyses.studies.localization.methods import Maps, gradient, reliance
+from analyses.studies.localization.methods import Maps
 from analyses.studies.localization.other_models import places_of
 from analyses.studies.localization.worlds import Folder, World, gpt2, in_places, tables, tofu
-from engram_interp.benchmarks import Case, Leaderboard, localization, nothing_planted, standard_cases
+from engram_interp.benchmarks import (
+    Case,
+    decoys,
+    localization,
+    modules_of,
+    nothing_planted,
+    standard_cases,
+)
 from engram_interp.benchmarks.cases import PLANTED
 from engram_interp.benchmarks.localization import Method
 
+N_ORDINARY = 20
 HERE = Path(__file__).parent
 
 
@@ -28,21 +36,23 @@ def methods() -> Mapping[str, Method]:
     return {
         "score": Maps().by_matrix("score", "score_p_value"),
         "score, if relied on": with_gradient.by_matrix("score", "score_p_value"),
-        "reliance": reliance,
-        "gradient x weight": gradient,
+        "reliance": with_gradient.by_matrix("reliance", "reliance_p_value"),
     }
 
 
 def of_testbed() -> results.Tables:
     """All cases of the benchmark but those that the formula was chosen on."""
-    found = localization(methods(), standard_cases()).table
-    return tables(Leaderboard(found[~((found["target_set"] == 0) & (found["kind"] == PLANTED))]))
+    cases = (case for case in standard_cases() if (case.target_set, case.kind) != (0, PLANTED))
+    return tables(localization(methods(), cases))
 
 
 def of_world(world: World, n_places: int, step: int) -> results.Tables:
-    """The cases of `other_models`, and targets that are like all siblings."""
-    unknown = nothing_planted(world.model, world.targets, world.siblings[:20], world.reference)
-    every: Iterable[Iterable[Case]] = (in_places(world, places_of(world, n_places, step)), unknown)
+    """The cases of `other_models`, with decoys and targets that are like all siblings beside them."""
+    every: Iterable[Iterable[Case]] = (
+        in_places(world, places_of(world, n_places, step)),
+        decoys(world.model, world.targets, world.reference, modules_of(world.model)),
+        nothing_planted(world.model, world.targets, world.siblings[:N_ORDINARY], world.reference),
+    )
     return tables(*(localization(methods(), cases) for cases in every))
 
 
