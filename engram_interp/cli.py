@@ -517,7 +517,7 @@ def _alpha(text: str) -> Alpha:
 def _table(wmap: LocalizationMap, k: int, by: str) -> str:
     """The largest matrices, in the columns that fit a terminal."""
     own = (
-        ("score", "score_p_value", "gain")
+        ("score", "score_p_value", "reliance", "reliance_p_value", "gain")
         if wmap.null == "siblings"
         else ("fisher_excess", "fisher_p_value", "p_value")
     )

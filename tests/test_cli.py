@@ -179,6 +179,11 @@ def test_groups_say_which_examples_are_a_memory(tmp_path, full):
     expected = localize(full, concept, groups=labels, layers=0, progress=False).to_frame()
     found = pd.read_csv(tmp_path / "map.csv").set_index("key")["score"]
     assert found.to_dict() == pytest.approx(expected.set_index("key")["score"].to_dict(), rel=1e-4, abs=1e-6)
+    result = CliRunner().invoke(main, ["localize", *sides, "--groups", "by", "--gradient", "--by", "reliance", *out])
+    assert result.exit_code == 0, result.output
+    expected = localize(full, concept, groups=labels, gradient=True, layers=0, progress=False).to_frame()
+    assert pd.read_csv(tmp_path / "map.csv")["reliance"].tolist() == pytest.approx(list(expected["reliance"]), rel=1e-3)
+    assert "rely on" in result.output
 
 
 def test_groups_that_no_example_has_are_refused(run):

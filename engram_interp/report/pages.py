@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 DIAGNOSIS_COLUMNS = ["rank", "condition", "effective_rank", "obliqueness", "target_passes", "reference_passes", "wnorm"]
 """The columns of a diagnosis's table, besides the one that it is sorted by."""
-P_VALUES = ("score_p_value", "p_value", "fisher_p_value")
+P_VALUES = ("score_p_value", "reliance_p_value", "p_value", "fisher_p_value")
 N_ROWS = 20
 """How many matrices are in the table of a page."""
 HEADINGS = {TARGET: "The target's questions", REFERENCE: "Other questions"}

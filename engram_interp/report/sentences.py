@@ -70,13 +70,31 @@ def _over_siblings(wmap: LocalizationMap) -> str:
     first, found = frame.iloc[0], frame[frame["score_p_value"] <= SIGNIFICANT]
     if found.empty:
         return (
-            f"Compared with {wmap.memories}, the target has no place of its own in any of {len(frame)} matrices (p ≤ "
-            f"{SIGNIFICANT:g}); it comes nearest in {first['key']}, with a score of {first['score']:.1f}."
+            f"Compared with {wmap.memories}, the target stands out in none of {len(frame)} matrices (p ≤ "
+            f"{SIGNIFICANT:g}); it comes nearest in {first['key']}, with a score of {first['score']:.1f}. "
+            f"{_relied_on(wmap)}"
         )
     first = found.iloc[0]
     return (
         f"Compared with {wmap.memories}, the target has a place of its own in {len(found)} of {len(frame)} matrices (p "
-        f"≤ {SIGNIFICANT:g}), most of all in {first['key']}, with a score of {first['score']:.1f} standard deviations."
+        f"≤ {SIGNIFICANT:g}), most of all in {first['key']}, with a score of {first['score']:.1f} standard deviations. "
+        f"{_relied_on(wmap)}"
+    ).rstrip()
+
+
+def _relied_on(wmap: LocalizationMap) -> str:
+    """What a backward pass says; without one, that it sees what a score may miss, if nothing has a star."""
+    if "reliance" not in wmap.quantities:
+        is_found = bool((wmap.to_frame()["score_p_value"] <= SIGNIFICANT).any())
+        return "" if is_found else "A memory may be too small a part of its matrices to be seen so: try the gradient."
+    frame = wmap.top(len(wmap), by="reliance")
+    found = frame[frame["reliance_p_value"] <= SIGNIFICANT]
+    if found.empty:
+        return f"Its answers rely on none of {len(frame)} matrices more than those of others do."
+    first = found.iloc[0]
+    return (
+        f"Its answers rely on {len(found)} of {len(frame)} matrices more than those of others do, most of all on "
+        f"{first['key']}, by {first['reliance']:.1f} standard deviations."
     )
 
 

@@ -33,11 +33,21 @@ def test_what_is_significant_is_said_and_so_is_that_nothing_is(full, concept, nu
     options = {"components": "gate", "draws": 19, "progress": False}
     wmap = localize(full, concept, null=null, **options)
     wmap.table[p_value] = 1.0
-    assert "none of 4 matrices" in map_sentence(wmap) or "any of 4 matrices" in map_sentence(wmap)
+    assert "none of 4 matrices" in map_sentence(wmap)
+    assert ("try the gradient" in map_sentence(wmap)) == (null == "siblings")
     best = wmap.top(1, by=first)["key"][0]
     wmap.table.loc[wmap.table["key"] == best, p_value] = 0.01
     assert f"in 1 of 4 matrices (p ≤ 0.05), most of all in {best}" in map_sentence(wmap).replace("family-wise ", "")
     assert (wmap.memories or "random sets") in map_sentence(wmap)
+
+
+def test_what_answers_rely_on_is_said(full, concept):
+    wmap = localize(full, concept, null="siblings", gradient=True, components="gate", draws=19, progress=False)
+    wmap.table["reliance_p_value"] = 1.0
+    assert "rely on none of 4 matrices" in map_sentence(wmap)
+    first = wmap.top(1, by="reliance").iloc[0]
+    wmap.table.loc[wmap.table["key"] == first["key"], "reliance_p_value"] = 0.01
+    assert f"rely on 1 of 4 matrices more than those of others do, most of all on {first['key']}" in map_sentence(wmap)
 
 
 def test_a_diagnosis_is_said_against_its_median(full, concept):
