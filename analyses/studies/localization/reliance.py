@@ -1,9 +1,8 @@
 """Does a backward pass find what the score finds? `python -m analyses.studies.localization.reliance testbed`.
 
 Memories planted into single modules, decoys, and targets that have no place, as the benchmark has them. `gpt2` needs
-`--model` of `training/train_gpt2.py`, and `tofu` that of `training/train_tofu.py`, its `full`, and `--data`. The
-formula was chosen on the testbed's first target, which is not reported, and on three authors in SmolLM2: see
-`smollm.py`.
+`--model` of `training/train_gpt2.py`. The formula was chosen on the testbed's first target, which is not reported, and
+on three authors in SmolLM2: see `smollm.py`.
 """
 
 from collections.abc import Iterable, Mapping
@@ -14,7 +13,7 @@ import click
 from analyses import results
 from analyses.studies.localization.methods import Maps
 from analyses.studies.localization.other_models import places_of
-from analyses.studies.localization.worlds import Folder, World, gpt2, in_places, tables, tofu
+from analyses.studies.localization.worlds import Folder, World, gpt2, in_places, tables
 from engram_interp.benchmarks import (
     Case,
     decoys,
@@ -31,10 +30,9 @@ HERE = Path(__file__).parent
 
 
 def methods() -> Mapping[str, Method]:
-    """The score, with and without the second condition that a backward pass makes, and what that pass says alone."""
+    """The score with the second condition that a backward pass makes, and what that pass says alone."""
     with_gradient = Maps(gradient=True)
     return {
-        "score": Maps().by_matrix("score", "score_p_value"),
         "score, if relied on": with_gradient.by_matrix("score", "score_p_value"),
         "reliance": with_gradient.by_matrix("reliance", "reliance_p_value"),
     }
@@ -47,13 +45,17 @@ def of_testbed() -> results.Tables:
 
 
 def of_world(world: World, n_places: int, step: int) -> results.Tables:
-    """The cases of `other_models`, with decoys and targets that are like all siblings beside them."""
+    """The cases of `other_models`, with decoys and targets that are like all siblings beside them.
+
+    The score alone is there too: `other_models` has it without decoys.
+    """
+    every_method = {"score": Maps().by_matrix("score", "score_p_value"), **methods()}
     every: Iterable[Iterable[Case]] = (
         in_places(world, places_of(world, n_places, step)),
         decoys(world.model, world.targets, world.reference, modules_of(world.model)),
         nothing_planted(world.model, world.targets, world.siblings[:N_ORDINARY], world.reference),
     )
-    return tables(*(localization(methods(), cases) for cases in every))
+    return tables(*(localization(every_method, cases) for cases in every))
 
 
 @click.group()
@@ -72,14 +74,6 @@ def testbed() -> None:
 def of_gpt2(model: Path) -> None:
     """The testbed's authors in a model of GPT-2's architecture."""
     results.record(HERE / "reliance_gpt2.json", lambda: of_world(gpt2(model), 2, 5), __file__)
-
-
-@main.command("tofu")
-@click.option("--model", type=Folder, required=True, help="The model `full` of training/train_tofu.py.")
-@click.option("--data", type=Folder, required=True, help="TOFU's folder.")
-def of_tofu(model: Path, data: Path) -> None:
-    """TOFU's text in a model of the testbed's architecture."""
-    results.record(HERE / "reliance_tofu.json", lambda: of_world(tofu(model, data), 1, 3), __file__)
 
 
 if __name__ == "__main__":
