@@ -255,11 +255,11 @@ def localize(
             goes by the subject that prompts share, where the target has one, and else takes blocks of consecutive
             reference examples, as long as the target. `memories` of the map says which it was.
         gradient: also says how much more the target's answers rely on a matrix than its siblings' do: `reliance`, from
-            `-<dL/dW, W>`, by a backward pass over every memory. A significant score must then be significant in it too,
-            so that text that is new to the model is starred less; the score itself stays as it is. Where a memory is a
-            small part of its matrices, as in large models, the reliance finds it and the score does not: see
-            `top(by="reliance")`. It hardly tells `W_V` from `W_O`, `W_Q` from `W_K`, or the linear half of a gated MLP
-            from its `W_out`, since scaling one is scaling the other.
+            `-<dL/dW, W> / |dL/dW|`, by a backward pass over every memory. A significant score must then be significant
+            in it too, so that text that is new to the model is starred less; the score itself stays as it is. Where a
+            memory is a small part of its matrices, as in large models, the reliance finds it and the score does not:
+            see `top(by="reliance")`. It hardly tells apart what scales the same thing: `W_V` and `W_O`, `W_Q` and
+            `W_K`, the linear half of a gated MLP and its `W_out`.
         draws: how many sets at most; p-values are multiples of `1 / (draws + 1)`.
         seed: of the sets.
         components: names of components, `W_Q` to `W_U`, or short, `Q` to `U`. None means all that the model has.

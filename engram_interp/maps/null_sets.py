@@ -38,13 +38,13 @@ class NullSets:
         sets: the examples of every set: the target's own, then null sets, then bootstraps, drawn from the target with
             repetition.
         memories: what null sets are made of, if they are whole memories.
-        products: `<dL/dW, W>` of the target's and every null set's loss, by key, if gradients were asked for.
+        products: see `reliance.set_products`, by key, if gradients were asked for.
     """
 
     rows: dict[str, Rows]
     sets: list[Int[Tensor, "_"]]
     memories: Memories | None = None
-    products: dict[str, Float[Tensor, "set unit"]] = field(default_factory=dict)
+    products: dict[str, Float[Tensor, "set unit 2"]] = field(default_factory=dict)
 
     @property
     def n_target(self) -> int:

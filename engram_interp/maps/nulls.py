@@ -134,7 +134,7 @@ def significance(
     sizes: dict[str, Sizes],
     drawn: dict[str, OfSets],
     n_target: int,
-    products: Mapping[str, Float[Tensor, "set unit"]] | None = None,
+    products: Mapping[str, Float[Tensor, "set unit 2"]] | None = None,
 ) -> dict[str, Sizes]:
     """The sizes with what sets say of them. All matrices are one family of p-values, and all heads are another.
 
@@ -142,8 +142,8 @@ def significance(
         sizes: by key.
         drawn: the sizes of the target and all sets, by key.
         n_target: how many examples the target has.
-        products: `<dL/dW, W>` by key, of the target and the null sets. If there are some, the map has reliances, and
-            the score is significant only where the reliance is among the largest of all sets too.
+        products: `<dL/dW, W>` and `|dL/dW|^2` by key, of the target and the null sets. If there are some, the map has
+            reliances, and the score is significant only where the reliance is among the largest of all sets too.
     """
     found = {key: dict(values) for key, values in sizes.items()}
     for metric in (*METRICS, GAIN, OBLIQUE):
@@ -164,7 +164,7 @@ def significance(
     return found
 
 
-def _reliance_columns(products: Float[Tensor, "set unit"]) -> dict[str, Float[Tensor, "unit"]]:
+def _reliance_columns(products: Float[Tensor, "set unit 2"]) -> dict[str, Float[Tensor, "unit"]]:
     """The columns of the reliance; and `here`, in which share of sets a unit has as much as in the first."""
     of_sets = reliances(products)
     here = (of_sets >= of_sets[0] - ROUNDING).double().mean(0)

@@ -1,8 +1,9 @@
-"""Do a memory's answers rely on a matrix, and more than those of other memories? `-<dL/dW, W>`, beside siblings.
+"""Do a memory's answers rely on a matrix, and more than those of other memories? `-<dL/dW, W> / |dL/dW|`.
 
-`-<dL/dW, W>` is how far the loss falls, to first order, when the matrix is scaled up. Over its root mean square over
-all matrices it says which of them a set's answers come from, however well they are known. The reliance is how far that
-is above the mean of all other sets, in their standard deviations.
+`-<dL/dW, W>` is how far the loss falls, to first order, when the matrix is scaled up. Over the gradient's norm it is
+the length of `W` down its own gradient, however large the loss is. The reliance is how far that is above the mean of
+all other sets, in their standard deviations. The gradient of a set of memories has the root of the sum of their squared
+norms, as if they had nothing in common.
 
 A matrix may see a target in an unusual way without taking part in its answers: text that is new to a model stands out,
 and is said from no place.
@@ -11,7 +12,6 @@ and is said from no place.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import torch
 from jaxtyping import Float, Int
@@ -39,8 +39,8 @@ def set_products(
     sets: Sequence[Int[Tensor, "_"]],
     memories: Memories,
     run: Run,
-) -> dict[str, Float[Tensor, "set unit"]]:
-    """`<dL/dW, W>` of the target and every null set, which is the sum of its memories'.
+) -> dict[str, Float[Tensor, "set unit 2"]]:
+    """`<dL/dW, W>` and `|dL/dW|^2` of the target and every null set: the sums of its memories'.
 
     Args:
         adapter: the model.
@@ -53,51 +53,76 @@ def set_products(
     examples = [*encoded[TARGET], *encoded[REFERENCE]]
     every = [[examples[i] for i in some] for some in (*memories.target, *memories.siblings)]
     members = memories_in(memories, sets)
-    return {key: members @ values for key, values in loss_products(adapter, sites, every, run).items()}
+    of_memories = loss_products(adapter, sites, every, run)
+    return {key: torch.tensordot(members, values, dims=1) for key, values in of_memories.items()}
 
 
 def loss_products(
     adapter: Adapter, sites: Sequence[Site], memories: Sequence[Sequence[TokenExample]], run: Run
-) -> dict[str, Float[Tensor, "memory unit"]]:
-    """`<dL/dW, W>` of every matrix and its heads, by key, with `L` the summed loss of each memory's answers.
+) -> dict[str, Float[Tensor, "memory unit 2"]]:
+    """`<dL/dW, W>` and `|dL/dW|^2` of every matrix and its heads, with `L` the summed loss of each memory's answers.
 
-    It takes a pass forward and one backward over every memory. The model is left as it was.
+    It takes a pass forward and one backward over every memory. The model is left as it was. Where a memory is more than
+    one batch, its gradients are held until the last, which takes as much memory as the weights.
     """
-    by_key = {site.key: site for site in sites}
-    found = {site.key: torch.zeros(len(memories), 1 + _n_heads(adapter, site)).double() for site in sites}
-    quiet = replace(run, progress=False)
+    found = {site.key: torch.zeros(len(memories), 1 + _n_heads(adapter, site), 2).double() for site in sites}
     for number, memory in enumerate(bar(list(memories), run.progress, "differentiating", "memory")):
-
-        def use(key: str, gradient: Tensor, number: int = number) -> None:
-            found[key][number] += _products(adapter, by_key[key], gradient)
-
-        for batch in batches({"memory": list(memory)}, quiet.batch_size, quiet.progress, ""):
-            backward(adapter, list(by_key), lambda batch=batch: answer_loss(adapter, batch, "sum"), use)
+        for key, values in _of_memory(adapter, sites, memory, run).items():
+            found[key][number] = values
     return found
 
 
-def reliances(products: Float[Tensor, "set unit"]) -> Float[Tensor, "set unit"]:
+def _of_memory(
+    adapter: Adapter, sites: Sequence[Site], memory: Sequence[TokenExample], run: Run
+) -> dict[str, Float[Tensor, "unit 2"]]:
+    by_key = {site.key: site for site in sites}
+    held: dict[str, Tensor] = {}
+    found: dict[str, Tensor] = {}
+
+    def hold(key: str, gradient: Tensor) -> None:
+        held[key] = held[key] + gradient if key in held else gradient
+
+    def use(key: str, gradient: Tensor) -> None:
+        hold(key, gradient)
+        # A weight that two parameters hold has a gradient in each.
+        found[key] = found.get(key, 0) + _products(adapter, by_key[key], held.pop(key))
+
+    *others, last = batches({"memory": list(memory)}, run.batch_size, False, "")
+    for batch in others:
+        backward(adapter, list(by_key), lambda batch=batch: answer_loss(adapter, batch, "sum"), hold)
+    backward(adapter, list(by_key), lambda: answer_loss(adapter, last, "sum"), use)
+    # What is held still are experts that the last batch was not sent to.
+    return found | {key: _products(adapter, by_key[key], gradient) for key, gradient in held.items()}
+
+
+def reliances(products: Float[Tensor, "set unit 2"]) -> Float[Tensor, "set unit"]:
     """The reliance of every set on every unit, against all other sets.
 
     Args:
-        products: `<dL/dW, W>`.
+        products: `<dL/dW, W>` and `|dL/dW|^2`.
 
     Example:
-        >>> products = torch.tensor([[-4.0, 0.0], [-1.0, 1.0], [-1.0, 2.0], [-2.0, 1.0]])
-        >>> (reliances(products)[0] > 1).tolist()
-        [True, True]
+        >>> products = torch.tensor([[[-9.0, 9.0]], [[-2.0, 1.0]], [[0.0, 4.0]], [[-2.0, 4.0]]])
+        >>> reliances(products)[0].tolist()
+        [2.0]
     """
-    profile = share(-products, products.square().mean(1, keepdim=True).sqrt().expand_as(products))
-    every = torch.arange(len(profile))
-    return torch.cat([standardised(profile[i : i + 1], profile[every != i]) for i in range(len(profile))])
+    product, square = products.unbind(-1)
+    length = share(-product, square.sqrt())
+    every = torch.arange(len(length))
+    return torch.cat([standardised(length[i : i + 1], length[every != i]) for i in range(len(length))])
 
 
 @torch.no_grad()
-def _products(adapter: Adapter, site: Site, gradient: Tensor) -> Float[Tensor, "unit"]:
-    product = to_matrix(site.component, gradient * adapter.parameter(site.key)).double().cpu()
-    heads = COMPONENT[site.component].heads(len(adapter.parameter(site.key)))
-    whole = product.sum()[None]
-    return whole if heads is None else torch.cat([whole, heads.of(product).sum(dim=(-2, -1))])
+def _products(adapter: Adapter, site: Site, gradient: Tensor) -> Float[Tensor, "unit 2"]:
+    weight = adapter.parameter(site.key)
+    heads = COMPONENT[site.component].heads(len(weight))
+    found = []
+    for values in (gradient * weight, gradient.square()):
+        matrix = to_matrix(site.component, values)
+        whole = matrix.sum(dtype=torch.float64)[None]
+        by_head = [] if heads is None else [heads.of(matrix).sum(dim=(-2, -1), dtype=torch.float64)]
+        found.append(torch.cat([whole, *by_head]).cpu())
+    return torch.stack(found, dim=-1)
 
 
 def _n_heads(adapter: Adapter, site: Site) -> int:

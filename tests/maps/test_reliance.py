@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from engram_interp import Concept, localize, testbed
+from engram_interp.answers.loss import answer_loss
 from engram_interp.benchmarks import modules_of, plant
 from engram_interp.concepts.batches import batches
 from engram_interp.maps.reliance import loss_products, reliances
@@ -46,35 +47,59 @@ def test_products_are_what_scaling_a_matrix_changes(variant):
                 weight.copy_(before)
             expected = (ends[0] - ends[1]) / (2 * EPSILON)
             place = 0 if unit is None else 1 + unit
-            assert float(found[site.key][1, place]) == pytest.approx(expected, rel=0.02, abs=0.05)
+            assert float(found[site.key][1, place, 0]) == pytest.approx(expected, rel=0.02, abs=0.05)
 
 
-def test_reliances_are_standard_deviations_of_the_other_sets_profiles():
-    # Profiles: -g / rms(g). The rms of (-3, 1) is sqrt 5, of (-1, -1) and (1, -1) it is 1, of (0, 0) nothing.
-    # The first unit: 3 / sqrt 5 = 1.3416, against 1, -1 and 0, whose mean is 0 and standard deviation 1.
-    # The second: -1 / sqrt 5 = -0.4472, against 1, 1 and 0: mean 2/3, standard deviation 1 / sqrt 3.
-    found = reliances(torch.tensor([[-3.0, 1.0], [-1.0, -1.0], [1.0, -1.0], [0.0, 0.0]]))
-    assert found[0].tolist() == pytest.approx([1.3416, (-0.4472 - 2 / 3) * 3**0.5], abs=1e-3)
+def test_reliances_are_standard_deviations_of_the_other_sets_lengths():
+    # -g / |gradient|: 3 / 1 in the first set, and -1 / 1, 2 / 2 and 0 / 3 in the others, whose mean is 0 and standard
+    # deviation 1. The second unit has no gradient in the first set, and 1, 3 and 2 in the others: -2 / 1.
+    found = reliances(
+        torch.tensor([[[-3.0, 1.0], [0.0, 0.0]], [[1.0, 1.0], [-1.0, 1.0]], [[-2.0, 4.0], [-3.0, 1.0]],
+                      [[0.0, 9.0], [-8.0, 16.0]]])
+    )  # fmt: skip
+    assert found[0].tolist() == pytest.approx([3.0, -2.0])
 
 
 @given(st.integers(0, 1000), st.floats(0.1, 10))
 def test_how_large_a_loss_is_does_not_matter(seed, factor):
-    products = torch.randn(6, 4, generator=torch.Generator().manual_seed(seed)).double()
-    scaled = torch.cat([products[:2] * factor, products[2:]])
-    assert torch.allclose(reliances(products), reliances(scaled))
+    generator = torch.Generator().manual_seed(seed)
+    product, square = torch.randn(6, 4, generator=generator).double(), torch.rand(6, 4, generator=generator).double()
+    scale = torch.tensor([factor, factor, 1, 1, 1, 1]).double()[:, None]
+    found, scaled = (reliances(torch.stack([product * s, square * s**2], 2)) for s in (torch.ones_like(scale), scale))
+    assert torch.allclose(found, scaled)
 
 
 def test_a_unit_on_which_all_sets_rely_alike_says_nothing():
-    products = torch.tensor([[1.0, 1.0], [2.0, 2.0], [3.0, 3.0]])
-    assert reliances(products).tolist() == [[0.0, 0.0]] * 3
+    product = torch.tensor([[1.0, 1.0], [2.0, 2.0], [3.0, 3.0]])
+    assert reliances(torch.stack([product, product.square()], 2)).tolist() == [[0.0, 0.0]] * 3
 
 
-def test_matrices_that_scale_the_same_thing_are_relied_on_alike(llama):
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
+def test_batches_are_one_gradient(llama, batch_size):
+    # The whole gradient of all examples, by torch's own backward pass.
+    adapter, memory = adapt(llama), list(token_concept(7).target)
+    sites = [site for site in adapter.all_sites() if site.layer == 1]
+    found = loss_products(adapter, sites, [memory], Run(batch_size=batch_size, progress=False))
+    weights = [adapter.parameter(site.key) for site in sites]
+    (batch,) = batches({"x": memory}, 8, progress=False, describe="")
+    required = [weight.requires_grad for weight in weights]
+    with torch.enable_grad():
+        for weight in weights:
+            weight.requires_grad_(True)
+        gradients = torch.autograd.grad(answer_loss(adapter, batch, "sum"), weights)
+    for weight, before in zip(weights, required, strict=True):
+        weight.requires_grad_(before)
+    for site, weight, gradient in zip(sites, weights, gradients, strict=True):
+        expected = [float((gradient * weight.detach()).sum()), float(gradient.square().sum())]
+        assert found[site.key][0, 0].tolist() == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
+def test_matrices_that_scale_the_same_thing_have_one_product(llama):
     # A head's output is W_O W_V x times its pattern, so scaling either by s scales it by s; so with W_in and W_out.
     adapter = adapt(llama)
     found = loss_products(adapter, adapter.all_sites(), [token_concept(4).target], Run(progress=False))
     for one, other in (("attn.W_V", "attn.W_O"), ("attn.W_Q", "attn.W_K"), ("mlp.W_in", "mlp.W_out")):
-        of_one, of_other = (float(found[f"blocks.1.{name}"][0, 0]) for name in (one, other))
+        of_one, of_other = (float(found[f"blocks.1.{name}"][0, 0, 0]) for name in (one, other))
         assert of_one == pytest.approx(of_other, rel=1e-4, abs=1e-4)
 
 

@@ -113,7 +113,7 @@ def gradient(model: nn.Module, target: Examples, reference: Examples) -> dict[st
     adapter = adapt(model)
     encoded = encode_groups({"target": target}, adapter.encoder)["target"]
     products = loss_products(adapter, adapter.all_sites(), [encoded], Run(progress=False))
-    return {key: abs(float(of_memory[0, 0])) for key, of_memory in products.items()}
+    return {key: abs(float(of_memory[0, 0, 0])) for key, of_memory in products.items()}
 
 
 def reliance(model: nn.Module, target: Examples, reference: Examples) -> Ranking:

@@ -2,7 +2,7 @@
 
 Memories planted into single modules, decoys, and targets that have no place, as the benchmark has them. `gpt2` needs
 `--model` of `training/train_gpt2.py`. The formula was chosen on the testbed's first target, which is not reported, and
-on three authors in SmolLM2: see `smollm.py`.
+on five authors in SmolLM2: see `smollm.py`.
 """
 
 from collections.abc import Iterable, Mapping
@@ -22,10 +22,9 @@ from engram_interp.benchmarks import (
     nothing_planted,
     standard_cases,
 )
-from engram_interp.benchmarks.cases import PLANTED
+from engram_interp.benchmarks.cases import ORDINARY, PLANTED
 from engram_interp.benchmarks.localization import Method
 
-N_ORDINARY = 20
 HERE = Path(__file__).parent
 
 
@@ -39,13 +38,15 @@ def methods() -> Mapping[str, Method]:
 
 
 def of_testbed() -> results.Tables:
-    """All cases of the benchmark but those that the formula was chosen on."""
-    cases = (case for case in standard_cases() if (case.target_set, case.kind) != (0, PLANTED))
+    """The benchmark's cases, without those that the formula was chosen on, and without ordinary targets."""
+    cases = (
+        case for case in standard_cases() if (case.target_set, case.kind) != (0, PLANTED) and case.kind != ORDINARY
+    )
     return tables(localization(methods(), cases))
 
 
 def of_world(world: World, n_places: int, step: int) -> results.Tables:
-    """The cases of `other_models`, with decoys and targets that are like all siblings beside them.
+    """The cases of `other_models`, with decoys beside them.
 
     The score alone is there too: `other_models` has it without decoys.
     """
@@ -53,7 +54,7 @@ def of_world(world: World, n_places: int, step: int) -> results.Tables:
     every: Iterable[Iterable[Case]] = (
         in_places(world, places_of(world, n_places, step)),
         decoys(world.model, world.targets, world.reference, modules_of(world.model)),
-        nothing_planted(world.model, world.targets, world.siblings[:N_ORDINARY], world.reference),
+        nothing_planted(world.model, world.targets, [], world.reference),
     )
     return tables(*(localization(every_method, cases) for cases in every))
 

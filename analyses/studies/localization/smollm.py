@@ -2,9 +2,8 @@
 
 SmolLM2 knows forty of TOFU's authors from the adapter of `real/tofu_models.py`, eight questions of each here. A target
 is one more author, trained into the MLP or the attention of one layer, all else frozen. The score was fixed on the
-testbed, and the reliance there and on authors 60, 70 and 80 here, in the MLPs of layers 5 and 23 and attention 15;
-none of them is a target. Methods that run the model for every module or step by step are left out: it has 60 modules.
-Before planting, the reliance is asked of the same targets.
+testbed, and the reliance there and on authors 60, 70, 80, 90 and 100 here, in the MLPs of layers 5, 23 and 14 and the
+attention of layers 15 and 3; none of them is a target. Methods that take minutes more for each memory are left out.
 """
 
 from functools import partial
@@ -18,7 +17,7 @@ from analyses.real.authors import FORGET, N_QUESTIONS, RETAIN
 from analyses.real.tofu_models import finetuned
 from analyses.studies.localization.methods import every_method
 from analyses.studies.localization.worlds import Folder, World, in_places, tables
-from engram_interp.benchmarks import Schedule, localization, modules_of, nothing_planted
+from engram_interp.benchmarks import Schedule, localization, modules_of
 from engram_interp.benchmarks.cases import Memory
 
 N_ASKED = 8
@@ -26,6 +25,7 @@ TARGETS = range(40, 45)
 """Authors that the adapter was not trained on."""
 PLACES = ("MLP 3", "attention 11", "MLP 19", "attention 27", "MLP 11")
 """One for each target."""
+SLOW = ("ablation of one matrix", "W-Norm, delta (told the base)")
 SCHEDULE = Schedule(learning_rate=1e-3, batch_size=16, max_epochs=40, learnt=0.95)
 RESULTS = Path(__file__).with_suffix(".json")
 
@@ -44,14 +44,9 @@ def smollm(data: Path) -> World:
 def measure(data: Path) -> results.Tables:
     """Every method on every target, each in its place."""
     world = smollm(data)
-    methods = every_method(world.model)
-    del methods["ablation of one matrix"]
+    methods = {name: one for name, one in every_method(world.model).items() if name not in SLOW}
     by_name = {place.name: place for place in modules_of(world.model)}
-    unknown = nothing_planted(world.model, world.targets, [], world.reference)
-    return tables(
-        localization(methods, in_places(world, [[by_name[name]] for name in PLACES], SCHEDULE)),
-        localization({"reliance": methods["reliance"]}, unknown),
-    )
+    return tables(localization(methods, in_places(world, [[by_name[name]] for name in PLACES], SCHEDULE)))
 
 
 @click.command()
