@@ -2,7 +2,7 @@
 
 The second half of INJ and DEL (2311.09060): set the neurons that are ranked first to zero, and see what the model still
 gets right of a memory that it learned with all others, and of the others. A neuron is a hidden unit of an MLP, and it
-goes with its row of `W_out`. Targets are eight of the testbed's authors.
+goes with its row of `W_out`. Memories are the testbed's authors; eight of them are targets.
 """
 
 import random
@@ -18,84 +18,70 @@ from torch import Tensor, nn
 
 import engram_interp as ei
 from analyses import results
-from analyses.studies.localization.levels import engram_weights, weight_products
+from analyses.studies.localization.levels import weight_products
 from analyses.studies.localization.methods import Examples
 from analyses.studies.localization.rivals import learned_mask
 from analyses.studies.localization.worlds import testbed
-from engram_interp.concepts.concept import REFERENCE, TARGET
 from engram_interp.models import adapt
+from engram_interp.models.sites import Site
 
 EVERY = 25
 """One of so many authors is a target."""
 SHARES = (0.005, 0.02, 0.1)
 """Of all neurons: so many go."""
-N_SIBLINGS = 12
-"""So many other authors say what is usual of a neuron."""
 N_OTHERS = 20
-"""So many more authors say what the deletion costs."""
+"""So many other authors say what the deletion costs."""
 RESULTS = Path(__file__).with_suffix(".json")
-Neurons = Float[Tensor, "neuron"]
-"""A number for each neuron, layer by layer."""
+Neurons = Float[Tensor, "memory neuron"]
+"""A number for each memory and each neuron, layer by layer."""
 
 
-def out_keys(model: nn.Module) -> list[str]:
+def out_sites(model: nn.Module) -> list[Site]:
     """The matrices whose rows are neurons."""
-    return [site.key for site in adapt(model).all_sites() if site.component == "W_out"]
+    return [site for site in adapt(model).all_sites() if site.component == "W_out"]
 
 
-def engram(model: nn.Module, target: Examples, reference: Examples) -> Neurons:
-    """`|W+|` of a neuron's row, over the norm of its matrix."""
-    found = engram_weights(model, target, reference)
-    return torch.cat([found[key].norm(dim=1) for key in out_keys(model)])
+def engrams_and_activations(model: nn.Module, memories: Sequence[Examples]) -> tuple[Neurons, Neurons]:
+    """`|W+|` of a neuron's row, over the norm of its matrix; and its mean square, over that for all other memories."""
+    named = {str(number): memory for number, memory in enumerate(memories)}
+    parts = ei.decompose(model, named, components="out", progress=False)
+    counts = torch.tensor([float(parts.counts[name]) for name in named])[:, None]
+    of_engrams, of_activations = [], []
+    for site in out_sites(model):
+        norm = adapt(model).parameter(site.key).detach().norm()
+        rows = [parts.engram(name)[site.key].norm(dim=1) / norm for name in named]
+        squares = torch.stack([parts.moment(site.input, [name]).diagonal() for name in named]).float()
+        others = (squares.sum(0) - squares) / (counts.sum() - counts)
+        of_engrams.append(torch.stack(rows))
+        of_activations.append(squares / counts / others)
+    return torch.cat(of_engrams, dim=1), torch.cat(of_activations, dim=1)
 
 
-def activation(model: nn.Module, target: Examples, reference: Examples) -> Neurons:
-    """A neuron's mean square for the target, over that for the reference."""
-    statistics = ei.collect(model, ei.Concept(target, reference), components="W_out", progress=False)
+def gradients(model: nn.Module, memories: Sequence[Examples]) -> Neurons:
+    """`-sum a dL/da` of a neuron's activation `a`: how a memory's loss rises, to first order, as the neuron goes."""
     found = []
-    for site in (site for site in adapt(model).all_sites() if site.component == "W_out"):
-        squares = {
-            side: statistics.groups[side][site.input].matrix(False).diagonal() / statistics.counts[side]
-            for side in (TARGET, REFERENCE)
-        }
-        found.append(squares[TARGET] / squares[REFERENCE])
-    return torch.cat(found)
+    for memory in memories:
+        products = weight_products(model, memory)
+        found.append(-torch.cat([products[site.key].sum(1) for site in out_sites(model)]))
+    return torch.stack(found)
 
 
-def gradient(model: nn.Module, target: Examples, reference: Examples) -> Neurons:
-    """`-sum a dL/da` of a neuron's activation `a`: how the target's loss rises, to first order, as it goes."""
-    del reference
-    products = weight_products(model, target)
-    return -torch.cat([products[key].sum(1) for key in out_keys(model)])
+def over_siblings(values: Neurons, number: int) -> Float[Tensor, "neuron"]:
+    """One memory's numbers, in standard deviations from the mean of all others."""
+    others = values[torch.arange(len(values)) != number]
+    return (values[number] - others.mean(0)) / others.std(0).clamp(min=torch.finfo(values.dtype).tiny)
 
 
-def mask(model: nn.Module, target: Examples, reference: Examples) -> Neurons:
+def mask(model: nn.Module, target: Examples, reference: Examples) -> Float[Tensor, "neuron"]:
     """A learned mask's mean over a neuron's row."""
     found = learned_mask(model, target, reference)
-    return torch.cat([found[key].mean(1) for key in out_keys(model)])
-
-
-def chance(model: nn.Module, target: Examples, reference: Examples) -> Neurons:
-    """Random numbers: a control."""
-    del reference
-    n = sum(len(adapt(model).parameter(key)) for key in out_keys(model))
-    return torch.rand(n, generator=torch.Generator().manual_seed(random.Random(repr(target[0])).getrandbits(32)))
-
-
-METHODS = {"engram": engram, "activation ratio": activation, "gradient x activation": gradient, "chance": chance}
-OVER_SIBLINGS = ("engram", "activation ratio", "gradient x activation")
-"""Methods that are also compared with what they say of other authors."""
-
-
-def over_siblings(target: Neurons, siblings: Float[Tensor, "sibling neuron"]) -> Neurons:
-    """Standard deviations from the mean of siblings."""
-    return (target - siblings.mean(0)) / siblings.std(0).clamp(min=torch.finfo(siblings.dtype).tiny)
+    return torch.cat([found[site.key].mean(1) for site in out_sites(model)])
 
 
 @contextmanager
 def without(model: nn.Module, chosen: Tensor) -> Iterator[None]:
     """The model without these neurons, until the end."""
-    weights = [adapt(model).parameter(key).detach() for key in out_keys(model)]
+    weights = [adapt(model).parameter(site.key).detach() for site in out_sites(model)]
     kept = [weight.clone() for weight in weights]
     gone = torch.zeros(sum(map(len, weights)), dtype=torch.bool).index_fill(0, chosen, True)
     try:
@@ -107,28 +93,30 @@ def without(model: nn.Module, chosen: Tensor) -> Iterator[None]:
             weight.copy_(before)
 
 
-def rankings(model: nn.Module, memories: Sequence[Examples], number: int) -> dict[str, Neurons]:
-    """What every method says of one memory's neurons."""
+def rankings(
+    model: nn.Module, memories: Sequence[Examples]
+) -> Iterator[tuple[int, dict[str, Float[Tensor, "neuron"]]]]:
+    """The number of every target, and what each method says of its neurons."""
+    engrams, activations = engrams_and_activations(model, memories)
+    every = {"engram": engrams, "activation ratio": activations, "gradient x activation": gradients(model, memories)}
+    for number in range(0, len(memories), EVERY):
+        others = [example for i, memory in enumerate(memories) if i != number for example in memory]
+        found = {name: values[number] for name, values in every.items()}
+        found |= {f"{name}, siblings": over_siblings(values, number) for name, values in every.items()}
+        found["learned mask"] = mask(model, memories[number], others)
+        found["chance"] = torch.rand(engrams.shape[1], generator=torch.Generator().manual_seed(number))
+        yield number, found
 
-    def said_of(i: int, name: str) -> Neurons:
-        others = [example for j, memory in enumerate(memories) if j != i for example in memory]
-        return METHODS[name](model, memories[i], others)
 
-    siblings = random.Random(number).sample([i for i in range(len(memories)) if i != number], N_SIBLINGS)
-    found = {name: said_of(number, name) for name in METHODS}
-    for name in OVER_SIBLINGS:
-        found[f"{name}, siblings"] = over_siblings(found[name], torch.stack([said_of(i, name) for i in siblings]))
-    others = [example for j, memory in enumerate(memories) if j != number for example in memory]
-    return {**found, "learned mask": mask(model, memories[number], others)}
-
-
-def judged(model: nn.Module, memories: Sequence[Examples], number: int) -> Iterator[dict[str, object]]:
+def judged(
+    model: nn.Module, memories: Sequence[Examples], number: int, methods: dict[str, Tensor]
+) -> Iterator[dict[str, object]]:
     """What is left of a memory, and of others, without the neurons that each method ranks first."""
     rest = [memory for i, memory in enumerate(memories) if i != number]
-    asked = random.Random(-1 - number).sample(rest, N_OTHERS)
+    asked = random.Random(number).sample(rest, N_OTHERS)
     groups = {"target": list(memories[number]), "others": [example for memory in asked for example in memory]}
     before = ei.score(model, groups, progress=False)
-    for name, values in rankings(model, memories, number).items():
+    for name, values in methods.items():
         for share in SHARES:
             with without(model, values.argsort(descending=True)[: round(share * len(values))]):
                 after = ei.score(model, groups, progress=False)
@@ -139,8 +127,9 @@ def judged(model: nn.Module, memories: Sequence[Examples], number: int) -> Itera
 def measure() -> results.Tables:
     """Every method on every target."""
     world = testbed()
-    numbers = range(0, len(world.siblings), EVERY)
-    cases = pd.DataFrame([row for number in numbers for row in judged(world.model, world.siblings, number)])
+    found = rankings(world.model, world.siblings)
+    rows = [row for number, methods in found for row in judged(world.model, world.siblings, number, methods)]
+    cases = pd.DataFrame(rows)
     means = cases.groupby(["method", "share"], sort=False)[["left", "kept"]].mean().reset_index()
     return {"summary": means.round(4), "cases": cases.round(4)}
 
