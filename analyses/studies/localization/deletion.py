@@ -27,7 +27,7 @@ from engram_interp.models.sites import Site
 
 EVERY = 25
 """One of so many authors is a target."""
-SHARES = (0.005, 0.02, 0.1)
+SHARES = (0.02, 0.1, 0.3)
 """Of all neurons: so many go."""
 N_OTHERS = 20
 """So many other authors say what the deletion costs."""
