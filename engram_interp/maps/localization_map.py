@@ -59,8 +59,8 @@ class LocalizationMap(IdentityMapping[str, float]):
     `score`        how unusual the gain and the place are, in standard deviations of the sets: see `maps/scores`.
                    `score_excess` is how far it is above the other matrices, which its p-value asks for too.
     `reliance`     with `gradient=True`: how much more the target's answers rely on the matrix than others' do, in
-                   standard deviations of the sets: see `maps/reliance`. Its p-value is made as the score's is; it
-                   has no interval.
+                   standard deviations of the sets: see `maps/reliance`. Its p-value is corrected for all matrices
+                   (or heads). It has no excess and no interval.
     ============== ================================================================================================
 
     With `null="siblings"`, the score is what `top` and `plot` show by default. It found planted memories best
@@ -311,7 +311,7 @@ def _title(wmap: LocalizationMap, quantity: str, by: str = "") -> str:
         raise ValueError(f"a map draws {', '.join(DRAWN)}; got {quantity!r}")
     concept = f" of {wmap.name!r}" if wmap.name else ""
     metric = MAP_QUANTITIES[quantity].metric
-    family = "" if metric in STANDARDISED else ", family-wise"
+    family = "" if metric is SCORE else ", family-wise"
     stars = f" (* p ≤ {SIGNIFICANT:g}{family})" if "p_value" in wmap.quantities else ""
     if metric in STANDARDISED:
         return f"{metric.title}{by}{concept} in {wmap.model}, in standard deviations of {_compared_with(wmap)}{stars}"

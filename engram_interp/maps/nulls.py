@@ -16,7 +16,7 @@ from torch import Tensor
 
 from engram_interp.engrams.parts import Part
 from engram_interp.linalg.filters import soft
-from engram_interp.linalg.intervals import ROUNDING, family_p_values, interval, interval_about
+from engram_interp.linalg.intervals import ROUNDING, exceedance, family_p_values, interval, interval_about
 from engram_interp.linalg.norms import share
 from engram_interp.maps.null_sets import N_BOOTSTRAPS, NullSets, rows_of_sets
 from engram_interp.maps.quantities import GAIN, METRICS, OBLIQUE, RELIANCE, SCORE, WNORM, Metric, Norms, Sizes
@@ -158,7 +158,7 @@ def significance(
     if products:
         of_loss = _by_family(dict(products), _reliance_columns)
         for key, values in found.items():
-            values |= {RELIANCE.column(kind): of_loss[kind][key] for kind in ("size", "excess", "p_value")}
+            values |= {RELIANCE.column(kind): of_loss[kind][key] for kind in ("size", "p_value")}
             column = SCORE.column("p_value")
             values[column] = torch.maximum(values[column], of_loss["here"][key])
     return found
@@ -168,7 +168,7 @@ def _reliance_columns(products: Float[Tensor, "set unit 2"]) -> dict[str, Float[
     """The columns of the reliance; and `here`, in which share of sets a unit has as much as in the first."""
     of_sets = reliances(products)
     here = (of_sets >= of_sets[0] - ROUNDING).double().mean(0)
-    return {"size": of_sets[0], "excess": above_others(of_sets[0]), "p_value": score_p_values(of_sets), "here": here}
+    return {"size": of_sets[0], "p_value": exceedance(of_sets), "here": here}
 
 
 def _scores(measured: dict[str, Measured], n_target: int) -> dict[str, dict[str, Tensor]]:

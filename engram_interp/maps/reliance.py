@@ -1,9 +1,10 @@
 """Do a memory's answers rely on a matrix, and more than those of other memories? `-<dL/dW, W> / |dL/dW|`.
 
 `-<dL/dW, W>` is how far the loss falls, to first order, when the matrix is scaled up. Over the gradient's norm it is
-the length of `W` down its own gradient, however large the loss is. The reliance is how far that is above the mean of
-all other sets, in their standard deviations. The gradient of a set of memories has the root of the sum of their squared
-norms, as if they had nothing in common.
+the length of `W` down its own gradient, and over the root mean square of all matrices' lengths it says which of them a
+set's answers come from. The reliance is how far that is above the mean of all other sets, in their standard deviations.
+How large a loss is, and how well a memory is known, cancels. The gradient of a set of memories has the root of the sum
+of their squared norms, as if they had nothing in common.
 
 A matrix may see a target in an unusual way without taking part in its answers: text that is new to a model stands out,
 and is said from no place.
@@ -102,14 +103,15 @@ def reliances(products: Float[Tensor, "set unit 2"]) -> Float[Tensor, "set unit"
         products: `<dL/dW, W>` and `|dL/dW|^2`.
 
     Example:
-        >>> products = torch.tensor([[[-9.0, 9.0]], [[-2.0, 1.0]], [[0.0, 4.0]], [[-2.0, 4.0]]])
-        >>> reliances(products)[0].tolist()
-        [2.0]
+        >>> product = torch.tensor([[-3.0, 1.0], [-1.0, -1.0], [1.0, -1.0], [0.0, 0.0]])
+        >>> reliances(torch.stack([product, torch.ones(4, 2)], dim=2))[0, 0].item()  # (3 / sqrt 5 - 0) / 1
+        1.34...
     """
     product, square = products.unbind(-1)
     length = share(-product, square.sqrt())
-    every = torch.arange(len(length))
-    return torch.cat([standardised(length[i : i + 1], length[every != i]) for i in range(len(length))])
+    profile = share(length, length.square().mean(1, keepdim=True).sqrt().expand_as(length))
+    every = torch.arange(len(profile))
+    return torch.cat([standardised(profile[i : i + 1], profile[every != i]) for i in range(len(profile))])
 
 
 @torch.no_grad()

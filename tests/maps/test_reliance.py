@@ -50,14 +50,14 @@ def test_products_are_what_scaling_a_matrix_changes(variant):
             assert float(found[site.key][1, place, 0]) == pytest.approx(expected, rel=0.02, abs=0.05)
 
 
-def test_reliances_are_standard_deviations_of_the_other_sets_lengths():
-    # -g / |gradient|: 3 / 1 in the first set, and -1 / 1, 2 / 2 and 0 / 3 in the others, whose mean is 0 and standard
-    # deviation 1. The second unit has no gradient in the first set, and 1, 3 and 2 in the others: -2 / 1.
-    found = reliances(
-        torch.tensor([[[-3.0, 1.0], [0.0, 0.0]], [[1.0, 1.0], [-1.0, 1.0]], [[-2.0, 4.0], [-3.0, 1.0]],
-                      [[0.0, 9.0], [-8.0, 16.0]]])
-    )  # fmt: skip
-    assert found[0].tolist() == pytest.approx([3.0, -2.0])
+def test_reliances_are_standard_deviations_of_the_other_sets_profiles():
+    # Lengths: -g / |gradient|. (3, -1) in the first set: its root mean square is sqrt 5. (1, 1), (-1, 1) and (0, 0) in
+    # the others, as they are. The first unit: 3 / sqrt 5 = 1.3416, against 1, -1 and 0: mean 0, standard deviation 1.
+    # The second: -1 / sqrt 5 = -0.4472, against 1, 1 and 0: mean 2/3, standard deviation 1 / sqrt 3.
+    product = torch.tensor([[-3.0, 1.0], [-2.0, -1.0], [3.0, -1.0], [0.0, 0.0]])
+    square = torch.tensor([[1.0, 1.0], [4.0, 1.0], [9.0, 1.0], [1.0, 0.0]])
+    found = reliances(torch.stack([product, square], 2))
+    assert found[0].tolist() == pytest.approx([1.3416, (-0.4472 - 2 / 3) * 3**0.5], abs=1e-3)
 
 
 @given(st.integers(0, 1000), st.floats(0.1, 10))
@@ -71,7 +71,7 @@ def test_how_large_a_loss_is_does_not_matter(seed, factor):
 
 def test_a_unit_on_which_all_sets_rely_alike_says_nothing():
     product = torch.tensor([[1.0, 1.0], [2.0, 2.0], [3.0, 3.0]])
-    assert reliances(torch.stack([product, product.square()], 2)).tolist() == [[0.0, 0.0]] * 3
+    assert reliances(torch.stack([product, torch.ones(3, 2)], 2)).tolist() == [[0.0, 0.0]] * 3
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 8])

@@ -21,10 +21,10 @@ from engram_interp.concepts.batches import encode_concept, encode_groups
 from engram_interp.concepts.concept import REFERENCE, TARGET, Example
 from engram_interp.concepts.memories import memories_of
 from engram_interp.engrams.weights import matrix_of
+from engram_interp.linalg.intervals import exceedance
 from engram_interp.linalg.norms import output_norm
 from engram_interp.maps.null_sets import sibling_sets
 from engram_interp.maps.reliance import loss_products, reliances, set_products
-from engram_interp.maps.scores import score_p_values
 from engram_interp.models import adapt
 from engram_interp.models.components import ATTENTION
 from engram_interp.models.sites import component_of
@@ -124,7 +124,7 @@ def reliance(model: nn.Module, target: Examples, reference: Examples) -> Ranking
     encoded = encode_concept(concept, adapter.encoder)
     products = set_products(adapter, adapter.all_sites(), encoded, sets, memories, Run(progress=False))
     of_sets = reliances(torch.stack([values[:, 0] for values in products.values()], dim=1))
-    found = (of_sets[0].tolist(), score_p_values(of_sets).tolist())
+    found = (of_sets[0].tolist(), exceedance(of_sets).tolist())
     return Ranking(*(dict(zip(products, values, strict=True)) for values in found))
 
 

@@ -2,7 +2,7 @@
 
 Memories planted into single modules, decoys, and targets that have no place, as the benchmark has them. `gpt2` needs
 `--model` of `training/train_gpt2.py`. The formula was chosen on the testbed's first target, which is not reported, and
-on five authors in SmolLM2: see `smollm.py`.
+on five authors in SmolLM2, which are none of its targets: see `smollm.py`. `smollm` needs `--data`.
 """
 
 from collections.abc import Iterable, Mapping
@@ -11,8 +11,9 @@ from pathlib import Path
 import click
 
 from analyses import results
-from analyses.studies.localization.methods import Maps
+from analyses.studies.localization.methods import Maps, reliance
 from analyses.studies.localization.other_models import places_of
+from analyses.studies.localization.smollm import cases, smollm
 from analyses.studies.localization.worlds import Folder, World, gpt2, in_places, tables
 from engram_interp.benchmarks import (
     Case,
@@ -39,10 +40,10 @@ def methods() -> Mapping[str, Method]:
 
 def of_testbed() -> results.Tables:
     """The benchmark's cases, without those that the formula was chosen on, and without ordinary targets."""
-    cases = (
+    chosen = (
         case for case in standard_cases() if (case.target_set, case.kind) != (0, PLANTED) and case.kind != ORDINARY
     )
-    return tables(localization(methods(), cases))
+    return tables(localization(methods(), chosen))
 
 
 def of_world(world: World, n_places: int, step: int) -> results.Tables:
@@ -56,7 +57,12 @@ def of_world(world: World, n_places: int, step: int) -> results.Tables:
         decoys(world.model, world.targets, world.reference, modules_of(world.model)),
         nothing_planted(world.model, world.targets, [], world.reference),
     )
-    return tables(*(localization(every_method, cases) for cases in every))
+    return tables(*(localization(every_method, some) for some in every))
+
+
+def of_smollm(data: Path) -> results.Tables:
+    """The cases of `smollm.py`."""
+    return tables(localization({"reliance": reliance}, cases(smollm(data))))
 
 
 @click.group()
@@ -75,6 +81,13 @@ def testbed() -> None:
 def of_gpt2(model: Path) -> None:
     """The testbed's authors in a model of GPT-2's architecture."""
     results.record(HERE / "reliance_gpt2.json", lambda: of_world(gpt2(model), 2, 5), __file__)
+
+
+@main.command("smollm")
+@click.option("--data", type=Folder, required=True, help="TOFU's folder.")
+def smollm_command(data: Path) -> None:
+    """TOFU's authors in SmolLM2."""
+    results.record(HERE / "reliance_smollm.json", lambda: of_smollm(data), __file__)
 
 
 if __name__ == "__main__":
