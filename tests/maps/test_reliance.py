@@ -10,8 +10,10 @@ from engram_interp.benchmarks import modules_of, plant
 from engram_interp.concepts.batches import batches
 from engram_interp.maps.reliance import loss_products, reliances
 from engram_interp.models import adapt
+from engram_interp.models.loading import bridge_of
 from engram_interp.options import Run
-from tests.conftest import build, token_concept, tokens
+from tests import huggingface
+from tests.conftest import _build_bridge, build, token_concept, tokens
 
 EPSILON = 1e-3
 
@@ -26,10 +28,11 @@ def loss_of(adapter, examples) -> float:
     return total
 
 
+@pytest.mark.parametrize("make", [build, _build_bridge])
 @pytest.mark.parametrize("variant", ["llama", "gpt2"])
-def test_products_are_what_scaling_a_matrix_changes(variant):
-    # dL/ds of s W at s = 1, by a central difference; a head is scaled alone.
-    model = build(variant)
+def test_products_are_what_scaling_a_matrix_changes(make, variant):
+    # dL/ds of s W at s = 1, by a central difference; a head is scaled alone. A bridge has GPT-2's Q, K and V in one.
+    model = make(variant, 0)
     adapter, memories = adapt(model), [token_concept(4).target, token_concept(6).target]
     sites = [site for site in adapter.all_sites() if site.layer == 0]
     found = loss_products(adapter, sites, memories, Run(batch_size=4, progress=False))
@@ -92,6 +95,19 @@ def test_batches_are_one_gradient(llama, batch_size):
     for site, weight, gradient in zip(sites, weights, gradients, strict=True):
         expected = [float((gradient * weight.detach()).sum()), float(gradient.square().sum())]
         assert found[site.key][0, 0].tolist() == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize("family", ["GPT-NeoX", "Phi-3", "Falcon", "Gemma-2", "Mixtral"])
+def test_every_family_has_one_gradient_whatever_the_batches(family):
+    # In batches of one, the last example of a mixture is not sent to every expert.
+    adapter, memory = adapt(bridge_of("tiny", huggingface.make(family))), list(token_concept(7).target)
+    one, all_at_once = (
+        loss_products(adapter, adapter.all_sites(), [memory], Run(batch_size=size, progress=False)) for size in (1, 8)
+    )
+    assert one.keys() == all_at_once.keys()
+    for key, values in one.items():
+        assert torch.allclose(values, all_at_once[key], rtol=1e-3, atol=1e-5)
+    assert sum(float(values[0, 0, 1]) > 0 for values in one.values()) > len(one) / 2
 
 
 def test_matrices_that_scale_the_same_thing_have_one_product(llama):
