@@ -11,6 +11,7 @@ from engram_interp.common.writing import replacing
 from engram_interp.concepts.concept import REFERENCE, TARGET
 from engram_interp.maps.diagnosis import Diagnosis
 from engram_interp.maps.localization_map import DRAWN, SIBLINGS, LocalizationMap
+from engram_interp.maps.quantities import MAP_QUANTITIES
 from engram_interp.models.components import ATTENTION
 from engram_interp.report import sentences
 from engram_interp.report.findings import Findings
@@ -95,7 +96,8 @@ def map_page(wmap: LocalizationMap, by: str, provenance: str) -> str:
         figures += [wmap.plot_heads(quantity) for quantity in drawn]
     if wmap.to_frame()["expert"].notna().any():
         figures += [wmap.plot_experts(quantity) for quantity in drawn]
-    shown = [name for name in (*drawn, *P_VALUES) if name in wmap.quantities]
+    first = by, MAP_QUANTITIES[by].beside("p_value")
+    shown = [name for name in dict.fromkeys((*first, *drawn, *P_VALUES)) if name in wmap.quantities]
     title = f"Where {wmap.name or 'the target'} sits in {wmap.model}"
     table = wmap.top(N_ROWS, by)[["key", *shown]]
     return _table_page(title, provenance, sentences.map_sentence(wmap), table, by, figures)

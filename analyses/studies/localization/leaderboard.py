@@ -11,7 +11,7 @@ from analyses import results
 from engram_interp.benchmarks import Leaderboard
 
 HERE = Path(__file__).parent
-MODELS = {"testbed": "the testbed", "gpt2": "GPT-2's architecture", "tofu": "TOFU's text"}
+MODELS = {"testbed": "the testbed", "gpt2": "GPT-2's architecture", "tofu": "TOFU's text", "smollm": "SmolLM2"}
 
 
 @click.command()
