@@ -118,6 +118,9 @@ def reliances(products: Float[Tensor, "set unit 2"]) -> Float[Tensor, "set unit"
 def _products(adapter: Adapter, site: Site, gradient: Tensor) -> Float[Tensor, "unit 2"]:
     weight = adapter.parameter(site.key)
     heads = COMPONENT[site.component].heads(len(weight))
+    # The square of a small gradient is zero in float16.
+    wide = torch.promote_types(weight.dtype, torch.float32)
+    gradient, weight = gradient.to(wide), weight.to(wide)
     found = []
     for values in (gradient * weight, gradient.square()):
         matrix = to_matrix(site.component, values)

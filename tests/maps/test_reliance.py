@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from hypothesis import given
@@ -95,6 +97,23 @@ def test_batches_are_one_gradient(llama, batch_size):
     for site, weight, gradient in zip(sites, weights, gradients, strict=True):
         expected = [float((gradient * weight.detach()).sum()), float(gradient.square().sum())]
         assert found[site.key][0, 0].tolist() == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_loses_no_small_gradient(llama, dtype):
+    # An MLP that hardly reaches the answers: its gradients are small, and their squares no float16.
+    for variant in (torch.float32, dtype):
+        model = copy.deepcopy(llama).to(variant)
+        adapter = adapt(model)
+        with torch.no_grad():
+            adapter.parameter("blocks.1.mlp.W_out").mul_(2e-6)
+        found = loss_products(adapter, adapter.all_sites(), [token_concept(4).target], Run(progress=False))
+        product, square = found["blocks.1.mlp.W_in"][0, 0]
+        assert square > 0
+        lengths = -product / square.sqrt()
+        if variant == torch.float32:
+            expected = lengths
+    assert lengths == pytest.approx(float(expected), rel=0.2)
 
 
 @pytest.mark.parametrize("family", ["GPT-NeoX", "Phi-3", "Falcon", "Gemma-2", "Mixtral"])
