@@ -83,6 +83,7 @@ BLOCKS = {
     "localization_tofu": Block(of_localization, ("studies/localization/tofu",)),
     "localization_smollm": Block(of_localization, ("studies/localization/smollm",)),
     "reliance_smollm": Block(of_localization, ("studies/localization/reliance_smollm",)),
+    "reliance_testbed": Block(of_localization, ("studies/localization/reliance_testbed",)),
     "localization_levels": Block(of_levels, ("studies/localization/levels",)),
     "localization_calibration": Block(of_calibration, ("studies/localization/calibration",)),
     "localization_forgetting": Block(of_forgetting, ("studies/localization/forgetting",)),
