@@ -16,12 +16,12 @@ from torch import Tensor
 
 from engram_interp.engrams.parts import Part
 from engram_interp.linalg.filters import soft
-from engram_interp.linalg.intervals import ROUNDING, exceedance, family_p_values, interval, interval_about
+from engram_interp.linalg.intervals import exceedance, family_p_values, interval, interval_about
 from engram_interp.linalg.norms import share
 from engram_interp.maps.null_sets import N_BOOTSTRAPS, NullSets, rows_of_sets
 from engram_interp.maps.quantities import GAIN, METRICS, OBLIQUE, RELIANCE, SCORE, WNORM, Metric, Norms, Sizes
 from engram_interp.maps.reliance import reliances
-from engram_interp.maps.scores import Measured, above_others, score_p_values, scores, scores_without_own
+from engram_interp.maps.scores import Measured, above_others, reached, score_p_values, scores, scores_without_own
 from engram_interp.maps.set_norms import set_norms
 from engram_interp.statistics.moments import full_precision
 
@@ -167,8 +167,7 @@ def significance(
 def _reliance_columns(products: Float[Tensor, "set unit 2"]) -> dict[str, Float[Tensor, "unit"]]:
     """The columns of the reliance; and `here`, in which share of sets a unit has as much as in the first."""
     of_sets = reliances(products)
-    here = (of_sets >= of_sets[0] - ROUNDING).double().mean(0)
-    return {"size": of_sets[0], "p_value": exceedance(of_sets), "here": here}
+    return {"size": of_sets[0], "p_value": exceedance(of_sets), "here": reached(of_sets)}
 
 
 def _scores(measured: dict[str, Measured], n_target: int) -> dict[str, dict[str, Tensor]]:

@@ -25,7 +25,7 @@ from engram_interp.concepts.concept import REFERENCE, TARGET, TokenExample
 from engram_interp.concepts.memories import Memories
 from engram_interp.linalg.norms import share
 from engram_interp.maps.null_sets import memories_in
-from engram_interp.maps.scores import standardised
+from engram_interp.maps.scores import over_rms, standardised
 from engram_interp.models import Adapter
 from engram_interp.models.components import COMPONENT, to_matrix
 from engram_interp.models.gradients import backward
@@ -109,7 +109,7 @@ def reliances(products: Float[Tensor, "set unit 2"]) -> Float[Tensor, "set unit"
     """
     product, square = products.unbind(-1)
     length = share(-product, square.sqrt())
-    profile = share(length, length.square().mean(1, keepdim=True).sqrt().expand_as(length))
+    profile = over_rms(length)
     every = torch.arange(len(profile))
     return torch.cat([standardised(profile[i : i + 1], profile[every != i]) for i in range(len(profile))])
 

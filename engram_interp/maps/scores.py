@@ -67,7 +67,17 @@ def scores_without_own(sets: Measured) -> Float[Tensor, "set unit"]:
 
 def _profile(some: Measured, mean: Float[Tensor, "unit"]) -> Float[Tensor, "set unit"]:
     ratio = share(some.passed, mean.expand_as(some.passed))
-    return share(ratio, ratio.square().mean(1, keepdim=True).sqrt().expand_as(ratio))
+    return over_rms(ratio)
+
+
+def over_rms(values: Float[Tensor, "set unit"]) -> Float[Tensor, "set unit"]:
+    """Each set's numbers over their root mean square: where a set is large, whatever its own size."""
+    return share(values, values.square().mean(1, keepdim=True).sqrt().expand_as(values))
+
+
+def reached(of_sets: Float[Tensor, "set unit"]) -> Float[Tensor, "unit"]:
+    """In which share of sets, the first among them, each unit has as much as in the first."""
+    return (of_sets >= of_sets[0] - ROUNDING).double().mean(0)
 
 
 def standardised(some: Float[Tensor, "set unit"], null: Float[Tensor, "null unit"]) -> Float[Tensor, "set unit"]:
@@ -100,6 +110,6 @@ def score_p_values(of_sets: Float[Tensor, "set unit"]) -> Float[Tensor, "unit"]:
     whatever the number of units. Where it holds, units are judged one by one.
     """
     anywhere = exceedance(of_sets).min()
-    here = (of_sets >= of_sets[0] - ROUNDING).double().mean(0)
+    here = reached(of_sets)
     among_units = torch.special.ndtr(-above_others(of_sets[0])) if of_sets.shape[1] > 1 else torch.zeros_like(here)
     return torch.maximum(torch.maximum(here, among_units), anywhere)

@@ -7,7 +7,6 @@ goes with its row of `W_out`. Memories are the testbed's authors; eight of them 
 
 import random
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -20,8 +19,9 @@ import engram_interp as ei
 from analyses import results
 from analyses.studies.localization.levels import weight_products
 from analyses.studies.localization.methods import Examples
-from analyses.studies.localization.rivals import learned_mask
+from analyses.studies.localization.rivals import learned_mask, without
 from analyses.studies.localization.worlds import testbed
+from engram_interp.maps.scores import standardised
 from engram_interp.models import adapt
 from engram_interp.models.sites import Site
 
@@ -69,7 +69,7 @@ def gradients(model: nn.Module, memories: Sequence[Examples]) -> Neurons:
 def over_siblings(values: Neurons, number: int) -> Float[Tensor, "neuron"]:
     """One memory's numbers, in standard deviations from the mean of all others."""
     others = values[torch.arange(len(values)) != number]
-    return (values[number] - others.mean(0)) / others.std(0).clamp(min=torch.finfo(values.dtype).tiny)
+    return standardised(values[number][None], others)[0]
 
 
 def mask(model: nn.Module, target: Examples, reference: Examples) -> Float[Tensor, "neuron"]:
@@ -78,19 +78,11 @@ def mask(model: nn.Module, target: Examples, reference: Examples) -> Float[Tenso
     return torch.cat([found[site.key].mean(1) for site in out_sites(model)])
 
 
-@contextmanager
-def without(model: nn.Module, chosen: Tensor) -> Iterator[None]:
-    """The model without these neurons, until the end."""
-    weights = [adapt(model).parameter(site.key).detach() for site in out_sites(model)]
-    kept = [weight.clone() for weight in weights]
-    gone = torch.zeros(sum(map(len, weights)), dtype=torch.bool).index_fill(0, chosen, True)
-    try:
-        for weight, some in zip(weights, gone.split([len(weight) for weight in weights]), strict=True):
-            weight[some] = 0
-        yield
-    finally:
-        for weight, before in zip(weights, kept, strict=True):
-            weight.copy_(before)
+def rows_of(model: nn.Module, chosen: Tensor) -> dict[str, Tensor]:
+    """The rows of neurons, as a mask for each matrix."""
+    sizes = {site.key: len(adapt(model).parameter(site.key)) for site in out_sites(model)}
+    gone = torch.zeros(sum(sizes.values()), dtype=torch.bool).index_fill(0, chosen, True)
+    return dict(zip(sizes, gone.split([*sizes.values()]), strict=True))
 
 
 def rankings(
@@ -118,7 +110,8 @@ def judged(
     before = ei.score(model, groups, progress=False)
     for name, values in methods.items():
         for share in SHARES:
-            with without(model, values.argsort(descending=True)[: round(share * len(values))]):
+            first = values.argsort(descending=True)[: round(share * len(values))]
+            with without(model, rows_of(model, first)):
                 after = ei.score(model, groups, progress=False)
             left = {side: after[side].accuracy / before[side].accuracy for side in groups}
             yield {"target": number, "method": name, "share": share, "left": left["target"], "kept": left["others"]}

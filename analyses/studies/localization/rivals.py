@@ -4,7 +4,7 @@ Each is a function of a model, a target and a reference, as `benchmarks.localiza
 """
 
 import random
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -52,7 +52,7 @@ def _ablated_over_siblings(
     # What is in no place, such as the unembedding, is part of nothing that is ablated.
     found = dict.fromkeys((site.key for site in adapt(model).all_sites()), float("-inf"))
     for place in places:
-        with _without(model, place.keys):
+        with without(model, dict.fromkeys(place.keys, torch.tensor(True))):
             rises = _losses(model, groups) - before
         z = float((rises[0] - rises[1:].mean()) / rises[1:].std())
         found |= dict.fromkeys(place.keys, z)
@@ -64,13 +64,13 @@ def _losses(model: nn.Module, groups: dict[str, list[Example]]) -> Tensor:
 
 
 @contextmanager
-def _without(model: nn.Module, keys: Collection[str]) -> Iterator[None]:
-    """The model with these matrices set to zero, until the end."""
-    weights = [adapt(model).parameter(key).detach() for key in keys]
+def without(model: nn.Module, gone: Mapping[str, Tensor]) -> Iterator[None]:
+    """The model with these matrices set to zero, or those rows that a mask names, until the end."""
+    weights = [adapt(model).parameter(key).detach() for key in gone]
     kept = [weight.clone() for weight in weights]
     try:
-        for weight in weights:
-            weight.zero_()
+        for weight, rows in zip(weights, gone.values(), strict=True):
+            weight[rows] = 0
         yield
     finally:
         for weight, before in zip(weights, kept, strict=True):

@@ -7,8 +7,9 @@ from analyses.studies.localization.deletion import (
     gradients,
     out_sites,
     over_siblings,
-    without,
+    rows_of,
 )
+from analyses.studies.localization.rivals import without
 from engram_interp.models import adapt
 
 D_MLP = 272
@@ -22,7 +23,7 @@ def loss(model, examples) -> float:
 def test_neurons_go_and_come_back(full):
     keys = [site.key for site in out_sites(full)]
     before = {key: adapt(full).parameter(key).clone() for key in keys}
-    with without(full, torch.tensor([1, D_MLP + 2])):
+    with without(full, rows_of(full, torch.tensor([1, D_MLP + 2]))):
         first, second, *others = (adapt(full).parameter(key) for key in keys)
         assert first[1].abs().max() == 0
         assert second[2].abs().max() == 0
@@ -58,7 +59,7 @@ def test_the_gradient_says_which_neurons_the_answers_need(full):
     order = gradients(full, [target])[0].argsort(descending=True)
     losses = []
     for some in (order[:10], order[-10:]):
-        with without(full, some):
+        with without(full, rows_of(full, some)):
             losses.append(loss(full, target))
     assert losses[0] > loss(full, target)
     assert losses[0] > losses[1]
