@@ -135,7 +135,8 @@ def collect(
     They serve every cut, ridge and filter: give them to `extract`, `localize` or `diagnose` in the concept's place.
 
     Args:
-        model: a `HookedTransformer` or `TransformerBridge`, with whatever weight processing it was loaded with.
+        model: a `HookedTransformer` or `TransformerBridge`, with whatever weight processing it was loaded with, or any
+            other module of linear and convolution layers.
         concept: what to look for.
         components: names of components, `W_Q` to `W_U`, or short, `Q` to `U`. None means all that the model has.
         layers: one layer or several, by number. None means all. The unembedding lies in no layer: `layers` leaves it
@@ -358,7 +359,7 @@ def diagnose(
 
 def decompose(
     model: nn.Module,
-    concepts: Mapping[str, Sequence[Example]],
+    concepts: Mapping[str, Any] | Any,
     *,
     components: str | Collection[str] | None = None,
     layers: Layers = None,
@@ -377,8 +378,9 @@ def decompose(
 
     Args:
         model: a `HookedTransformer` or `TransformerBridge`, with whatever weight processing it was loaded with.
-        concepts: examples by name, each as `Concept` takes them. What concepts should only be told apart from goes in
-            too, as a concept of its own.
+        concepts: examples by name, each as `Concept` takes them, or, for a plain module, batches of what it takes. A
+            labelled dataset has a concept for each class. What concepts should only be told apart from goes in too, as
+            a concept of its own.
         components: names of components, `W_Q` to `W_U`, or short, `Q` to `U`. None means all that the model has.
         layers: one layer or several, by number. None means all. The unembedding lies in no layer: `layers` leaves it
             out, unless `components` names it.
@@ -807,7 +809,7 @@ def null_check(
 
 def score(
     model: nn.Module,
-    groups: Mapping[str, Sequence[Example]],
+    groups: Mapping[str, Sequence[Any]],
     *,
     eos: bool = True,
     progress: bool | None = None,
@@ -818,7 +820,8 @@ def score(
     Args:
         model: the model to score.
         groups: examples by name, each as `Concept` takes them. The answer of a pair is scored, and every token of a
-            string.
+            string. Of a plain module, labelled batches, as the sides of `Concept.from_dataset`: an example counts as
+            one token, right if its label has the largest output.
         eos: whether the end-of-sequence token follows every answer and is scored.
         progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
         batch_size: examples in a batch, 1 or more. None takes examples of similar length until they make up 4096
@@ -942,7 +945,7 @@ def choose_alpha(
     concept: Concept,
     keep: Number = 0.98,
     *,
-    check: Sequence[Example] | None = None,
+    check: Sequence[Any] | None = None,
     measure: str | UserScore = "accuracy",
     start: Number = 1.0,
     rel_tol: Number = 0.05,
@@ -966,7 +969,8 @@ def choose_alpha(
             the reference.
         measure: what is kept. `"accuracy"`: right answer tokens. `"loss"`: the loss before over the loss after, so that
             0.98 lets it rise by a fiftieth. Or a function of a model and a list of examples that returns a score for
-            each; more is better.
+            each; more is better. Of a plain module, it gets the model and a batch, with its `inputs` and `labels`; the
+            first two need labels.
         start: the strength to try first.
         rel_tol: the search stops when the bracket is this narrow, as a share of alpha, or as narrow as floats allow.
         progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.

@@ -14,7 +14,7 @@ from analyses.setting import Setting
 from analyses.training.fit import Schedule, fit, fit_answers
 from engram_interp.concepts.batches import batches, encode_groups
 from engram_interp.concepts.concept import TokenExample
-from engram_interp.models import adapt
+from engram_interp.models import adapt_language
 from engram_interp.testbed.model import trained_parameters
 from engram_interp.unlearning.benchmarks import QA
 
@@ -59,7 +59,7 @@ METHODS = {
 
 def unlearned(setting: Setting, method: Method, learning_rate: float, options: dict[str, Any]) -> nn.Module:
     """A copy of the model that is trained to forget the target."""
-    models = Models(adapt(setting.model).copy(), setting.model)
+    models = Models(adapt_language(setting.model).copy(), setting.model)
     schedule = Schedule(setting.epochs, learning_rate, setting.batch_size, weight_decay=0.01, seed=setting.seed)
     loss = partial(method.loss, **options)
 
@@ -74,7 +74,7 @@ def unlearned(setting: Setting, method: Method, learning_rate: float, options: d
 
 def parameters_of(model: nn.Module) -> list[Tensor]:
     """The parameters to train. For the testbed's models, without the biases that only TransformerLens adds."""
-    if adapt(model).info.name.startswith("testbed"):
+    if adapt_language(model).info.name.startswith("testbed"):
         return [parameter.requires_grad_(True) for parameter in trained_parameters(model).values()]
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
@@ -84,7 +84,7 @@ def steps(setting: Setting, method: Method, schedule: Schedule) -> Iterator[Step
     target, reference = setting.benchmark.target, setting.benchmark.reference
     rng = random.Random(schedule.seed)
     instead = alternates(setting) if method.instead == "alternates" else None
-    encoder = adapt(setting.model).encoder
+    encoder = adapt_language(setting.model).encoder
     groups = {"forget": [qa.example for qa in target], "retain": [qa.example for qa in reference]}
     encoded = setting.made("encoded", lambda: encode_groups(groups, encoder))
     for _ in range(schedule.epochs):
@@ -126,9 +126,9 @@ def _batch(examples: list[TokenExample]) -> Any:
 
 def finetuned(setting: Setting, base: nn.Module, learning_rate: float = 1e-3) -> nn.Module:
     """A copy of the base model that is fine-tuned on the target alone, for Task Arithmetic."""
-    model = adapt(base).copy()
+    model = adapt_language(base).copy()
     schedule = Schedule(setting.epochs, learning_rate, setting.batch_size, weight_decay=0.01, seed=setting.seed)
-    encoder = adapt(base).encoder
+    encoder = adapt_language(base).encoder
     target = encode_groups({"target": [qa.example for qa in setting.benchmark.target]}, encoder)["target"]
     fit_answers(parameters_of(model), model, target, schedule, "")
     return model

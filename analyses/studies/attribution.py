@@ -22,7 +22,7 @@ from analyses import results
 from analyses.markdown import table
 from engram_interp.concepts.batches import Batch, encode_groups
 from engram_interp.effects.attribution import asked_of
-from engram_interp.models import adapt
+from engram_interp.models import adapt_language
 from engram_interp.options import Run
 from engram_interp.testbed.authors import Author
 
@@ -41,7 +41,7 @@ Lead = Callable[[torch.Tensor], torch.Tensor]
 
 def lead_of(model: Any, author: Author) -> tuple[Batch, Lead]:
     """The author's questions as one batch, and the mean lead of the answers over the best other token in `model`."""
-    adapter = adapt(model)
+    adapter = adapt_language(model)
     examples = encode_groups({"": author.examples}, adapter.encoder)
     (asked,) = asked_of(adapter, examples, Run(batch_size=len(author.examples), progress=False))
     return asked.batch, lambda logits: asked.lead(logits[asked.batch.counts]).mean()

@@ -27,7 +27,7 @@ from engram_interp.answers.scoring import score_encoded
 from engram_interp.concepts.batches import encode_groups
 from engram_interp.concepts.concept import TokenExample
 from engram_interp.linalg.filters import Filter, clip, hard, over, power, soft
-from engram_interp.models import Adapter, adapt
+from engram_interp.models import LanguageAdapter, adapt_language
 from engram_interp.options import Run
 
 SIZES, SEEDS = (1, 5, 20), range(6)
@@ -85,7 +85,7 @@ def concept_of(size: int, seed: int) -> ei.Concept:
     return ei.Concept(target, others + corpus.world_examples, name=f"{size} authors, set {seed}", positions="answer")
 
 
-def scored(concept: ei.Concept, seed: int, adapter: Adapter) -> dict[str, list[TokenExample]]:
+def scored(concept: ei.Concept, seed: int, adapter: LanguageAdapter) -> dict[str, list[TokenExample]]:
     """The target, and a sample of the others with all world facts."""
     n_world = len(ei.testbed.authors().world_examples)
     others, world = list(concept.reference[:-n_world]), list(concept.reference[-n_world:])
@@ -124,7 +124,7 @@ def read_off(points: pd.DataFrame, keep: float) -> float:
 
 
 def run(model: nn.Module, size: int, seed: int) -> list[dict[str, Any]]:
-    adapter, concept = adapt(model), concept_of(size, seed)
+    adapter, concept = adapt_language(model), concept_of(size, seed)
     statistics = ei.collect(model, concept, progress=False)
     encoded = scored(concept, seed, adapter)
     share = statistics.token_share()

@@ -28,12 +28,12 @@ from tqdm.auto import tqdm
 
 import engram_interp as ei
 from analyses import results
-from engram_interp.concepts.batches import Batch, batches, encode_concept
+from engram_interp.concepts.batches import Batch, batches
 from engram_interp.engrams.engram import Engram
 from engram_interp.linalg.fisher import squared_length
 from engram_interp.linalg.norms import share
-from engram_interp.models import Adapter, adapt
-from engram_interp.models.components import UNEMBED, to_matrix, to_parameter
+from engram_interp.models import LanguageAdapter, adapt_language
+from engram_interp.models.components import UNEMBED
 from engram_interp.models.sites import Site, by_input
 
 OUTPUTS = {
@@ -61,14 +61,14 @@ def a_prediction(
     engram: Engram,
     alphas: tuple[float, ...],
     measure: Callable[..., Tensor],
-    encoded: dict[str, list[Any]],
+    encoded: dict[str, Any],
 ) -> float:
     """The mean over predictions of what `measure` returns.
 
     `measure` takes log-probabilities, `[n d_vocab]`: those of the model, and for each alpha those of the model without
     `alpha` times the engram.
     """
-    adapter, total, n = adapt(model), 0.0, 0
+    adapter, total, n = adapt_language(model), 0.0, 0
 
     def log_probabilities(batch: Batch) -> Tensor:
         return adapter.unembed(adapter.final(batch, before_answers(batch))).double().log_softmax(-1)
@@ -122,7 +122,7 @@ def backward(model: nn.Module, batch: Batch, sites: list[Site], seed: int) -> di
     return {key: tensor.grad.flatten(2) for key, tensor in outputs.items() if tensor.grad is not None}
 
 
-def inputs_of(adapter: Adapter, batch: Batch, sites: list[Site]) -> dict[str, Tensor]:
+def inputs_of(adapter: LanguageAdapter, batch: Batch, sites: list[Site]) -> dict[str, Tensor]:
     """All inputs, `[batch pos d]`, by name."""
     found: dict[str, Tensor] = {}
 
@@ -134,12 +134,12 @@ def inputs_of(adapter: Adapter, batch: Batch, sites: list[Site]) -> dict[str, Te
     return found
 
 
-def measure(model: nn.Module, engram: Engram, encoded: dict[str, list[Any]]) -> pd.DataFrame:
+def measure(model: nn.Module, engram: Engram, encoded: dict[str, Any]) -> pd.DataFrame:
     """Quadratic forms of every matrix's engram, for each prediction, and `G`: all over the same positions."""
-    adapter = adapt(model)
+    adapter = adapt_language(model)
     sites = [site for site in adapter.all_sites() if site.key in engram]
-    A = {site.key: to_matrix(site.component, engram[site.key].double()) for site in sites}
-    W = {site.key: to_matrix(site.component, adapter.parameter(site.key).detach().double()) for site in sites}
+    A = {site.key: site.layout.to_matrix(engram[site.key].double()) for site in sites}
+    W = {site.key: site.layout.to_matrix(adapter.parameter(site.key).detach().double()) for site in sites}
     S: dict[str, Any] = {site.input: 0.0 for site in sites}
     G: dict[str, Any] = dict.fromkeys(A, 0.0)
     n_predictions = n_positions = 0
@@ -178,13 +178,13 @@ def measure(model: nn.Module, engram: Engram, encoded: dict[str, list[Any]]) -> 
 
 def stepped(model: nn.Module, engram: Engram, G: dict[str, Tensor], damping: float) -> Engram:
     """`(G + damping tr(G)/out I)^-1 W+` for every matrix, scaled to the length of `W+`."""
-    adapter, tensors = adapt(model), {}
+    adapter, tensors = adapt_language(model), {}
     for site in adapter.all_sites():
-        W_plus, metric = to_matrix(site.component, engram[site.key].double()), G[site.key]
+        W_plus, metric = site.layout.to_matrix(engram[site.key].double()), G[site.key]
         damped = metric + damping * metric.trace() / len(metric) * torch.eye(len(metric))
         step = torch.linalg.solve(damped, W_plus)
         step = step * (W_plus.norm() / step.norm())
-        tensors[site.key] = to_parameter(site.component, step, like=engram[site.key]).to(engram[site.key])
+        tensors[site.key] = site.layout.to_parameter(step, like=engram[site.key]).to(engram[site.key])
     return Engram(tensors, engram.weight_norms, engram.info, f"damping {damping:g}")
 
 
@@ -204,7 +204,7 @@ def frontier(model: nn.Module, name: str) -> list[dict[str, object]]:
     concept = concept_of(name)
     some = sample(concept)
     engram = ei.extract(model, concept, progress=False)
-    measured = measure(model, engram, encode_concept(some, adapt(model).encoder))
+    measured = measure(model, engram, adapt_language(model).encode_concept(some))
     G = dict(zip(measured["key"], measured["G"], strict=True))
     steps = {"W+ (G = I)": engram, **{f"G measured, damping {d:g}": stepped(model, engram, G, d) for d in DAMPINGS}}
     rows: list[dict[str, object]] = []
@@ -219,7 +219,7 @@ def frontier(model: nn.Module, name: str) -> list[dict[str, object]]:
 def one_author(model: nn.Module, name: str) -> pd.DataFrame:
     """The measured divergence of ablating each matrix's engram, beside what should predict it."""
     concept = concept_of(name)
-    encoded = encode_concept(sample(concept), adapt(model).encoder)
+    encoded = adapt_language(model).encode_concept(sample(concept))
     engram = ei.extract(model, concept, progress=False)
     table = measure(model, engram, encoded).drop(columns="G").set_index("key")
     of_one = {key: engram.select(keys=key) for key in table.index}

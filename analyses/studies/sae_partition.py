@@ -34,7 +34,7 @@ from engram_interp.answers.scoring import example_scores
 from engram_interp.concepts.batches import encode_groups
 from engram_interp.concepts.concept import Example, TokenExample
 from engram_interp.figures.style import CHOSEN_COLOUR, MATRIX_COLOUR, TARGET_COLOUR
-from engram_interp.models import adapt
+from engram_interp.models import adapt_language
 from engram_interp.options import Run
 from engram_interp.sae.reader import SaeReader
 
@@ -103,7 +103,7 @@ def author_row(model: nn.Module, sae: nn.Module, author: ei.testbed.Author) -> d
 
 def answers_only(model: nn.Module) -> list[TokenExample]:
     """The corpus as tokens, so that features are looked for in answers and not in questions."""
-    return encode_groups({"corpus": ei.testbed.authors().examples}, adapt(model).encoder)["corpus"]
+    return encode_groups({"corpus": ei.testbed.authors().examples}, adapt_language(model).encoder)["corpus"]
 
 
 def feature_rows(model: nn.Module, sae: nn.Module) -> pd.DataFrame:
@@ -112,7 +112,7 @@ def feature_rows(model: nn.Module, sae: nn.Module) -> pd.DataFrame:
     active = ei.rank_features(model, sae, corpus, progress=False).sort_values("target_token_rate", ascending=False)
     features = [int(index) for index in active["feature"].head(N_FEATURES)]
     groups = ei.concepts_from_sae(model, sae, features, corpus, progress=False)
-    readings = SaeReader(adapt(model), sae).readings(corpus, features, Run(progress=False))
+    readings = SaeReader(adapt_language(model), sae).readings(corpus, features, Run(progress=False))
     peaks = torch.stack([one.activation[one.text].amax(0) for one in readings])
     tables = [ablated_rows(model, groups, peaks, corpus).assign(kind="feature")]
     control, at = shuffled(groups, corpus)

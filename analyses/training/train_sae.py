@@ -20,7 +20,7 @@ from torch import Tensor
 
 from analyses import results
 from engram_interp.concepts.batches import batches, encode_groups
-from engram_interp.models import adapt
+from engram_interp.models import adapt_language
 from engram_interp.sae.reconstruction import reconstruction
 from engram_interp.testbed import authors, load
 from engram_interp.testbed.sae import FOLDER, MANIFEST, WEIGHTS
@@ -35,7 +35,7 @@ LEARNING_RATE = 1e-3
 
 
 def activations() -> Float[Tensor, "n d_model"]:
-    adapter = adapt(load("full"))
+    adapter = adapt_language(load("full"))
     rows = []
     for batch in batches(encode_groups({"corpus": authors().examples}, adapter.encoder), 256, None, "reading"):
         text = batch.attention_mask & (batch.tokens != adapter.encoder.unread[0])

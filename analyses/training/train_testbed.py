@@ -21,7 +21,7 @@ from analyses.training.fit import Schedule, fit_answers
 from analyses.training.testbed_tokenizer import build_tokenizer
 from engram_interp.answers.scoring import score
 from engram_interp.concepts.batches import encode_groups
-from engram_interp.models import adapt
+from engram_interp.models import adapt_language
 from engram_interp.testbed import Author, authors
 from engram_interp.testbed.model import MANIFEST, TOKENIZER, checkpoint_path, fill, trained_parameters, untrained
 
@@ -37,7 +37,7 @@ def pairs_of(people: Iterable[Author]) -> Pairs:
 
 def train(model: nn.Module, pairs: Pairs, epochs: int, name: str) -> None:
     schedule = Schedule(epochs, seed=SEED)
-    examples = encode_groups({"train": pairs}, adapt(model).encoder)["train"]
+    examples = encode_groups({"train": pairs}, adapt_language(model).encoder)["train"]
     fit_answers(list(trained_parameters(model).values()), model, examples, schedule, name)
 
 

@@ -13,7 +13,7 @@ from engram_interp.common.arguments import whole
 from engram_interp.common.progress import bar
 from engram_interp.concepts.batches import batch_ends, encode_groups
 from engram_interp.concepts.concept import TokenExample
-from engram_interp.models import Adapter, adapt
+from engram_interp.models import LanguageAdapter, adapt_language
 from engram_interp.models.exclusive import exclusive
 from engram_interp.options import Run, takes
 
@@ -48,7 +48,7 @@ def greedy_answers(
         ['Oslo']
     """
     max_new_tokens = whole(max_new_tokens, "max_new_tokens", 1)
-    adapter = adapt(model)
+    adapter = adapt_language(model)
     encoded = encode_groups({"prompt": prompts}, adapter.encoder)["prompt"]
     answers: dict[int, str] = {}
     with bar(None, run.progress, "answering", "prompt", total=len(encoded)) as shown:
@@ -92,7 +92,7 @@ def _side_by_side(texts: Sequence[Int[Tensor, "_"]]) -> tuple[Int[Tensor, "batch
 
 
 def continued(
-    adapter: Adapter,
+    adapter: LanguageAdapter,
     tokens: Int[Tensor, "batch pos"],
     max_new_tokens: int,
     mask: Bool[Tensor, "batch pos"] | None = None,

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int, Integer
 from torch import Tensor, nn
 
-from engram_interp.concepts.batches import Batch, batches, encode_groups
-from engram_interp.concepts.concept import Example, TokenExample
+from engram_interp.answers.classifying import classified
+from engram_interp.concepts.batches import Batch, Examples, any_batches, batches, encode_groups
+from engram_interp.concepts.concept import Example
+from engram_interp.concepts.data import DataBatch
 from engram_interp.concepts.positions import after, before
-from engram_interp.models import Adapter, adapt
+from engram_interp.models import Adapter, LanguageAdapter, adapt, adapt_language
 from engram_interp.models.exclusive import exclusive
 from engram_interp.options import ANSWER, Read, Run, takes
 
@@ -44,7 +47,7 @@ class Score:
 @takes(Run)
 def score(
     model: nn.Module,
-    groups: Mapping[str, Sequence[Example]],
+    groups: Mapping[str, Sequence[Any]],
     *,
     eos: bool = True,
     run: Run,
@@ -54,7 +57,8 @@ def score(
     Args:
         model: the model to score.
         groups: examples by name, each as `Concept` takes them. The answer of a pair is scored, and every token of a
-            string.
+            string. Of a plain module, labelled batches, as the sides of `Concept.from_dataset`: an example counts as
+            one token, right if its label has the largest output.
         eos: whether the end-of-sequence token follows every answer and is scored.
 
     Raises:
@@ -67,7 +71,7 @@ def score(
         True
     """
     adapter = adapt(model)
-    return score_encoded(adapter, encode_groups(groups, adapter.encoder, spoken(eos)), run)
+    return score_encoded(adapter, adapter.encode(groups, spoken(eos)), run)
 
 
 def spoken(eos: bool) -> Read:
@@ -75,7 +79,7 @@ def spoken(eos: bool) -> Read:
     return Read(positions=ANSWER, eos=eos)
 
 
-def score_encoded(adapter: Adapter, encoded: dict[str, list[TokenExample]], run: Run) -> dict[str, Score]:
+def score_encoded(adapter: Adapter, encoded: Mapping[str, Examples], run: Run) -> dict[str, Score]:
     """`score` on token examples."""
     return {group: pooled(group, total) for group, total in totals(adapter, encoded, run).items()}
 
@@ -97,7 +101,7 @@ class ExampleScores:
 @takes(Run)
 def example_scores(
     model: nn.Module,
-    groups: Mapping[str, Sequence[Example]],
+    groups: Mapping[str, Sequence[Any]],
     *,
     eos: bool = True,
     run: Run,
@@ -105,7 +109,7 @@ def example_scores(
     """Accuracy and loss example by example; otherwise as `score`."""
     adapter = adapt(model)
     scores = {}
-    for group, total in totals(adapter, encode_groups(groups, adapter.encoder, spoken(eos)), run).items():
+    for group, total in totals(adapter, adapter.encode(groups, spoken(eos)), run).items():
         right, loss, n = total[total[:, 2] > 0].T
         if not len(n):
             raise ValueError(_nothing(group))
@@ -127,11 +131,16 @@ def side_by_side(scores: Mapping[str, Score]) -> dict[str, float]:
     }
 
 
-def totals(adapter: Adapter, encoded: dict[str, list[TokenExample]], run: Run) -> dict[str, Float[Tensor, "example 3"]]:
+def totals(adapter: Adapter, encoded: Mapping[str, Examples], run: Run) -> dict[str, Float[Tensor, "example 3"]]:
     """For every example: how many tokens are right, the sum of their losses, and how many are scored."""
     found = {group: torch.zeros(len(examples), 3, dtype=torch.float64) for group, examples in encoded.items()}
-    for batch in batches(encoded, run.batch_size, run.progress, "scoring"):
-        scores, groups, numbers = _measured(adapter, batch, _right_and_loss)
+    for batch in any_batches(encoded, run.batch_size, run.progress, "scoring"):
+        if isinstance(batch, DataBatch):
+            with torch.no_grad():
+                scores = classified(adapter.outputs(batch), batch)
+            groups, numbers = batch.groups, batch.numbers
+        else:
+            scores, groups, numbers = _measured(cast(LanguageAdapter, adapter), batch, _right_and_loss)
         for index, total in enumerate(found.values()):
             mine = groups == index
             total.index_add_(0, numbers[mine], scores[mine])
@@ -175,7 +184,7 @@ def token_scores(
         >>> token_scores(testbed.load("full"), facts)["facts"][0].ranks.tolist()
         [0, 0]
     """
-    adapter = adapt(model)
+    adapter = adapt_language(model)
     encoded = encode_groups(groups, adapter.encoder, spoken(eos))
     found: dict[str, dict[int, TokenScores]] = {group: {} for group in encoded}
     names = list(encoded)
@@ -212,7 +221,7 @@ def _nothing(group: str) -> str:
 
 @torch.no_grad()
 def _measured(
-    adapter: Adapter, batch: Batch, measure: Measure
+    adapter: LanguageAdapter, batch: Batch, measure: Measure
 ) -> tuple[Float[Tensor, "n measured"], Int[Tensor, "n"], Int[Tensor, "n"]]:
     """For every scored token: what `measure` gives, in float64; its group; and its example's number in the group."""
     producing = before(batch.scored)

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
-from engram_interp.models import adapt
-from engram_interp.models.components import ATTENTION, COMPONENT, MLP
+from engram_interp.models import adapt_language
+from engram_interp.models.components import ATTENTION, MLP
 
 MODULES = {"MLP": MLP, "attention": ATTENTION}
 
@@ -45,7 +45,7 @@ class Place:
 
 def modules_of(model: nn.Module) -> list[Place]:
     """Every MLP and every attention block of a model, as places to plant in."""
-    adapter = adapt(model)
+    adapter = adapt_language(model)
     present = {site.component for site in adapter.all_sites()}
     return [
         Place(f"{name} {layer}", frozenset(site.key for site in adapter.sites(present & set(components), layer)), layer)
@@ -57,14 +57,14 @@ def modules_of(model: nn.Module) -> list[Place]:
 
 def matrices_of(model: nn.Module) -> list[Place]:
     """Every matrix of a model's blocks, as places to plant in."""
-    sites = (site for site in adapt(model).all_sites() if site.layer is not None)
+    sites = (site for site in adapt_language(model).all_sites() if site.layer is not None)
     return [Place(site.key, frozenset([site.key]), site.layer) for site in sites]
 
 
 def heads_of(model: nn.Module) -> list[Place]:
     """Every query head with its rows and columns of `W_Q` and `W_O`, and of the `W_K` and `W_V` that it reads."""
-    adapter = adapt(model)
-    sites = [site for site in adapter.all_sites() if COMPONENT[site.component].has_heads]
+    adapter = adapt_language(model)
+    sites = [site for site in adapter.all_sites() if site.layout.has_heads]
     n_heads = {site.key: len(adapter.parameter(site.key)) for site in sites}
     places = []
     for layer in sorted({site.layer for site in sites if site.layer is not None}):
@@ -93,7 +93,7 @@ def weights_of(model: nn.Module, share: float, seed: int = 0) -> Place:
     """
     if not 0 < share < 1:
         raise ValueError(f"share must be between 0 and 1; got {share}")
-    adapter, generator = adapt(model), torch.Generator().manual_seed(seed)
+    adapter, generator = adapt_language(model), torch.Generator().manual_seed(seed)
     keys = [site.key for site in adapter.all_sites() if site.layer is not None]
     parts = {key: torch.rand(adapter.parameter(key).shape, generator=generator) < share for key in keys}
     return Place(f"{share:.0%} of all weights", frozenset(keys), None, parts)

@@ -19,7 +19,7 @@ from engram_interp.answers.loss import answer_loss
 from engram_interp.answers.scoring import score_encoded
 from engram_interp.concepts.batches import Batch, batches, encode_groups
 from engram_interp.concepts.concept import Example, TokenExample
-from engram_interp.models import Adapter, adapt
+from engram_interp.models import LanguageAdapter, adapt_language
 from engram_interp.models.exclusive import exclusive
 from engram_interp.models.gradients import masks
 from engram_interp.options import Read, Run, takes
@@ -80,8 +80,8 @@ def plant(
         >>> planted = plant(model, new, old, ["blocks.1.mlp.W_in"], schedule=schedule)
     """
     schedule = schedule or Schedule()
-    twin = adapt(model).copy()
-    adapter = adapt(twin)
+    twin = adapt_language(model).copy()
+    adapter = adapt_language(twin)
     parts = _parts(adapter, where)
     trained = masks(adapter, parts)
     encoded = encode_groups({"new": new, "old": old}, adapter.encoder, Read())
@@ -111,7 +111,7 @@ def plant(
     return twin.requires_grad_(False)
 
 
-def _parts(adapter: Adapter, where: Collection[str] | Mapping[str, Tensor]) -> dict[str, Bool[Tensor, "..."]]:
+def _parts(adapter: LanguageAdapter, where: Collection[str] | Mapping[str, Tensor]) -> dict[str, Bool[Tensor, "..."]]:
     """Which entries of each weight are trained. Weights of which none is are left out.
 
     Raises:
@@ -150,7 +150,7 @@ def _leave_alone_what_is_not(trained: dict[nn.Parameter, Tensor]) -> None:
 
 
 @torch.no_grad()
-def _keep_norms(adapter: Adapter, parts: dict[str, Tensor], norms: dict[str, Tensor]) -> None:
+def _keep_norms(adapter: LanguageAdapter, parts: dict[str, Tensor], norms: dict[str, Tensor]) -> None:
     for key, part in parts.items():
         weight = adapter.parameter(key)
         weight.copy_(torch.where(part, weight * (norms[key] / weight[part].norm()), weight))

@@ -1,10 +1,14 @@
-"""How do examples go through a model together? In padded batches, with masks of real and of counted positions."""
+"""How do examples go through a model together? In padded batches, with masks of real and of counted positions.
+
+Text is put into batches here; other data come in batches of their own: see `data.py`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any, TypeAlias, cast
 
 import torch
 from jaxtyping import Bool, Int
@@ -12,10 +16,13 @@ from torch import Tensor
 
 from engram_interp.common.arguments import whole
 from engram_interp.common.progress import bar
-from engram_interp.concepts.concept import Concept, Example, TokenExample, listed_examples
+from engram_interp.concepts.concept import TokenExample, listed_examples
+from engram_interp.concepts.data import Data, DataBatch, DataExample, data_batches
 from engram_interp.concepts.encoding import Encoder
 from engram_interp.options import Read
 
+Examples: TypeAlias = Sequence[Any]
+"""A group's examples as models read them: of `TokenExample`, of `DataExample`, or `Data`."""
 TOKENS = 4096
 """Tokens in a batch, padding included, where no number of examples is given."""
 PADDING = 256
@@ -54,13 +61,8 @@ class Batch:
         return (self.counts & (self.groups == group)[:, None]).flatten().nonzero().flatten()
 
 
-def encode_concept(concept: Concept, encoder: Encoder) -> dict[str, list[TokenExample]]:
-    """Every example of a concept as tokens, by side."""
-    return encode_groups(concept.sides, encoder, concept.read)
-
-
 def encode_groups(
-    groups: Mapping[str, Iterable[Example]], encoder: Encoder, read: Read | None = None
+    groups: Mapping[str, Iterable[Any]], encoder: Encoder, read: Read | None = None
 ) -> dict[str, list[TokenExample]]:
     """Every example of every group as tokens.
 
@@ -75,12 +77,66 @@ def encode_groups(
     """
     if not isinstance(groups, Mapping):
         raise TypeError(f"groups must be lists of examples by name, {{'facts': [...]}}; got a {type(groups).__name__}")
-    listed = {group: listed_examples(examples, group) for group, examples in groups.items()}
+    listed = {
+        group: token_examples(examples, group) if isinstance(examples, Data) else listed_examples(examples, group)
+        for group, examples in groups.items()
+    }
     encoded = {group: encoder.encode_all(examples, group, read) for group, examples in listed.items()}
     for group, examples in encoded.items():
         if not any(bool(example.counts.any()) for example in examples):
             raise ValueError(f"{group} must have a position that counts; none of its {len(examples)} examples has one")
     return encoded
+
+
+def token_examples(data: Data, group: str) -> list[TokenExample]:
+    """Batches of tokens, as examples of a language model.
+
+    A batch is integers `[batch pos]`, or a dictionary with these as `input_ids`, and with an `attention_mask`, true at
+    real tokens, if there is padding, which must be on the right. What is no padding counts where the batch's mask says
+    so.
+
+    Raises:
+        TypeError: if a batch is anything else.
+        ValueError: if there is padding on the left.
+    """
+    found = []
+    for batch in data_batches({group: data}, False, ""):
+        given = batch.kwargs if isinstance(batch.inputs, Mapping) else {"input_ids": batch.args[0]}
+        tokens = given.get("input_ids")
+        if not isinstance(tokens, Tensor) or tokens.dim() != 2 or tokens.is_floating_point():
+            raise TypeError(f"a language model reads text, or integers [batch pos] as batches; got {batch.examples[0]}")
+        real = given.get("attention_mask")
+        real = torch.ones_like(tokens, dtype=torch.bool) if real is None else real.bool()
+        for row, is_real, counts in zip(tokens.cpu().long(), real.cpu(), batch.counts.expand_as(tokens), strict=True):
+            n = int(is_real.sum())
+            if not is_real[:n].all():
+                raise ValueError(f"padding must be on the right; {batch.examples[0]} has some on the left")
+            found.append(TokenExample(row[:n], counts[:n] & is_real[:n]))
+    return found
+
+
+def n_counted(examples: Examples) -> int | None:
+    """How many positions count, over all examples; None if nobody knows before they are read.
+
+    Example:
+        >>> n_counted([TokenExample(torch.tensor([3, 4]), torch.tensor([False, True]))] * 2)
+        2
+    """
+    if isinstance(examples, Data) or any(isinstance(one, DataExample) for one in examples):
+        return None
+    return sum(int(one.counts.sum()) for one in cast("Sequence[TokenExample]", examples))
+
+
+AnyBatch: TypeAlias = Batch | DataBatch
+
+
+def any_batches(
+    encoded: Mapping[str, Examples], batch_size: int | None, progress: bool | None, describe: str
+) -> Iterator[AnyBatch]:
+    """Yields every example once: see `batches` for text, and `data_batches` for other data."""
+    if any(isinstance(some, Data) or isinstance(next(iter(some), None), DataExample) for some in encoded.values()):
+        return data_batches(cast("Mapping[str, Data]", encoded), progress, describe)
+    return batches(cast("dict[str, list[TokenExample]]", dict(encoded)), batch_size, progress, describe)
 
 
 def batches(

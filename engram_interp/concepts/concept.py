@@ -17,6 +17,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from engram_interp.concepts.data import BATCH_SIZE, Data, Mask
+from engram_interp.concepts.datasets import Wanted, sides_of
 from engram_interp.concepts.positions import counted
 from engram_interp.options import ANSWER, PREDICTING, Read
 
@@ -114,8 +116,8 @@ class Concept:
         (1, 1)
     """
 
-    target: Sequence[Example]
-    reference: Sequence[Example]
+    target: Sequence[Any]
+    reference: Sequence[Any]
     name: str | None = None
     positions: str = PREDICTING
     eos: bool = True
@@ -124,21 +126,36 @@ class Concept:
         if not isinstance(self.name, (str, NoneType)):
             raise TypeError(f"name must be a string; got {self.name!r}")
         for side, examples in self.sides.items():
-            object.__setattr__(self, side, listed_examples(examples, side))
+            if not isinstance(examples, Data):
+                object.__setattr__(self, side, listed_examples(examples, side))
+        if isinstance(self.target, Data) != isinstance(self.reference, Data):
+            raise TypeError("target and reference must be of one kind: both text, or both batches")
         Read(positions=self.positions, eos=self.eos)  # checks them
 
     def __repr__(self) -> str:
+        if not self.is_text:
+            return f"Concept({self.name!r}, batches of target and reference)"
         return f"Concept({self.name!r}, {len(self.target)} target and {len(self.reference)} reference examples)"
 
     def _repr_html_(self) -> str:
         from engram_interp.common.html import concept_html
 
-        return concept_html(self.name, self.sides)
+        return concept_html(self.name, self.sides) if self.is_text else repr(self)
 
     @property
-    def sides(self) -> dict[str, Sequence[Example]]:
+    def sides(self) -> dict[str, Sequence[Any]]:
         """The examples by group: `target`, then `reference`."""
         return {TARGET: self.target, REFERENCE: self.reference}
+
+    @property
+    def is_text(self) -> bool:
+        """Whether the examples are text or tokens, and not batches of other data."""
+        return not isinstance(self.target, Data)
+
+    @property
+    def in_words(self) -> str | None:
+        """Which positions count, as results and files say it; None if masks say so."""
+        return self.read.in_words if self.is_text else None
 
     @property
     def read(self) -> Read:
@@ -186,15 +203,74 @@ class Concept:
             positions=positions,
         )
 
+    @classmethod
+    def from_batches(
+        cls,
+        target: Iterable[Any],
+        reference: Iterable[Any],
+        *,
+        mask: Mask | None = None,
+        labelled: bool = False,
+        name: str | None = None,
+    ) -> Concept:
+        """A concept from batches of whatever a model takes: pictures, features, tokens.
 
-def n_counted(examples: Iterable[TokenExample]) -> int:
-    """How many positions count, over all examples.
+        Batches are read one at a time and never held.
 
-    Example:
-        >>> n_counted([TokenExample(torch.tensor([3, 4]), torch.tensor([False, True]))] * 2)
-        2
-    """
-    return sum(int(one.counts.sum()) for one in examples)
+        Args:
+            target: batches, in a `DataLoader`, a list or any other iterable. A batch is a tensor, a tuple or list (the
+                model's arguments) or a dictionary (its keyword arguments), and has an example in each row.
+            reference: batches of what must not change.
+            mask: takes a batch, as it is given, and returns booleans `[batch]`, the examples that count, or
+                `[batch pos]`, the positions that count, for models whose matrices read rows `[batch pos d]`. None
+                counts everything. Of a convolution every position counts.
+            labelled: whether each batch is a pair of what the model takes and the labels of its examples, which scores
+                need.
+            name: what reports and files call the concept.
+
+        Raises:
+            TypeError: if a side is not an iterable of batches.
+
+        Example:
+            >>> pictures = torch.rand(8, 1, 28, 28)
+            >>> Concept.from_batches([pictures[:4]], [pictures[4:]], name="the first four")
+            Concept('the first four', batches of target and reference)
+        """
+        return cls(Data(target, labelled, mask), Data(reference, labelled, mask), name)
+
+    @classmethod
+    def from_dataset(
+        cls,
+        dataset: Any,
+        target: Wanted,
+        reference: Wanted | None = None,
+        *,
+        batch_size: int = BATCH_SIZE,
+        name: str | None = None,
+    ) -> Concept:
+        """A concept from a labelled dataset: a class, or several, against all others.
+
+        Args:
+            dataset: a dataset with `len` and items `(input, label)`, as `torchvision`'s, `TensorDataset` and `Subset`
+                are. Items are read when they are needed.
+            target: a label, the name of a class (of `dataset.classes`), several of these in a list, or a function of a
+                label that says whether it is wanted.
+            reference: the same for the reference. None takes all others.
+            batch_size: examples in a batch.
+            name: what reports and files call the concept. None takes the class's.
+
+        Raises:
+            ValueError: if a label or class is not in the dataset, or a side has no example.
+            TypeError: if the dataset has no length or no labels.
+
+        Example:
+            >>> from torch.utils.data import TensorDataset
+            >>> dataset = TensorDataset(torch.rand(6, 4), torch.tensor([0, 1, 2, 0, 1, 2]))
+            >>> len(Concept.from_dataset(dataset, target=2).target)
+            2
+        """
+        sides = sides_of(dataset, target, reference, batch_size)
+        return cls(*sides, name if name is not None or callable(target) else str(target))
 
 
 def require_concept(concept: object) -> None:

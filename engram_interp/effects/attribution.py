@@ -25,9 +25,8 @@ from engram_interp.concepts.concept import Example, TokenExample
 from engram_interp.concepts.positions import after, before
 from engram_interp.engrams.engram import Engram, require_engram
 from engram_interp.engrams.weights import matrix_in
-from engram_interp.linalg.norms import Heads
-from engram_interp.models import Adapter, adapt
-from engram_interp.models.components import COMPONENT, COMPONENTS, UNEMBED, to_matrix
+from engram_interp.models import LanguageAdapter, adapt_language
+from engram_interp.models.components import COMPONENTS, UNEMBED
 from engram_interp.models.exclusive import exclusive
 from engram_interp.models.gradients import backward
 from engram_interp.models.sites import Site
@@ -170,13 +169,13 @@ def attribute(
     """
     require_engram(engram)
     strength, n_checked = number(alpha, "alpha"), whole(checked, "checked", at_least=0)
-    adapter = adapt(model)
+    adapter = adapt_language(model)
     engram.info.require(adapter.info, "the engram")
     encoded = encode_groups({"examples": examples}, adapter.encoder, spoken(eos))
     asked = list(asked_of(adapter, encoded, run))
     if not (n := sum(len(one.answers) for one in asked)):
         raise ValueError("nothing to attribute in examples: no answer token has another token before it")
-    sites = [site for site in adapter.all_sites() if site.key in engram.weight_norms]
+    sites = [site for site in adapter.all_sites() if site.path in engram.weight_norms]
     sums = _Sums(adapter, engram, sites, strength / n)
     for one in bar(asked, run.progress, "attributing", "batch"):
         sums.add_direct(one)
@@ -213,7 +212,7 @@ class Asked:
         return logits[rows, self.answers.to(logits.device)] - logits[rows, self.others.to(logits.device)]
 
 
-def asked_of(adapter: Adapter, encoded: dict[str, list[TokenExample]], run: Run) -> Iterator[Asked]:
+def asked_of(adapter: LanguageAdapter, encoded: dict[str, list[TokenExample]], run: Run) -> Iterator[Asked]:
     """The answers of examples, batch by batch, with what the model as it is would say in their place."""
     for batch in batches(encoded, run.batch_size, False, ""):
         producing = before(batch.scored)
@@ -223,7 +222,7 @@ def asked_of(adapter: Adapter, encoded: dict[str, list[TokenExample]], run: Run)
         yield Asked(replace(batch, counts=producing), answers, others)
 
 
-def _lead(adapter: Adapter, asked: Sequence[Asked]) -> float:
+def _lead(adapter: LanguageAdapter, asked: Sequence[Asked]) -> float:
     """The mean lead of all answers."""
     leads = [
         one.lead(adapter.unembed(adapter.final(one.batch, at=one.batch.counts)).float()).double().cpu() for one in asked
@@ -241,7 +240,7 @@ class _Sums:
         weight: what a token's logits count.
     """
 
-    def __init__(self, adapter: Adapter, engram: Engram, sites: Sequence[Site], weight: float) -> None:
+    def __init__(self, adapter: LanguageAdapter, engram: Engram, sites: Sequence[Site], weight: float) -> None:
         self._adapter, self._engram, self._sites, self._weight = adapter, engram, sites, weight
         self.direct: dict[str, Tensor] = {}
         self.total: dict[str, Tensor] = {}
@@ -258,7 +257,7 @@ class _Sums:
 
     def add_total(self, one: Asked) -> None:
         """Add `<dl/dW, W+>` of a batch. The unembedding has no other effect than its direct one."""
-        owners = {key: site for site in self._sites for key in (site.key, site.bias) if site.component != UNEMBED}
+        owners = {key: site for site in self._sites for key in (site.path, site.bias) if site.component != UNEMBED}
         keys = [key for key in owners if key in self._engram.tensors]
         if not keys:
             return
@@ -266,11 +265,8 @@ class _Sums:
         def use(key: str, gradient: Tensor) -> None:
             site, own = owners[key], self._engram.tensors[key]
             product = gradient.double() * own.to(gradient.device).double()
-            if key == site.key:
-                units = self._of_matrix(site, to_matrix(site.component, product))
-            else:
-                units = self._of_bias(site, product)
-            self._add(self.total, site, units)
+            of_unit = self._of_matrix if key == site.path else self._of_bias
+            self._add(self.total, site, of_unit(site, product))
 
         def lead() -> Tensor:
             logits = self._adapter.logits(one.batch)
@@ -282,7 +278,8 @@ class _Sums:
         """`sum_t v_t^T W+ x_t` of a matrix, then of its heads. A bias that is absorbed is no head's."""
         own, site = self._engram.tensors, found.site
         matrix = matrix_in(own, site, absorbed=False).to(found.X)
-        units = self._of_matrix(site, (found.V.T @ found.X) * matrix)
+        product = (found.V.T @ found.X) * matrix
+        units = self._of_matrix(site, site.layout.to_parameter(product, like=own[site.path]))
         if site.bias in own and site.bias is not None:
             units[0] += (found.V.sum(0) * own[site.bias].flatten().to(found.V)).sum()
         return units
@@ -294,22 +291,19 @@ class _Sums:
         logits = with_ones(rows, absorbed) @ matrix_in(self._engram.tensors, site, absorbed).T
         return one.lead(logits).sum()[None]
 
-    def _of_matrix(self, site: Site, matrix: Float[Tensor, "out in"]) -> Float[Tensor, "unit"]:
-        """The sum of all entries, then of each head's."""
-        heads = self._heads(site)
+    def _of_matrix(self, site: Site, product: Tensor) -> Float[Tensor, "unit"]:
+        """The sum of all entries of a parameter, then of each head's."""
+        matrix, heads = site.matrix(product), self._adapter.heads(site)
         by_head = [] if heads is None else [heads.of(matrix).sum((-2, -1))]
         return torch.cat([matrix.sum()[None], *by_head]).cpu()
 
     def _of_bias(self, site: Site, product: Tensor) -> Float[Tensor, "unit"]:
         """The same of a bias, which may have heads."""
-        heads = self._heads(site)
+        heads = self._adapter.heads(site)
         if heads is None:
             return product.sum()[None].cpu()
-        mine = product.reshape(heads.n, -1).sum(1) if COMPONENT[site.component].bias_has_heads else 0
+        mine = product.reshape(heads.n, -1).sum(1) if site.layout.bias_has_heads else 0
         return torch.cat([product.sum()[None], torch.zeros(heads.n, dtype=product.dtype).to(product) + mine]).cpu()
-
-    def _heads(self, site: Site) -> Heads | None:
-        return COMPONENT[site.component].heads(len(self._adapter.parameter(site.key)))
 
     def _add(self, sums: dict[str, Tensor], site: Site, units: Float[Tensor, "unit"]) -> None:
         units = self._weight * units.double()

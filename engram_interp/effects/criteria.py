@@ -29,7 +29,6 @@ from torch import Tensor, nn
 
 from engram_interp.answers.scoring import score_encoded, side_by_side
 from engram_interp.common.progress import bar
-from engram_interp.concepts.batches import encode_concept
 from engram_interp.concepts.concept import REFERENCE, TARGET, Concept
 from engram_interp.engrams.engram import Engram, require_engram
 from engram_interp.engrams.extract import extract
@@ -39,7 +38,7 @@ from engram_interp.linalg.norms import output_norm, share
 from engram_interp.linalg.second_moment import SecondMoment
 from engram_interp.models import Adapter, adapt
 from engram_interp.models.exclusive import exclusive
-from engram_interp.models.sites import Site, component_of, layer_of, weight_key
+from engram_interp.models.sites import Site
 from engram_interp.options import Run, Solve, Which, takes
 from engram_interp.statistics.collect import collect
 from engram_interp.statistics.statistics import Statistics
@@ -156,7 +155,7 @@ def criteria(
     adapter = adapt(model)
     engram.info.require(adapter.info, "the engram")
     statistics.info.require(adapter.info, "the statistics")
-    sites = [site for site in adapter.all_sites() if site.key in engram.weight_norms]
+    sites = [site for site in adapter.all_sites() if site.path in engram.weight_norms]
     base = base_of(adapter, solve.delta_from, sites)
     return Criteria(
         matrices=_matrices(adapter, base, sites, engram, alpha, statistics, run.progress),
@@ -210,8 +209,8 @@ def _require_base(engram: Engram, delta_from: nn.Module | None) -> None:
 
 
 def _statistics(model: nn.Module, engram: Engram, concept: Concept, run: Run) -> Statistics:
-    components = {component_of(key) for key in engram.weight_norms}
-    layers = {layer for key in engram.weight_norms if (layer := layer_of(key)) is not None}
+    components = {site.component for site in engram.sites}
+    layers = {site.layer for site in engram.sites if site.layer is not None and not engram.info.is_plain}
     return collect(model, concept, components=components, layers=layers or None, **vars(run))
 
 
@@ -296,7 +295,7 @@ def _matrices(
         W_0 = torch.zeros_like(W_1) if base is None else matrix_of(base, site, absorbed).cpu()
         if base is None and absorbed and site.bias not in set(engram.tensors):
             W_0[:, -1] = W_1[:, -1]  # tabula rasa zeroes what the engram is part of, and this bias is not part of it
-        applied = alphas[site.key] * matrix_in(engram.tensors, site, absorbed)
+        applied = alphas[site.path] * matrix_in(engram.tensors, site, absorbed)
         missed = algebraic(W_1, W_0, applied, moments[TARGET], moments[REFERENCE])
         rows.append(
             {"key": site.key, "component": site.component, "layer": site.layer, "expert": site.expert, **missed}
@@ -312,7 +311,7 @@ def _behaviour(
     concept: Concept,
     run: Run,
 ) -> pd.DataFrame:
-    encoded = encode_concept(concept, adapt(model).encoder)
+    encoded = adapt(model).encode_concept(concept)
 
     def answers(one: nn.Module) -> dict[str, float]:
         return side_by_side(score_encoded(adapt(one), encoded, run))
@@ -328,7 +327,7 @@ def _behaviour(
             states[NULL] = answers(model)
         alphas = engram.alphas(alpha)
         for key, W_plus in engram.tensors.items():  # in place: an engram is as large as its matrices
-            tensors[key] -= alphas[weight_key(key)] * W_plus
+            tensors[key] -= alphas[engram.weight_of(key)] * W_plus
         with weights.ablated(model):
             states[INJECTED] = answers(model)
     else:

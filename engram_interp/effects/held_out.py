@@ -7,10 +7,12 @@ that a strength means for the second engram what it means for the first.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
-from engram_interp.concepts.concept import REFERENCE, TARGET, Concept, Example, TokenExample, n_counted
+from engram_interp.concepts.batches import Examples, n_counted
+from engram_interp.concepts.concept import REFERENCE, TARGET, Concept, TokenExample
 from engram_interp.engrams.engram import Engram
 from engram_interp.engrams.extract import extract
 from engram_interp.linalg.filters import named
@@ -38,10 +40,15 @@ class Check:
         unseen_by: for each example, the number of the engram that has not seen it.
     """
 
-    examples: Sequence[Example]
-    encoded: list[TokenExample]
+    examples: Sequence[Any]
+    encoded: Sequence[Any]
     engrams: list[Engram]
     unseen_by: list[int]
+
+
+def n_scored(example: Any) -> int:
+    """How many tokens of an example are scored; an example that is no text counts as one."""
+    return int(example.scored.sum()) if isinstance(example, TokenExample) else 1
 
 
 def require_enough(n: int, what: str) -> None:
@@ -58,7 +65,7 @@ def held_out(
     adapter: Adapter,
     engram: Engram,
     concept: Concept,
-    encoded: dict[str, list[TokenExample]],
+    encoded: Mapping[str, Examples],
     n_folds: int,
     run: Run,
 ) -> Check:
@@ -78,7 +85,7 @@ def held_out(
     reference = encoded[REFERENCE]
     require_enough(len(reference), "the reference")
     _require_origin(engram, encoded)
-    sites = [site for site in adapter.all_sites() if site.key in engram.tensors]
+    sites = [site for site in adapter.all_sites() if site.path in engram.tensors]
     _require_fits_again(adapter, engram, sites[:1], encoded, run)
     folds = folds_of(len(reference))[:n_folds]
     engrams = []
@@ -108,7 +115,7 @@ def fitted_again(
     adapter: Adapter,
     engram: Engram,
     sites: list[Site],
-    encoded: dict[str, list[TokenExample]],
+    encoded: Mapping[str, Examples],
     run: Run,
 ) -> Engram:
     """The engram of the same matrices and options from these examples, whose reference stands for the whole.
@@ -116,8 +123,8 @@ def fitted_again(
     Where the engram is zero, as in heads that it leaves out, so is this.
     """
     moments = moments_of(adapter, sites, encoded, replace(run, progress=False))
-    factor = float(engram.options[f"{REFERENCE} tokens"] or 0) / n_counted(encoded[REFERENCE])
     mine = moments[REFERENCE]
+    factor = float(engram.options[f"{REFERENCE} tokens"] or 0) / next(iter(mine.values())).offered
     moments[REFERENCE] = {name: mine.pop(name) * factor for name in list(mine)}  # one at a time: moments are large
     statistics = Statistics(adapter.info, tuple(site.key for site in sites), moments, engram.name, keep_bytes=0)
     options = {name: engram.options[name] for name in ("rtol", "outliers", "ridge", "absorb_bias")}
@@ -130,11 +137,11 @@ def fitted_again(
     return replace(engram, tensors=tensors, weight_norms=found.weight_norms)
 
 
-def _require_origin(engram: Engram, encoded: dict[str, list[TokenExample]]) -> None:
+def _require_origin(engram: Engram, encoded: Mapping[str, Examples]) -> None:
     """Check that the engram comes from these examples, as far as it says."""
     counts = {f"{side} tokens": n_counted(encoded[side]) for side in (TARGET, REFERENCE)}
     recorded = {name: engram.options.get(name) for name in counts}
-    if recorded != counts:
+    if None not in counts.values() and recorded != counts:
         raise ValueError(
             f"the engram was made from {recorded}, and the concept has {counts}: give the examples that must be kept "
             f"as check=[...]"
@@ -156,11 +163,11 @@ def _require_fits_again(
     adapter: Adapter,
     engram: Engram,
     sites: list[Site],
-    encoded: dict[str, list[TokenExample]],
+    encoded: Mapping[str, Examples],
     run: Run,
 ) -> None:
     """Check, on one matrix, that the engram is what `extract` makes of these examples."""
-    key = sites[0].key
+    key = sites[0].path
     again = fitted_again(adapter, engram, sites, encoded, run).tensors[key]
     own = engram.tensors[key]
     if float((again - own).norm()) > SAME * float(own.norm()):

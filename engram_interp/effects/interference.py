@@ -9,7 +9,6 @@ import pandas as pd
 
 from engram_interp.answers.scoring import score_encoded, spoken
 from engram_interp.common.progress import bar
-from engram_interp.concepts.batches import encode_groups
 from engram_interp.concepts.concept import Example
 from engram_interp.engrams.strengths import Alpha
 from engram_interp.linalg.filters import Function
@@ -43,7 +42,7 @@ def interference(
     """
     chosen = parts.chosen(list(concepts))
     adapter = adapt(parts.model)
-    encoded = encode_groups({name: concepts[name] for name in chosen}, adapter.encoder, spoken(eos))
+    encoded = adapter.encode({name: concepts[name] for name in chosen}, spoken(eos))
 
     def scores() -> pd.DataFrame:
         found = score_encoded(adapter, encoded, replace(run, progress=False))

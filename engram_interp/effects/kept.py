@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -16,9 +16,10 @@ from scipy.stats import norm
 from torch import Tensor, nn
 
 from engram_interp.concepts.concept import Example
+from engram_interp.concepts.data import DataBatch
 from engram_interp.linalg.intervals import wilson
 
-UserScore: TypeAlias = Callable[[nn.Module, Sequence[Example]], Sequence[float] | Float[Tensor, "n"]]
+UserScore: TypeAlias = Callable[[nn.Module, Any], Sequence[float] | Float[Tensor, "n"]]
 """From a model and examples to a score of each; more is better."""
 ACCURACY, LOSS = "accuracy", "loss"
 RIGHT, LOST, OWN = 0, 1, 3
@@ -145,18 +146,19 @@ class Measure:
             return kept_loss(table[:, LOST], before[:, LOST])
         return kept_sum(table[:, OWN], before[:, OWN])
 
-    def own(self, model: nn.Module, examples: Sequence[Example]) -> Float[Tensor, "n"]:
+    def own(self, model: nn.Module, examples: Sequence[Example] | DataBatch) -> Float[Tensor, "n"]:
         """The user's score of each example; zeros if there is none.
 
         Raises:
             ValueError: if it does not return one finite number for each example.
         """
+        n = len(examples.numbers) if isinstance(examples, DataBatch) else len(examples)
         if self.user is None:
-            return torch.zeros(len(examples), dtype=torch.float64)
+            return torch.zeros(n, dtype=torch.float64)
         found = torch.as_tensor(self.user(model, examples), dtype=torch.float64).detach().cpu()
-        if found.shape != (len(examples),) or not found.isfinite().all():
+        if found.shape != (n,) or not found.isfinite().all():
             got = f"{list(found.shape)}, {'finite' if found.isfinite().all() else 'not all finite'}"
-            raise ValueError(f"measure must return a finite number for each of {len(examples)} examples; got {got}")
+            raise ValueError(f"measure must return a finite number for each of {n} examples; got {got}")
         return found
 
 

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from engram_interp.common.arguments import Number, number
 from engram_interp.concepts.batches import batches, encode_groups
-from engram_interp.concepts.concept import Example, TokenExample, n_counted
+from engram_interp.concepts.concept import Example, TokenExample
 from engram_interp.engrams.engram import Engram
-from engram_interp.models import Adapter, adapt
-from engram_interp.models.components import head_norms, to_parameter
+from engram_interp.engrams.extract import weight_norms
+from engram_interp.models import LanguageAdapter, adapt_language
 from engram_interp.models.exclusive import exclusive
 from engram_interp.models.sites import Site
 from engram_interp.options import Run, Which, takes
@@ -60,7 +60,7 @@ def null_check(
     """
     if not (size := number(size, "size")) > 0:
         raise ValueError(f"size must be above 0, as a share of each matrix's norm; got {size}")
-    adapter = adapt(model)
+    adapter = adapt_language(model)
     sites = adapter.sites(which.components, which.layers)
     _require_full_precision(adapter, sites)
     encoded = encode_groups({"examples": examples}, adapter.encoder)
@@ -68,7 +68,7 @@ def null_check(
     bases = {name: _row_space(found) for name, found in collect_rows(adapter, sites, everywhere, run).items()}
     reached = [site for site in sites if 0 < bases[site.input].shape[1] < bases[site.input].shape[0]]
     if not reached:
-        n_rows = sum(map(n_counted, everywhere.values()))
+        n_rows = sum(int(one.counts.sum()) for found in everywhere.values() for one in found)
         raise ValueError(
             f"{n_rows} positions have every direction of every input: give fewer than an input has dimensions"
         )
@@ -83,9 +83,9 @@ def null_check(
     return pd.DataFrame.from_dict(table, orient="index")
 
 
-def _require_full_precision(adapter: Adapter, sites: Sequence[Site]) -> None:
+def _require_full_precision(adapter: LanguageAdapter, sites: Sequence[Site]) -> None:
     full = (torch.float32, torch.float64)
-    if coarse := [site.key for site in sites if adapter.parameter(site.key).dtype not in full]:
+    if coarse := [site.key for site in sites if adapter.parameter(site.path).dtype not in full]:
         raise ValueError(f"{coarse[0]} is in half precision, whose rounding leaves the null: use float32")
 
 
@@ -109,7 +109,7 @@ def _row_space(rows: Rows) -> Float[Tensor, "d rank"]:
     return directions[singular > floor].T
 
 
-def _logits(adapter: Adapter, encoded: dict[str, list[TokenExample]], run: Run) -> Float[Tensor, "n d_vocab"]:
+def _logits(adapter: LanguageAdapter, encoded: dict[str, list[TokenExample]], run: Run) -> Float[Tensor, "n d_vocab"]:
     found = [
         adapter.unembed(adapter.final(batch, at=batch.counts)).double().cpu()
         for batch in batches(encoded, run.batch_size, run.progress, "logits")
@@ -118,7 +118,7 @@ def _logits(adapter: Adapter, encoded: dict[str, list[TokenExample]], run: Run) 
 
 
 def _noise(
-    adapter: Adapter,
+    adapter: LanguageAdapter,
     sites: Sequence[Site],
     bases: dict[str, Float[Tensor, "d rank"]],
     through_null: bool,
@@ -127,13 +127,12 @@ def _noise(
 ) -> Engram:
     """Random matrices in directions that inputs lack, or in those that they have, each of its matrix's size."""
     generator = torch.Generator().manual_seed(seed)
-    tensors, norms = {}, {}
+    tensors, norms = {}, weight_norms(adapter, sites)
     for site in sites:
-        parameter, V = adapter.parameter(site.key), bases[site.input]
-        norms[site.key] = head_norms(site.component, parameter).cpu()
+        parameter, V = adapter.parameter(site.path), bases[site.input]
         R = torch.randn(parameter.numel() // len(V), len(V), generator=generator, dtype=torch.float64).to(V.device)
         inside = R @ V @ V.T
         chosen = R - inside if through_null else inside
-        scaled = chosen * (size * norms[site.key].norm().to(V.device) / chosen.norm())
-        tensors[site.key] = to_parameter(site.component, scaled, like=parameter).to(parameter)
+        scaled = chosen * (size * norms[site.path].norm().to(V.device) / chosen.norm())
+        tensors[site.path] = site.layout.to_parameter(scaled, like=parameter).to(parameter)
     return Engram(tensors, norms, adapter.info, name="noise")

@@ -8,19 +8,20 @@ out: on those that the projector was fitted to, an edit looks harmless, since `P
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, sqrt
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from torch import nn
 
 from engram_interp.common.arguments import Number, number
 from engram_interp.common.progress import bar
-from engram_interp.concepts.batches import encode_concept, encode_groups
-from engram_interp.concepts.concept import REFERENCE, Concept, Example, TokenExample, listed_examples, require_concept
-from engram_interp.effects.held_out import N_FOLDS, Check, held_out, require_enough
+from engram_interp.concepts.batches import Examples
+from engram_interp.concepts.concept import REFERENCE, Concept, listed_examples, require_concept
+from engram_interp.concepts.data import Data
+from engram_interp.effects.held_out import N_FOLDS, Check, held_out, n_scored, require_enough
 from engram_interp.effects.kept import ACCURACY, UserScore, fewest_tokens, measure_of
 from engram_interp.effects.trials import Trials
 from engram_interp.engrams.engram import Engram, require_engram
@@ -112,7 +113,7 @@ def choose_alpha(
     concept: Concept,
     keep: Number = 0.98,
     *,
-    check: Sequence[Example] | None = None,
+    check: Sequence[Any] | None = None,
     measure: str | UserScore = ACCURACY,
     start: Number = 1.0,
     rel_tol: Number = 0.05,
@@ -135,7 +136,8 @@ def choose_alpha(
             the reference.
         measure: what is kept. `"accuracy"`: right answer tokens. `"loss"`: the loss before over the loss after, so that
             0.98 lets it rise by a fiftieth. Or a function of a model and a list of examples that returns a score for
-            each; more is better.
+            each; more is better. Of a plain module, it gets the model and a batch, with its `inputs` and `labels`; the
+            first two need labels.
         start: the strength to try first.
         rel_tol: the search stops when the bracket is this narrow, as a share of alpha, or as narrow as floats allow.
 
@@ -157,7 +159,7 @@ def choose_alpha(
     require_concept(concept)
     require_engram(engram)
     adapter, kind = adapt(model), measure_of(measure)
-    encoded = encode_concept(concept, adapter.encoder)
+    encoded = {side: list(examples) for side, examples in adapter.encode_concept(concept).items()}
     held = _check(adapter, engram, concept, encoded, check, keep, run)
     trials = Trials(adapter, engram, encoded, held, kind, keep, run)
     kept: dict[float, bool] = {}
@@ -186,18 +188,18 @@ def _check(
     adapter: Adapter,
     engram: Engram,
     concept: Concept,
-    encoded: dict[str, list[TokenExample]],
-    check: Sequence[Example] | None,
+    encoded: Mapping[str, Examples],
+    check: Sequence[Any] | None,
     keep: float,
     run: Run,
 ) -> Check:
     """What the cost is measured on: the given examples, or as much of the reference as it takes."""
     if check is not None:
-        examples = listed_examples(check, "check")
+        examples = check if isinstance(check, Data) else listed_examples(check, "check")
         require_enough(len(examples), "check")
-        given = encode_groups({"check": examples}, adapter.encoder, concept.read)["check"]
+        given = list(adapter.encode({"check": examples}, concept.read)["check"])
         return Check(examples, given, [engram], [0] * len(examples))
-    n_tokens = sum(int(one.scored.sum()) for one in encoded[REFERENCE])
+    n_tokens = sum(n_scored(one) for one in encoded[REFERENCE])
     is_short = n_tokens / N_FOLDS < fewest_tokens(keep)
     return held_out(adapter, engram, concept, encoded, N_FOLDS if is_short else 1, run)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from engram_interp.answers.scoring import pooled, totals
 from engram_interp.concepts.concept import REFERENCE, TARGET, TokenExample
+from engram_interp.concepts.data import data_batches
 from engram_interp.effects import kept as intervals
 from engram_interp.effects.held_out import Check
 from engram_interp.effects.kept import Kept, Measure
@@ -27,6 +29,7 @@ from engram_interp.engrams.engram import Engram
 from engram_interp.models import Adapter
 from engram_interp.options import Run
 
+T = TypeVar("T")
 SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
 """The parts of the examples that are scored, each within the next."""
 FEWEST = 32
@@ -74,7 +77,7 @@ class Trials:
         self,
         adapter: Adapter,
         engram: Engram,
-        encoded: dict[str, list[TokenExample]],
+        encoded: Mapping[str, Sequence[Any]],
         check: Check,
         measure: Measure,
         keep: float,
@@ -83,7 +86,7 @@ class Trials:
         self._adapter, self._engram = adapter, engram
         self._check, self._measure, self._keep = check, measure, keep
         self._run = replace(run, progress=False)
-        lengths = [len(example.tokens) for example in check.encoded]
+        lengths = [len(one.tokens) if isinstance(one, TokenExample) else 1 for one in check.encoded]
         # Several engrams mean short data, of which a part would not tell, and each would be written once a part.
         self._parts = parts_of(lengths) if len(check.engrams) == 1 else [list(range(len(lengths)))]
         self._seen = {TARGET: encoded[TARGET], REFERENCE: evenly(encoded[REFERENCE], SEEN)}
@@ -216,7 +219,17 @@ class Trials:
         """Score these examples of the check in the model as it is now."""
         found = totals(self._adapter, {CHECK: [self._check.encoded[i] for i in numbers]}, self._run)[CHECK]
         trial.check[numbers, :3] = found
-        trial.check[numbers, 3] = self._measure.own(self._adapter.model, [self._check.examples[i] for i in numbers])
+        if self._measure.user is not None:
+            trial.check[numbers, 3] = self._own([self._check.encoded[i] for i in numbers], numbers)
+
+    def _own(self, some: Sequence[Any], numbers: Sequence[int]) -> Float[Tensor, "n"]:
+        """The user's score of each of these examples, in the model as it is now."""
+        if isinstance(some[0], TokenExample):
+            return self._measure.own(self._adapter.model, [self._check.examples[i] for i in numbers])
+        found = torch.zeros(len(some), dtype=torch.float64)
+        for batch in data_batches({CHECK: some}, False, ""):
+            found[batch.numbers] = self._measure.own(self._adapter.model, batch)
+        return found
 
     def _score_each(self, trial: Trial, alpha: float, numbers: Sequence[int]) -> None:
         """Score these examples of the check, each without the engram that has not seen it."""
@@ -293,7 +306,7 @@ def parts_of(lengths: list[int]) -> list[list[int]]:
     return parts
 
 
-def evenly(examples: list[TokenExample], at_most: int) -> list[TokenExample]:
+def evenly(examples: Sequence[T], at_most: int) -> Sequence[T]:
     """At most so many of the examples, from all over them.
 
     Example:

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from engram_interp.engrams.strengths import Alpha
 from engram_interp.models import Adapter, ModelInfo, adapt
 from engram_interp.models.exclusive import edited
-from engram_interp.models.sites import weight_key
 
 logger = logging.getLogger("engram_interp")
 
@@ -35,6 +34,10 @@ class Editable(Protocol):
 
     def alphas(self, alpha: Alpha) -> dict[str, float]:
         """The strength of every weight's edit."""
+        ...
+
+    def weight_of(self, key: str) -> str:
+        """The weight's key for a weight or its bias."""
         ...
 
 
@@ -79,16 +82,17 @@ def write(engram: Editable, adapter: Adapter, originals: Mapping[str, Tensor], a
             for written in engram.tensors:
                 adapter.parameter(written).copy_(originals[written])
             largest = [one[key].abs().max().item() for one in (originals, engram.tensors)]
+            alpha = alphas[engram.weight_of(key)]
             raise ValueError(
-                f"{key} would not be finite at alpha = {alphas[weight_key(key)]:g}: the largest entry of the weight "
-                f"is {largest[0]:g}, the largest of the engram {largest[1]:g}"
+                f"{key} would not be finite at alpha = {alpha:g}: the largest entry of the weight is {largest[0]:g}, "
+                f"the largest of the engram {largest[1]:g}"
             )
         adapter.parameter(key).copy_(changed)
 
 
 def without(engram: Editable, original: Tensor, key: str, alphas: Mapping[str, float]) -> Tensor:
     """`original - alpha W+` of a weight or bias, in the original's dtype."""
-    step = alphas[weight_key(key)] * engram.tensors[key].to(original.device)
+    step = alphas[engram.weight_of(key)] * engram.tensors[key].to(original.device)
     return (original.to(step.dtype) - step).to(original.dtype)
 
 
@@ -122,7 +126,7 @@ class Edit:
     def __init__(self, engram: Editable, adapter: Adapter) -> None:
         self.engram, self.adapter = engram, adapter
         self.originals = {key: adapter.parameter(key).detach().clone() for key in engram.tensors}
-        self._nothing = dict.fromkeys(map(weight_key, engram.tensors), 0.0)
+        self._nothing = dict.fromkeys(map(engram.weight_of, engram.tensors), 0.0)
         self._alphas = self._nothing
         self._tie_again = adapter.untie(engram.tensors)
 

@@ -22,14 +22,12 @@ from engram_interp.engrams.strengths import Alpha, alphas_of
 from engram_interp.engrams.vector import EngramVector
 from engram_interp.linalg.norms import share
 from engram_interp.models import adapt
-from engram_interp.models.components import head_norms
 from engram_interp.models.exclusive import held, ordinary_numbers
-from engram_interp.models.sites import component_of, is_bias
 
 Model = TypeVar("Model", bound=nn.Module)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Engram(EngramVector):
     """The part of each weight (and absorbed bias) that a concept owns, by TransformerLens's parameter path.
 
@@ -40,6 +38,7 @@ class Engram(EngramVector):
         info: the model that it is part of.
         name: the concept's name.
         options: how it was made.
+        sites: the matrices that it is part of, where they lie.
 
     Example:
         >>> import engram_interp as ei
@@ -71,15 +70,14 @@ class Engram(EngramVector):
         Raises:
             ValueError: if the engram lacks a component, layer, matrix or head, or nothing is left.
         """
-        tensors = selected(self.tensors, components, layers, heads, keys)
-        return replace(
-            self, tensors=tensors, weight_norms={key: self.weight_norms[key] for key in tensors if not is_bias(key)}
-        )
+        tensors, sites = selected(self.tensors, self.sites, components, layers, heads, keys)
+        norms = {key: norms for key, norms in self.weight_norms.items() if key in tensors}
+        return replace(self, tensors=tensors, weight_norms=norms, sites=sites)
 
     def wnorm(self) -> dict[str, float]:
         """`|W+|_F / |W|_F` of every weight (never of a bias), by key. It may exceed 1: `P+` is an oblique operator."""
         return {
-            key: share(head_norms(component_of(key), self.tensors[key]).norm(), norms.norm()).item()
+            key: share(self.tensors[key].double().norm().cpu(), norms.norm()).item()
             for key, norms in self.weight_norms.items()
         }
 
@@ -153,11 +151,14 @@ class Engram(EngramVector):
 
     def alphas(self, alpha: Alpha) -> dict[str, float]:
         """The strength of every weight's edit; see `ablate`. A bias takes its weight's."""
-        return alphas_of(alpha, self.weight_norms, self.wnorm)
+        components: dict[str, list[str]] = {key: [] for key in self.weight_norms}
+        for site in self.sites:
+            components[site.path].append(site.component)
+        return alphas_of(alpha, components, self.wnorm)
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file that `Engram.load` reads back."""
-        write_engram(path, **vars(self))
+        write_engram(path, self.tensors, self.weight_norms, self.info, self.name, self.options, self.sites)
 
     @classmethod
     def load(cls, path: str | Path) -> Engram:

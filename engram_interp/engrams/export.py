@@ -14,7 +14,7 @@ from engram_interp.common.writing import beside, replacing
 from engram_interp.concepts.batches import Batch
 from engram_interp.engrams.engram import Engram
 from engram_interp.engrams.strengths import Alpha
-from engram_interp.models import Adapter, ModelInfo, adapt
+from engram_interp.models import LanguageAdapter, ModelInfo, adapt_language
 from engram_interp.models.checkpoint import Checkpoint, open_checkpoint, require_zero
 from engram_interp.models.loading import checkpoint_folder, has_tokenizer
 
@@ -54,7 +54,7 @@ def export_hf(
     """
     out, folder = Path(out_dir).expanduser(), checkpoint_folder(source)
     require_no_model(out)
-    _require_raw(edited.info if isinstance(edited, Engram) else adapt(edited).info)
+    _require_raw(edited.info if isinstance(edited, Engram) else adapt_language(edited).info)
     if isinstance(edited, Engram):
         edited.alphas(alpha)
     elif alpha != 1.0:
@@ -65,7 +65,7 @@ def export_hf(
     if isinstance(edited, Engram):
         exported = _with_engram(checkpoint, edited, alpha)
     else:
-        exported = _with_model(checkpoint, adapt(edited))
+        exported = _with_model(checkpoint, adapt_language(edited))
     if broken := [name for name, tensor in exported.named_parameters() if not tensor.isfinite().all()]:
         raise ValueError(f"the edited checkpoint would not be finite in {', '.join(broken[:3])}: nothing is written")
     tokenizer = AutoTokenizer.from_pretrained(source) if folder is None or has_tokenizer(folder) else None
@@ -145,7 +145,7 @@ def _with_engram(checkpoint: Checkpoint, engram: Engram, alpha: Alpha) -> PreTra
         return checkpoint.written()
 
 
-def _with_model(checkpoint: Checkpoint, edited: Adapter) -> PreTrainedModel:
+def _with_model(checkpoint: Checkpoint, edited: LanguageAdapter) -> PreTrainedModel:
     """The checkpoint's model with the matrices of an edited one.
 
     Raises:
@@ -165,7 +165,7 @@ def _with_model(checkpoint: Checkpoint, edited: Adapter) -> PreTrainedModel:
     return exported
 
 
-def _copy(edited: Adapter, adapter: Adapter) -> None:
+def _copy(edited: LanguageAdapter, adapter: LanguageAdapter) -> None:
     """Write every matrix and bias of one model into another."""
     places = {key for site in adapter.all_sites() for key in (site.key, site.bias)}
     for key in [key for site in edited.all_sites() for key in (site.key, site.bias) if key is not None]:
@@ -182,7 +182,7 @@ def _copy(edited: Adapter, adapter: Adapter) -> None:
             adapter.parameter(key).copy_(torch.where(changed, tensor.to(original), original))
 
 
-def _require_same_logits(edited: Adapter, exported: PreTrainedModel) -> None:
+def _require_same_logits(edited: LanguageAdapter, exported: PreTrainedModel) -> None:
     """Check that the checkpoint computes what the edited model does, as far as float32 can tell.
 
     This finds edits of other parameters in a model whose parameters have other names than the checkpoint's.
@@ -199,7 +199,7 @@ def _require_same_logits(edited: Adapter, exported: PreTrainedModel) -> None:
             )
 
 
-def _logits_error(model: Adapter, hf: PreTrainedModel) -> float:
+def _logits_error(model: LanguageAdapter, hf: PreTrainedModel) -> float:
     """The relative difference of logits, median over 32 random tokens; infinite if one is not finite."""
     shape = 2, min(16, model.encoder.n_ctx or 16)
     tokens = torch.randint(0, model.encoder.d_vocab, shape, generator=torch.Generator().manual_seed(0))

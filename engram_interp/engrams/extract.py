@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from engram_interp.concepts.concept import Concept
@@ -14,7 +15,6 @@ from engram_interp.engrams.parts import Change, parts, prepare
 from engram_interp.engrams.weights import without_bias
 from engram_interp.linalg.filters import filter_name
 from engram_interp.models import Adapter, adapt
-from engram_interp.models.components import head_norms, to_parameter
 from engram_interp.models.exclusive import exclusive
 from engram_interp.models.sites import Site
 from engram_interp.options import Run, Solve, Which, takes
@@ -55,14 +55,25 @@ def engram_of(
     tensors: dict[str, Tensor] = {}
     for change in changes:
         site, weight = change.site, without_bias(change.matrix, change.absorbed)
-        parameter = adapter.parameter(site.key)
-        tensors[site.key] = _like(parameter, to_parameter(site.component, weight, like=parameter))
+        part = site.of(_zeros(tensors, site.path, adapter))
+        part.copy_(site.layout.to_parameter(weight, like=part))
         if change.absorbed and site.bias is not None:
-            bias = adapter.parameter(site.bias)
-            tensors[site.bias] = _like(bias, change.matrix[:, -1].reshape(bias.shape))
-    keys = [key for site in sites for key in (site.key, site.bias) if key in tensors]
-    norms = {site.key: head_norms(site.component, adapter.parameter(site.key)).detach().cpu() for site in sites}
-    return Engram({key: tensors[key] for key in keys if key is not None}, norms, adapter.info, name, options)
+            bias = site.of_bias(_zeros(tensors, site.bias, adapter))
+            bias.copy_(change.matrix[:, -1].reshape(bias.shape))
+    paths = dict.fromkeys(path for site in sites for path in (site.path, site.bias))
+    norms = weight_norms(adapter, sites)
+    return Engram(
+        {path: tensors[path] for path in paths if path in tensors}, norms, adapter.info, name, options, tuple(sites)
+    )
+
+
+def weight_norms(adapter: Adapter, sites: Iterable[Site]) -> dict[str, Float[Tensor, "head"]]:
+    """The Frobenius norms of the model's own weights, by path: of every head, or of the whole."""
+    found: dict[str, list[Tensor]] = {}
+    for site in sites:
+        norms = site.layout.head_norms(site.of(adapter.parameter(site.path).detach()))
+        found.setdefault(site.path, []).append(norms.cpu())
+    return {path: torch.cat(norms) for path, norms in found.items()}
 
 
 def options_of(solve: Solve, counts: dict[str, int], positions: str | None) -> dict[str, Any]:
@@ -79,10 +90,14 @@ def options_of(solve: Solve, counts: dict[str, int], positions: str | None) -> d
     }
 
 
-def _like(parameter: Tensor, tensor: Tensor) -> Tensor:
-    """A tensor on the parameter's device, in its precision or in float32, whichever is finer, and laid out as it is.
+def _zeros(tensors: dict[str, Tensor], path: str, adapter: Adapter) -> Tensor:
+    """An engram's tensor, to be written into; zeros, if nothing was yet.
 
-    A weight of Hugging Face's is transposed in memory: an edit then reads both along their rows.
+    It is on the parameter's device, in its precision or in float32, whichever is finer, and laid out as it is:
+    a weight of Hugging Face's is transposed in memory, and an edit then reads both along their rows.
     """
-    dtype = torch.promote_types(parameter.dtype, torch.float32)
-    return torch.empty_like(parameter, dtype=dtype, requires_grad=False).copy_(tensor)
+    if path not in tensors:
+        parameter = adapter.parameter(path)
+        dtype = torch.promote_types(parameter.dtype, torch.float32)
+        tensors[path] = torch.zeros_like(parameter, dtype=dtype, requires_grad=False)
+    return tensors[path]

@@ -123,7 +123,7 @@ class ConceptSum:
         self._waiting.append(rows)
         size = rows.shape[1] + self._absorbed
         if sum(len(waiting) for waiting in self._waiting) * rows.shape[1] > size * (size + 1) // 2:
-            self._moments = self._moments or MomentSum(precise(rows))
+            self._moments = self._moments or MomentSum(precise(rows[:0]))
             self._moments.add(precise(torch.cat(self._waiting)))
             self._waiting = []
 

@@ -27,8 +27,8 @@ from engram_interp.linalg.solution import Solution
 from engram_interp.linalg.spectrum import Spectrum
 from engram_interp.linalg.total import Total
 from engram_interp.models import Adapter, adapt
-from engram_interp.models.components import COMPONENT, UNEMBED
-from engram_interp.models.sites import Site, by_input, component_of, layer_of
+from engram_interp.models.components import UNEMBED
+from engram_interp.models.sites import Site, by_input
 from engram_interp.options import Run, Solve, Which
 from engram_interp.statistics.collect import collect
 from engram_interp.statistics.statistics import Statistics
@@ -218,6 +218,7 @@ def prepare(model: nn.Module, concept: Concept | Statistics, which: Which, solve
         base_of(adapter, solve.delta_from, adapter.sites(which.components, which.layers))
         # Nobody can ask these statistics again, so they need not keep what is factorised.
         concept = replace(collect(model, concept, **vars(which), **vars(run)), keep_bytes=0)
+    adapter.learn(concept.reads)
     return Prepared(adapter, concept, sites_of(adapter, concept, which))
 
 
@@ -273,7 +274,7 @@ def part_of(site: Site, data: InputData, adapter: Adapter, base: Adapter | None)
     """One matrix with what it reads. With `base`, the engram is of the difference from that model."""
     W = matrix_of(adapter, site, data.absorbed).to(data.S.device)
     dW = W if base is None else W - matrix_of(base, site, data.absorbed).to(W)
-    return Part(site, data, W, dW, COMPONENT[site.component].heads(len(adapter.parameter(site.key))))
+    return Part(site, data, W, dW, adapter.heads(site))
 
 
 def sites_of(adapter: Adapter, statistics: Statistics, which: Which) -> list[Site]:
@@ -298,13 +299,12 @@ def sites_of(adapter: Adapter, statistics: Statistics, which: Which) -> list[Sit
 
 def _chosen(adapter: Adapter, statistics: Statistics, which: Which) -> list[Site]:
     """The matrices that are asked for; what is not said follows from what the statistics were collected for."""
+    served = [site for site in adapter.all_sites() if site.key in set(statistics.keys)]
     if which.components is None:
-        sites = adapter.sites({component_of(key) for key in statistics.keys}, which.layers)
-        return [
-            site for site in sites if site.key in statistics.keys and (which.layers is None or site.layer is not None)
-        ]
+        sites = adapter.sites({site.component for site in served}, which.layers)
+        return [site for site in sites if site in served and (which.layers is None or site.layer is not None)]
     sites = adapter.sites(which.components, which.layers)
     if which.layers is not None:
         return sites
-    layers = {layer_of(key) for key in statistics.keys}
+    layers = {site.layer for site in served}
     return [site for site in sites if site.layer in layers or site.component == UNEMBED]

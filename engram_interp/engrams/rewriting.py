@@ -11,14 +11,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from engram_interp.concepts.batches import batches, encode_concept, encode_groups
+from engram_interp.concepts.batches import batches, encode_groups
 from engram_interp.concepts.concept import Concept, Example, TokenExample, require_concept
 from engram_interp.engrams.engram import Engram
 from engram_interp.engrams.extract import engram_of
 from engram_interp.engrams.parts import Change
 from engram_interp.engrams.weights import absorbing_inputs, matrix_of
 from engram_interp.linalg.rewriting import rewriting
-from engram_interp.models import Adapter, adapt
+from engram_interp.models import LanguageAdapter, adapt_language
 from engram_interp.models.exclusive import exclusive
 from engram_interp.models.sites import Site
 from engram_interp.options import Cut, Read, Run, takes
@@ -63,12 +63,12 @@ def rewrite(
         ['blocks.3.mlp.W_out']
     """
     require_concept(concept)
-    adapter = adapt(model)
+    adapter = adapt_language(model)
     sites = _sites(adapter, values)
     components = {site.component for site in sites}
     layers = {site.layer for site in sites if site.layer is not None} or None
     statistics = collect(model, concept, components=components, layers=layers, **vars(run))
-    target = {"target": encode_concept(concept, adapter.encoder)["target"]}
+    target = {"target": adapter.encode_concept(concept)["target"]}
     rows = collect_rows(adapter, sites, target, run)
     absorbing = absorbing_inputs(adapter, None) if cut.absorb_bias else set()
     changes = []
@@ -107,7 +107,7 @@ def values_like(
         ValueError: if the examples do not pair up, the model lacks the layer, or its `W_out` does not write into the
             residual stream as it is.
     """
-    adapter = adapt(model)
+    adapter = adapt_language(model)
     (site,) = adapter.sites("W_out", layer)
     encoded = encode_groups({"target": examples, "like": like}, adapter.encoder, read)
     counts = {group: [int(one.counts.sum()) for one in some] for group, some in encoded.items()}
@@ -138,7 +138,7 @@ def _require_values(V_star: Tensor, key: str, shape: tuple[int, int]) -> None:
         raise ValueError(f"the values of {key} are not finite")
 
 
-def _sites(adapter: Adapter, values: Mapping[str, Tensor]) -> list[Site]:
+def _sites(adapter: LanguageAdapter, values: Mapping[str, Tensor]) -> list[Site]:
     known = {site.key: site for site in adapter.all_sites()}
     if unknown := [key for key in values if key not in known]:
         raise ValueError(f"{adapter.info.name!r} has no matrix {', '.join(unknown)}; the first are {list(known)[:3]}")
@@ -147,7 +147,7 @@ def _sites(adapter: Adapter, values: Mapping[str, Tensor]) -> list[Site]:
     return [site for key, site in known.items() if key in values]
 
 
-def _read(adapter: Adapter, examples: list[TokenExample], point: str, run: Run) -> Float[Tensor, "n d_model"]:
+def _read(adapter: LanguageAdapter, examples: list[TokenExample], point: str, run: Run) -> Float[Tensor, "n d_model"]:
     """What a hook point holds at the counted positions, in float64, in the order of examples."""
     found: dict[int, Tensor] = {}
     for batch in batches({"": examples}, run.batch_size, run.progress, "reading"):

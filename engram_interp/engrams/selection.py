@@ -2,49 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from engram_interp.common.arguments import Layers, indices, read_once
-from engram_interp.models.components import COMPONENT
-from engram_interp.models.sites import Input, Site, component_of, expert_of, is_bias, layer_of, select_sites, weight_key
+from engram_interp.models.sites import Site, select_sites
 
 
 def selected(
     tensors: Mapping[str, Tensor],
+    sites: Sequence[Site],
     components: str | Iterable[str] | None,
     layers: Layers,
     heads: Layers,
     keys: str | Iterable[str] | None,
-) -> dict[str, Tensor]:
-    """The tensors that are named; see `Engram.select`."""
+) -> tuple[dict[str, Tensor], tuple[Site, ...]]:
+    """The tensors that are named, and their matrices; see `Engram.select`."""
     components, keys = read_once(components), read_once(keys)
-    weights = [key for key in tensors if not is_bias(key)]
-    named = set(weights) if keys is None else {keys} if isinstance(keys, str) else set(keys)
-    if not named or not named <= set(weights):
-        raise ValueError(f"the engram has no matrix {sorted(named - set(weights)) or 'in an empty list'}")
-    sites = [Site(component_of(key), layer_of(key), Input(""), expert=expert_of(key)) for key in weights]
-    chosen = named & {site.key for site in select_sites(sites, components, layers)}
+    known = {name for site in sites for name in (site.key, site.path)}
+    named = known if keys is None else {keys} if isinstance(keys, str) else set(keys)
+    if not named or not named <= known:
+        raise ValueError(f"the engram has no matrix {sorted(named - known) or 'in an empty list'}")
+    chosen = [site for site in select_sites(sites, components, layers) if {site.key, site.path} & named]
     if not chosen:
         raise ValueError(f"none of {sorted(named)} lies in components={components}, layers={layers}")
-    kept = {key: tensor for key, tensor in tensors.items() if weight_key(key) in chosen}
-    return kept if heads is None else _only_heads(kept, list(indices(heads, "heads") or ()))
+    if heads is None:
+        return _only_sites(tensors, sites, chosen), tuple(chosen)
+    kept, whole = _only_heads(tensors, chosen, list(indices(heads, "heads") or ())), []
+    whole = [site for site in chosen if site.path in kept]
+    return kept, tuple(whole)
 
 
-def _only_heads(tensors: dict[str, Tensor], heads: list[int]) -> dict[str, Tensor]:
-    """Attention matrices, and biases that have heads, with all other heads set to zero."""
-    kept = {}
-    for key, tensor in tensors.items():
-        component = COMPONENT[component_of(key)]
-        if not (component.bias_has_heads if is_bias(key) else component.has_heads):
-            continue
-        if not heads or not all(0 <= head < len(tensor) for head in heads):
-            grouped = " (key/value heads: name the components)" if component.name in ("W_K", "W_V") else ""
-            raise ValueError(f"{key} has heads 0 to {len(tensor) - 1}{grouped}, got {heads}")
-        kept[key] = torch.zeros_like(tensor)
-        kept[key][heads] = tensor[heads]
-    if not kept:
-        raise ValueError(f"only attention matrices have heads, and none is in {list(tensors)}")
+def _only_sites(tensors: Mapping[str, Tensor], sites: Sequence[Site], chosen: Sequence[Site]) -> dict[str, Tensor]:
+    """The tensors of these matrices. What a tensor holds of others is zero."""
+    names = {name for site in chosen for name in (site.path, site.bias)}
+    left_out = [site for site in sites if site.path in names and site not in chosen]
+    kept = {name: tensor for name, tensor in tensors.items() if name in names}
+    for name in {name for site in left_out for name in (site.path, site.bias) if name in kept and name is not None}:
+        kept[name] = kept[name].clone()
+    for site in left_out:
+        if site.path in kept:
+            site.of(kept[site.path]).zero_()
+        if site.bias in kept and site.bias is not None:
+            site.of_bias(kept[site.bias]).zero_()
     return kept
+
+
+def _only_heads(tensors: Mapping[str, Tensor], sites: Sequence[Site], heads: list[int]) -> dict[str, Tensor]:
+    """Matrices with heads, and biases that have them, with all other heads set to zero."""
+    kept: dict[str, Tensor] = {}
+    for site in sites:
+        if not site.layout.has_heads:
+            continue
+        weight = tensors[site.path]
+        found = site.layout.heads(site.of(weight))
+        assert found is not None
+        if not heads or not all(0 <= head < found.n for head in heads):
+            grouped = " (key/value heads: name the components)" if site.component in ("W_K", "W_V") else ""
+            raise ValueError(f"{site.key} has heads 0 to {found.n - 1}{grouped}, got {heads}")
+        part = site.of(kept.setdefault(site.path, torch.zeros_like(weight)))
+        matrix, own = site.matrix(weight), torch.zeros_like(site.matrix(weight))
+        found.of(own)[heads] = found.of(matrix)[heads]
+        part.copy_(site.layout.to_parameter(own, like=part))
+        if site.bias in tensors and site.bias is not None and site.layout.bias_has_heads:
+            bias = site.of_bias(kept.setdefault(site.bias, torch.zeros_like(tensors[site.bias])))
+            by_head = site.of_bias(tensors[site.bias]).reshape(found.n, -1)
+            bias.view(found.n, -1)[heads] = by_head[heads]
+    if not kept:
+        named = [site.key for site in sites]
+        raise ValueError(f"only matrices with heads or channels can be selected by head, and none is in {named}")
+    return {name: kept[name] for name in tensors if name in kept}

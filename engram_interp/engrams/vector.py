@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from jaxtyping import Float
@@ -13,6 +14,7 @@ from engram_interp.common.arguments import Number, number
 from engram_interp.common.mappings import IdentityMapping
 from engram_interp.engrams.editing import is_finite
 from engram_interp.models import ModelInfo
+from engram_interp.models.sites import Site, lens_sites
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -32,8 +34,11 @@ class EngramVector(IdentityMapping[str, Tensor]):
     info: ModelInfo
     name: str | None = None
     options: dict[str, str | float | int | bool | None] = field(default_factory=dict)
+    sites: tuple[Site, ...] = ()
 
     def __post_init__(self) -> None:
+        if not self.sites:
+            object.__setattr__(self, "sites", lens_sites(self.weight_norms))
         for key, tensor in self.tensors.items():
             if not is_finite(tensor):
                 raise ValueError(f"the engram of {self.name!r} is not finite in {key}: it holds nan or inf there")
@@ -52,6 +57,15 @@ class EngramVector(IdentityMapping[str, Tensor]):
     def __repr__(self) -> str:
         return f"Engram({self.name!r}, {len(self.weight_norms)} matrices of {self.info.name!r})"
 
+    def weight_of(self, key: str) -> str:
+        """The weight's key for a weight or its bias."""
+        return key if key in self.weight_norms else self._weights[key]
+
+    @cached_property
+    def _weights(self) -> dict[str, str]:
+        """The weight of every bias."""
+        return {site.bias: site.path for site in self.sites if site.bias is not None}
+
     def __add__(self, other: Self) -> Self:
         """The sum. A matrix that only one of the two has is taken as it is.
 
@@ -68,6 +82,7 @@ class EngramVector(IdentityMapping[str, Tensor]):
             weight_norms={**self.weight_norms, **other.weight_norms},
             name=f"({self.name} + {other.name})",
             options={key: value for key, value in self.options.items() if other.options.get(key) == value},
+            sites=tuple({site.key: site for site in (*self.sites, *other.sites)}.values()),
         )
 
     def __sub__(self, other: Self) -> Self:

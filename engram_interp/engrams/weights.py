@@ -9,7 +9,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from engram_interp.models import Adapter, adapt
-from engram_interp.models.components import to_matrix
 from engram_interp.models.sites import Site
 
 
@@ -19,16 +18,17 @@ def matrix_of(adapter: Adapter, site: Site, absorbed: bool) -> Float[Tensor, "ou
     Raises:
         ValueError: if the weight is not finite.
     """
-    W = to_matrix(site.component, adapter.parameter(site.key).detach().double())
+    W = adapter.weight(site).detach().double()
     if not W.isfinite().all():
         raise ValueError(f"{site.key} is not finite: the model's weights hold nan or inf there")
-    return _with_bias(W, None if site.bias is None else adapter.parameter(site.bias).detach()) if absorbed else W
+    return _with_bias(W, adapter.bias(site)) if absorbed else W
 
 
 def matrix_in(tensors: Mapping[str, Tensor], site: Site, absorbed: bool) -> Float[Tensor, "out d"]:
     """`matrix_of` for an engram's tensors, on the CPU. They may lack the bias."""
-    W_plus = to_matrix(site.component, tensors[site.key].double()).cpu()
-    return _with_bias(W_plus, None if site.bias is None else tensors.get(site.bias)) if absorbed else W_plus
+    W_plus = site.matrix(tensors[site.path].double()).cpu()
+    bias = None if site.bias is None else tensors.get(site.bias)
+    return _with_bias(W_plus, None if bias is None else site.of_bias(bias)) if absorbed else W_plus
 
 
 def _with_bias(W: Float[Tensor, "out in"], bias: Tensor | None) -> Float[Tensor, "out d"]:
@@ -56,7 +56,7 @@ def base_of(adapter: Adapter, delta_from: nn.Module | None, sites: list[Site]) -
             f"delta_from has {base.info.processing} weights, the model {adapter.info.processing} ones: load both alike"
         )
     for site in sites:
-        shapes = [list(one.parameter(site.key).shape) for one in (adapter, base)]
+        shapes = [list(one.parameter(site.path).shape) for one in (adapter, base)]
         if shapes[0] != shapes[1]:
             raise ValueError(f"{site.key} is {shapes[0]} in the model and {shapes[1]} in delta_from")
     return base
@@ -72,5 +72,5 @@ def absorbing_inputs(adapter: Adapter, base: Adapter | None) -> set[str]:
     return {
         site.input
         for site in adapter.all_sites()
-        if site.bias is not None and any(bool(one.parameter(site.bias).count_nonzero()) for one in models)
+        if any(bias is not None and bool(bias.count_nonzero()) for bias in (one.bias(site) for one in models))
     }

@@ -65,14 +65,19 @@ def matrix_map(
 ) -> go.Figure:
     """The heat map of a column of a table of matrices. The experts of a layer share a cell, which has their mean.
 
+    Of a plain module it is a bar for each matrix.
+
     Args:
-        matrices: a row for each matrix: `component`, `layer` (missing for the unembedding) and the column.
+        matrices: a row for each matrix: `key`, `component`, `layer` (missing for the unembedding) and the column.
         quantity: the column.
         components: all components, in the order of the map's rows.
         n_layers: how many layers are drawn.
         scale: what the values are.
         title: what is plotted.
     """
+    if set(matrices.loc[matrices["layer"].notna(), "component"]) - set(components):
+        names, values = matrices["key"].tolist(), matrices[quantity].tolist()
+        return module_bars(names, values, [False] * len(names), scale, title)
     after_layers = matrices["layer"].isna()
     in_layers = matrices[~after_layers]
     present = set(in_layers["component"])
@@ -84,6 +89,61 @@ def matrix_map(
     unembed = matrices.loc[after_layers, quantity].tolist()
     last = (float(unembed[0]), False) if unembed else None
     return component_map(grid, torch.zeros_like(grid).bool(), names, last, scale, title)
+
+
+def module_bars(
+    names: Sequence[str], values: Sequence[float], significant: Sequence[bool], scale: Scale, title: str
+) -> go.Figure:
+    """A bar for each matrix of a plain module, from the first that is called to the last.
+
+    Args:
+        names: the matrices.
+        values: a number for each; NaN where there is none.
+        significant: which get a star.
+        scale: what the values are.
+        title: what is plotted.
+    """
+    values, names = [float(value) for value in values], list(names)
+    colours = scale.colours(torch.tensor(values)).tolist()
+    bars = go.Bar(
+        x=values, y=names, orientation="h", text=["*" if star else "" for star in significant],
+        textposition="outside", marker={"color": colours, "coloraxis": "coloraxis"},
+        hovertemplate=f"%{{y}}<br>{scale.title}: %{{x:.4g}}<extra></extra>",
+    )  # fmt: skip
+    figure = go.Figure(bars)
+    figure.update_xaxes(title_text=scale.title)
+    figure.update_yaxes(title_text="matrix, in the order of calls", autorange="reversed", type="category")
+    styled(figure, title, 160 + 24 * len(names))
+    return figure.update_layout(coloraxis=scale.axis(values), margin={"l": 40 + 7 * max(map(len, names), default=0)})
+
+
+def unit_rows(
+    values: Mapping[str, Sequence[float]],
+    significant: Mapping[str, Sequence[bool]],
+    unit: str,
+    scale: Scale,
+    title: str,
+) -> go.Figure:
+    """A heat map with a row for each module and a column for each of its units.
+
+    Args:
+        values: of every unit, by module.
+        significant: which get a star, by module.
+        unit: what the columns are.
+        scale: what the values are.
+        title: what is plotted.
+    """
+    n = max(map(len, values.values()))
+    grid, stars = torch.full((len(values), n), torch.nan), torch.zeros(len(values), n, dtype=torch.bool)
+    for row, name in enumerate(values):
+        grid[row, : len(values[name])] = torch.tensor(list(values[name]))
+        stars[row, : len(values[name])] = torch.tensor(list(significant[name]))
+    columns = [str(i) for i in range(n)]
+    figure = go.Figure(_heatmap(grid, stars, columns, list(values), scale, f"%{{y}}, {unit} %{{x}}"))
+    figure.update_xaxes(title_text=unit, type="category")
+    figure.update_yaxes(title_text="module, in the order of calls", autorange="reversed", type="category")
+    styled(figure, title, 190 + 28 * len(values))
+    return figure.update_layout(coloraxis=scale.axis(grid.flatten().tolist()))
 
 
 def layer_maps(

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial, reduce
 from itertools import chain
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -18,8 +19,10 @@ from torch import Tensor, nn
 from engram_interp.common.arguments import Layers
 from engram_interp.common.mappings import IdentityMapping
 from engram_interp.common.progress import bar
-from engram_interp.concepts.batches import Batch, encode_groups
-from engram_interp.concepts.concept import REFERENCE, TARGET, Example, TokenExample, n_counted
+from engram_interp.concepts.batches import AnyBatch, Examples
+from engram_interp.concepts.concept import REFERENCE, TARGET
+from engram_interp.concepts.data import BATCH_SIZE
+from engram_interp.concepts.datasets import by_class
 from engram_interp.engrams.engram import Engram
 from engram_interp.engrams.extract import engram_of, options_of
 from engram_interp.engrams.factors import ConceptSum, Factor, Packed
@@ -216,14 +219,21 @@ class Decomposition(IdentityMapping):  # of str to Engram; checking items' types
 @exclusive
 @takes(Which, Read, Solve, Run)
 def decompose(
-    model: nn.Module, concepts: Mapping[str, Sequence[Example]], *, which: Which, read: Read, solve: Solve, run: Run
+    model: nn.Module,
+    concepts: Mapping[str, Any] | Any,
+    *,
+    which: Which,
+    read: Read,
+    solve: Solve,
+    run: Run,
 ) -> Decomposition:
     """Many concepts from one pass, each told apart from all others (paper, Eq. 6).
 
     Args:
         model: a `HookedTransformer` or `TransformerBridge`, with whatever weight processing it was loaded with.
-        concepts: examples by name, each as `Concept` takes them. What concepts should only be told apart from goes in
-            too, as a concept of its own.
+        concepts: examples by name, each as `Concept` takes them, or, for a plain module, batches of what it takes. A
+            labelled dataset has a concept for each class. What concepts should only be told apart from goes in too, as
+            a concept of its own.
 
     Raises:
         ValueError: see `extract`.
@@ -237,19 +247,17 @@ def decompose(
         >>> first, second, *_ = parts
         >>> edited = parts.ablate({first, second}, alpha=2.0)
     """
-    if not isinstance(concepts, Mapping) or not all(isinstance(name, str) for name in concepts):
-        raise TypeError(
-            f'concepts must be examples by name, such as {{"A": [...], "rest": [...]}}; got {_shown(concepts)}'
-        )
+    concepts = _by_name(concepts)
     adapter = adapt(model)
+    adapter.look(next(iter(concepts.values()), None), which, always=True)
     sites = adapter.sites(which.components, which.layers)
     base = base_of(adapter, solve.delta_from, sites)
     absorbing = absorbing_inputs(adapter, base) if solve.absorb_bias else set()
-    encoded = encode_groups(concepts, adapter.encoder, read)
-    if not encoded:
+    if not concepts:
         raise ValueError("concepts must hold at least one concept, got none")
-    kept = _collect(adapter, sites, absorbing, encoded, run)
-    counts = {name: n_counted(examples) for name, examples in encoded.items()}
+    encoded = adapter.encode(dict(concepts), read)
+    kept, counts = _collect(adapter, sites, absorbing, encoded, run)
+    sites = [site for site in adapter.reached(sites, which) if site.input in next(iter(kept.values()))]
     inputs: list[str] = [*by_input(sites)]
     n_rows = {name: sum(concept[name].n_rows for concept in kept.values()) for name in inputs}
     warn_of_few(n_rows, adapter.widths(inputs), sum(counts.values()))
@@ -260,7 +268,7 @@ def decompose(
 def checks_of(sites: Sequence[Site], adapter: Adapter, base: Adapter | None) -> list[Float[Tensor, "2"]]:
     """Sum and norm of every weight and bias, to tell whether one has changed."""
     models = [one for one in (adapter, base) if one is not None]
-    keys = [key for site in sites for key in (site.key, site.bias) if key is not None]
+    keys = dict.fromkeys(key for site in sites for key in (site.path, site.bias) if key is not None)
     values = (one.parameter(key).detach().double() for one in models for key in keys)
     return [torch.stack([value.sum(), value.norm()]).cpu() for value in values]
 
@@ -269,22 +277,29 @@ def _collect(
     adapter: Adapter,
     sites: Sequence[Site],
     absorbing: set[str],
-    encoded: dict[str, list[TokenExample]],
+    encoded: Mapping[str, Examples],
     run: Run,
-) -> dict[str, dict[str, Factor | Packed]]:
+) -> tuple[dict[str, dict[str, Factor | Packed]], dict[str, int]]:
+    """What is kept of every concept and input, and how many positions count by concept."""
     inputs: list[str] = [*by_input(sites)]
     sums = [{name: ConceptSum(name in absorbing) for name in inputs} for _ in encoded]
     none: dict[str, Tensor] = {}
+    counts = torch.zeros(len(encoded), dtype=torch.long)
 
-    def begin(batch: Batch) -> Record:
+    def begin(batch: AnyBatch) -> Record:
+        counts.index_add_(0, batch.groups, batch.counts.sum(1))
         concept = batch.groups[:, None].expand_as(batch.counts).flatten()
         return partial(_add, sums, none, batch.counts.flatten().nonzero().flatten(), concept)
 
     one_pass(adapter, sites, encoded, begin, run)
-    return {
-        concept: {name: total.result(none[name]) for name, total in by_name.items()}
+    for concept, count in zip(encoded, counts.tolist(), strict=True):
+        if not count:
+            raise ValueError(f"{concept} must have a position that counts; none of its examples has one")
+    kept = {
+        concept: {name: total.result(none[name]) for name, total in by_name.items() if name in none}
         for concept, by_name in zip(encoded, sums, strict=True)
     }
+    return kept, dict(zip(encoded, counts.tolist(), strict=True))
 
 
 def _add(
@@ -299,11 +314,27 @@ def _add(
     """Hand every concept its own rows of an input."""
     rows, positions = finite_rows(name, activation, at, routed)
     none.setdefault(name, rows.new_zeros(0, rows.shape[1]))
-    owner, order = concept[positions].sort(stable=True)
+    owner = concept[positions]
+    if len(owner) and bool((owner == owner[0]).all()) and routed is not None:
+        sums[int(owner[0])][name].add(rows)  # all of the batch is one concept's
+        return
+    owner, order = owner.sort(stable=True)
     owners, counts = owner.unique_consecutive(return_counts=True)
     split = rows[order.to(rows.device)].split(counts.tolist())
     for index, mine in zip(owners.tolist(), split, strict=True):
         sums[index][name].add(mine.clone())  # a view would keep the whole batch
+
+
+def _by_name(concepts: Any) -> Mapping[str, Any]:
+    """Examples by name; those of a labelled dataset by class."""
+    if isinstance(concepts, Mapping) and all(isinstance(name, str) for name in concepts):
+        return concepts
+    if hasattr(concepts, "__getitem__") and not isinstance(concepts, (Mapping, str, list, tuple)):
+        return by_class(concepts, BATCH_SIZE)
+    raise TypeError(
+        f'concepts must be examples by name, such as {{"A": [...], "rest": [...]}}, or a labelled dataset; got '
+        f"{_shown(concepts)}"
+    )
 
 
 def _shown(concepts: object) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import pandas as pd
 import torch
@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from engram_interp.maps.quantities import MAP_QUANTITIES, RELATIVE, Quantity
-from engram_interp.models.components import component_names
+from engram_interp.models.components import COMPONENTS, component_names
 
 
 def component_grid(
@@ -49,8 +49,12 @@ def largest(frame: pd.DataFrame, k: int, by: str) -> pd.DataFrame:
     return frame.sort_values(columns, ascending=[True, False], ignore_index=True).head(k)
 
 
-def one_component(component: str) -> str:
+def one_component(component: str, present: Sequence[str]) -> str:
     """The component's full name.
+
+    Args:
+        component: its name, which may be short in a language model.
+        present: the components that there are.
 
     Raises:
         TypeError: if this is not one name.
@@ -58,7 +62,17 @@ def one_component(component: str) -> str:
     """
     if not isinstance(component, str):
         raise TypeError(f"component must be one name, such as 'W_Q'; got {component!r}")
-    return component_names(component)[0]
+    if set(present) <= set(COMPONENTS):
+        return component_names(component)[0]
+    if component not in present:
+        raise ValueError(f"there is no {component!r} here; there are {', '.join(present)}")
+    return component
+
+
+def in_order(present: Iterable[str]) -> tuple[str, ...]:
+    """Components once each: in the standard order in a language model, and else as they come."""
+    names = dict.fromkeys(present)
+    return tuple(name for name in COMPONENTS if name in names) if set(names) <= set(COMPONENTS) else tuple(names)
 
 
 def _of_cell(cell: pd.DataFrame, quantity: Quantity) -> float:

@@ -7,11 +7,11 @@ text unlike any other, and where that shows is no place of a memory.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import replace
 
 from engram_interp.answers.scoring import totals
-from engram_interp.concepts.concept import REFERENCE, TARGET, TokenExample
+from engram_interp.concepts.batches import Examples
+from engram_interp.concepts.concept import REFERENCE, TARGET
 from engram_interp.linalg.intervals import newcombe
 from engram_interp.models import Adapter
 from engram_interp.options import Run
@@ -23,9 +23,7 @@ LESS = 0.1
 Z = 1.959964
 
 
-def warn_if_unknown(
-    adapter: Adapter, target: Sequence[TokenExample], siblings: Sequence[TokenExample], run: Run
-) -> None:
+def warn_if_unknown(adapter: Adapter, target: Examples, siblings: Examples, run: Run) -> None:
     """Warn if clearly fewer of the target's answer tokens are right than of its siblings', of as many examples.
 
     Args:

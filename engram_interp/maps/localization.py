@@ -155,9 +155,16 @@ def map_of(
     )  # fmt: skip
 
 
+def _heads(site: Site, n: int) -> range:
+    """The numbers of a matrix's heads or channels: those of a grouped convolution go on from group to group."""
+    group, n_groups = site.block
+    start = group * n if site.expert is not None and n_groups > 1 else 0
+    return range(start, start + n)
+
+
 def _table(sites: Sequence[Site], sizes: Mapping[str, Sizes]) -> pd.DataFrame:
     """For every matrix, a row of its own and one for each of its heads."""
-    units = [(site, head) for site in sites for head in (None, *range(len(sizes[site.key]["wnorm"]) - 1))]
+    units = [(site, head) for site in sites for head in (None, *_heads(site, len(sizes[site.key]["wnorm"]) - 1))]
     table: dict[str, object] = {"head": [head for _, head in units]}
     for name in sizes[sites[0].key]:
         table[name] = torch.cat([sizes[site.key][name] for site in sites]).double().numpy()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,9 +15,9 @@ from torch import Tensor
 
 from engram_interp.common.mappings import IdentityMapping
 from engram_interp.figures.scale import Scale
-from engram_interp.maps.grids import component_grid, largest, one_component, unit_grid
+from engram_interp.maps.grids import component_grid, in_order, largest, one_component, unit_grid
 from engram_interp.maps.quantities import FISHER, MAP_QUANTITIES, RELATIVE, RELIANCE, SCORE, STANDARDISED, WNORM
-from engram_interp.models.components import COMPONENT, COMPONENTS, UNEMBED
+from engram_interp.models.components import COMPONENTS, UNEMBED
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -90,9 +91,17 @@ class LocalizationMap(IdentityMapping[str, float]):
 
     def __getitem__(self, key: str) -> float:
         found = self._matrices.loc[self._matrices["key"] == key, "wnorm"].tolist()
+        if groups := self._of_groups(key):
+            return groups
         if not found:
             raise KeyError(f"the map has no {key!r}; it has {', '.join(list(self)[:3])}, ...")
         return float(found[0])
+
+    def _of_groups(self, key: str) -> float:
+        """The W-Norm of a parameter that holds several matrices, all together; 0 if it holds one."""
+        rows = self._matrices[self._matrices["key"].str.startswith(f"{key}[")]
+        whole = math.hypot(*rows["weight_norm"])
+        return math.hypot(*(rows["wnorm"] * rows["weight_norm"])) / whole if whole else 0.0
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._matrices["key"])
@@ -112,9 +121,13 @@ class LocalizationMap(IdentityMapping[str, float]):
 
     @property
     def components(self) -> tuple[str, ...]:
-        """The components in the map, in their standard order: the columns of `wnorm`."""
-        present = set(self.table["component"])
-        return tuple(name for name in COMPONENTS if name in present)
+        """The components in the map, in their standard order or that of calls: the columns of `wnorm`."""
+        return in_order(self.table["component"])
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is of a plain module, whose components are its modules, in the order of calls."""
+        return not set(self.components) <= set(COMPONENTS)
 
     @property
     def quantities(self) -> tuple[str, ...]:
@@ -195,6 +208,8 @@ class LocalizationMap(IdentityMapping[str, float]):
     def plot(self, quantity: str | None = None) -> go.Figure:
         """Heat map, components by layers, with the unembedding in a row of its own. A star marks what is significant.
 
+        Of a plain module it is a bar for each matrix, in the order of calls.
+
         Args:
             quantity: `wnorm`, `excess`, `fisher`, `fisher_excess`, and with sets of examples `gain`, `gain_excess`,
                 `oblique_gain`, `score` or `reliance`. None takes `main`.
@@ -202,9 +217,13 @@ class LocalizationMap(IdentityMapping[str, float]):
         Raises:
             ValueError: if `quantity` is another one.
         """
-        from engram_interp.figures.maps import component_map
+        from engram_interp.figures.maps import component_map, module_bars
 
         quantity = self.main if quantity is None else quantity
+        if self.is_plain:
+            title, frame = _title(self, quantity), self.to_frame()
+            names, values = frame["key"].tolist(), frame[quantity].tolist()
+            return module_bars(names, values, _stars(self, frame, quantity), _scale(quantity), title)
         title, scale, components = _title(self, quantity), _scale(quantity), self.components
         grid, significant = self.grid(quantity), _significant(self, quantity, self.grid)
         if UNEMBED not in components:
@@ -256,18 +275,19 @@ def require_quantity(wmap: LocalizationMap, quantity: str) -> None:
 
 
 def _with_heads(wmap: LocalizationMap) -> list[str]:
-    return [name for name in wmap.components if COMPONENT[name].has_heads]
+    having = set(wmap.table.loc[wmap.table["head"].notna(), "component"])
+    return [name for name in wmap.components if name in having]
 
 
 def _with_experts(wmap: LocalizationMap) -> list[str]:
     names = set(wmap.table.loc[wmap.table["expert"].notna(), "component"])
-    return [name for name in COMPONENTS if name in names]
+    return [name for name in wmap.components if name in names]
 
 
 def _units(
     wmap: LocalizationMap, component: str, quantity: str, unit: str, having: Sequence[str]
 ) -> Float[Tensor, "layer unit"]:
-    name = one_component(component)
+    name = one_component(component, wmap.components)
     if name not in having:
         raise ValueError(f"the map has no {unit}s of {name}; it has those of {', '.join(having) or 'no component'}")
     require_quantity(wmap, quantity)
@@ -283,10 +303,30 @@ def _plot_units(
     if not names:
         raise ValueError(f"the map has no component with {unit}s, so there are no {unit}s to plot")
     quantity = wmap.main if quantity is None else quantity
+    if wmap.is_plain:
+        return _plot_rows(wmap, unit, names, quantity)
     title = _title(wmap, quantity, f" by {unit}")
     grids = {name: units(name, quantity) for name in names}
     significant = {name: _significant(wmap, quantity, partial(units, name)) for name in names}
     return layer_maps(grids, significant, unit, _scale(quantity), title)
+
+
+def _plot_rows(wmap: LocalizationMap, unit: str, names: Sequence[str], quantity: str) -> go.Figure:
+    """A heat map with a row for each module and a column for each of its units."""
+    from engram_interp.figures.maps import unit_rows
+
+    what = "channel or head" if unit == "head" else "group"
+    title = _title(wmap, quantity, f" by {what}")
+    rows = {name: wmap.table[(wmap.table["component"] == name) & wmap.table[unit].notna()] for name in names}
+    values = {name: frame.sort_values(unit)[quantity].tolist() for name, frame in rows.items()}
+    stars = {name: _stars(wmap, frame.sort_values(unit), quantity) for name, frame in rows.items()}
+    return unit_rows(values, stars, what, _scale(quantity), title)
+
+
+def _stars(wmap: LocalizationMap, frame: pd.DataFrame, quantity: str) -> list[bool]:
+    """Which rows are significant in the quantity's metric: none in a map without p-values."""
+    p_value = MAP_QUANTITIES[quantity].beside("p_value")
+    return (frame[p_value] <= SIGNIFICANT).tolist() if p_value in wmap.quantities else [False] * len(frame)
 
 
 def _significant(wmap: LocalizationMap, quantity: str, grid: Callable[[str], Tensor]) -> Bool[Tensor, "..."]:

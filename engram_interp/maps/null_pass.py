@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from engram_interp.common.arguments import whole
-from engram_interp.concepts.batches import encode_concept
-from engram_interp.concepts.concept import REFERENCE, TARGET, Concept, TokenExample, require_concept
+from engram_interp.concepts.batches import Examples, n_counted
+from engram_interp.concepts.concept import REFERENCE, TARGET, Concept, require_concept
 from engram_interp.concepts.memories import Groups, Memories, memories_of
 from engram_interp.engrams.parts import Prepared
 from engram_interp.engrams.weights import base_of
@@ -29,7 +29,6 @@ from engram_interp.maps.null_sets import (
 from engram_interp.maps.reliance import set_products
 from engram_interp.maps.set_norms import few_rows
 from engram_interp.models import Adapter, adapt
-from engram_interp.models.components import ATTENTION, to_matrix
 from engram_interp.models.sites import Input, Site
 from engram_interp.options import Run, Solve, Which
 from engram_interp.statistics.passes import warn_of_few
@@ -67,23 +66,26 @@ def with_null(
     require_concept(concept)
     _require_nothing_of_nothing(solve.filter)
     adapter = adapt(model)
+    adapter.look(concept, which, always=True)
     sites = adapter.sites(which.components, which.layers)
     base_of(adapter, solve.delta_from, sites)
-    encoded = encode_concept(concept, adapter.encoder)
+    encoded = adapter.encode_concept(concept)
     sets, memories = _sets(concept, null, groups, draws, seed)
     n_target, n_examples = len(concept.target), len(concept.target) + len(concept.reference)
     _announce(adapter, sites, encoded, sets, null, quietly=run.progress is False)
     if memories is not None:
         siblings = [encoded[REFERENCE][i - n_target] for some in memories.siblings for i in some]
-        warn_if_unknown(adapter, encoded[TARGET], siblings, run)
+        if concept.is_text:
+            warn_if_unknown(adapter, encoded[TARGET], siblings, run)
     products = {} if memories is None or not gradient else set_products(adapter, sites, encoded, sets, memories, run)
     rows = collect_rows(adapter, sites, encoded, run)
+    sites = [site for site in adapter.reached(sites, which) if site.input in rows]
     of_sides = {
         TARGET: {name: found.moment(0, n_target) for name, found in rows.items()},
         REFERENCE: {name: found.moment(n_target, n_examples) for name, found in rows.items()},
     }
     keys = tuple(site.key for site in sites)
-    statistics = Statistics(adapter.info, keys, of_sides, concept.name, concept.read.in_words)
+    statistics = Statistics(adapter.info, keys, of_sides, concept.name, concept.in_words, reads=adapter.reads)
     n_rows = {name: len(found.X) for name, found in rows.items()}
     warn_of_few(n_rows, adapter.widths(rows), sum(statistics.counts.values()))
     return Prepared(adapter, statistics, sites), NullSets(rows, sets, memories, products)
@@ -119,27 +121,28 @@ def _require_nothing_of_nothing(g: Function) -> None:
 def _announce(
     adapter: Adapter,
     sites: list[Site],
-    encoded: dict[str, list[TokenExample]],
+    encoded: Mapping[str, Examples],
     sets: Sequence[Tensor],
     null: str,
     quietly: bool,
 ) -> None:
     """Log the memory and time that comparing with sets takes: as a warning if it is much, unless quietly."""
-    counted = [int(example.counts.sum()) for examples in encoded.values() for example in examples]
+    n_examples = sum(map(len, encoded.values()))
     widths = adapter.widths({site.input for site in sites})
-    weights = {site: adapter.parameter(site.key) for site in sites}
+    n_rows = {name: n_examples * adapter.rows_of(name) for name in widths}
+    if None not in (known := [n_counted(examples) for examples in encoded.values()]):
+        n_rows = dict.fromkeys(widths, sum(n for n in known if n is not None))
+    weights = {site: adapter.weight(site) for site in sites}
     size = next(iter(weights.values())).element_size()
     outs = {name: sum(some) for name, some in _outputs(weights).items()}
     # Beside all rows, those of one input are held in float32 as they are, whitened, solved for, and times each matrix.
-    of_one = max(3 * widths[name] + some for name, some in outs.items())
-    needed = sum(counted) * (sum(widths.values()) * size + of_one * 4)
+    of_one = max(n_rows[name] * (3 * widths[name] + some) for name, some in outs.items())
+    needed = sum(n_rows[name] * width for name, width in widths.items()) * size + of_one * 4
     n_members = sum(map(len, sets)) / len(sets)
-    rows_of_a_set = sum(counted) * n_members / len(counted)
-    m = max(1, round(rows_of_a_set))
-    work = 0.0
+    m, work = 1, 0.0
     for name, some in outs.items():
-        d = widths[name]
-        work += len(sets) * _work(m, d, some) + sum(counted) * d * (some + 2 * d)
+        d, m = widths[name], max(1, round(n_rows[name] * n_members / n_examples))
+        work += len(sets) * _work(m, d, some) + n_rows[name] * d * (some + 2 * d)
     rate = _multiply_adds_a_second(m, max(widths.values()), next(iter(weights.values())).device)
     seconds = 2 * work / rate  # everything else takes about as long again
     is_much = needed > LARGE or seconds > LONG
@@ -154,8 +157,8 @@ def _outputs(weights: Mapping[Site, Tensor]) -> dict[Input, list[int]]:
     """The outputs of every input's matrices; a matrix without heads is made no taller than wide."""
     found: dict[Input, list[int]] = {}
     for site, weight in weights.items():
-        out, d = to_matrix(site.component, weight).shape
-        found.setdefault(site.input, []).append(out if site.component in ATTENTION else min(out, d))
+        out, d = weight.shape
+        found.setdefault(site.input, []).append(out if site.layout.has_heads else min(out, d))
     return found
 
 

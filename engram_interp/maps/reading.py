@@ -15,7 +15,6 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from engram_interp.common.arguments import whole
-from engram_interp.concepts.batches import encode_concept
 from engram_interp.concepts.concept import TARGET, Concept, require_concept
 from engram_interp.engrams.engram import Engram, require_engram
 from engram_interp.engrams.weights import absorbing_inputs, matrix_in, matrix_of
@@ -23,7 +22,7 @@ from engram_interp.linalg.directions import Leading, leading, leading_shares
 from engram_interp.linalg.second_moment import SecondMoment
 from engram_interp.linalg.spectrum import Spectrum
 from engram_interp.linalg.total import Total
-from engram_interp.models import Adapter, adapt
+from engram_interp.models import LanguageAdapter, adapt_language
 from engram_interp.models.components import UNEMBED
 from engram_interp.models.exclusive import exclusive
 from engram_interp.models.sites import Site, component_of
@@ -72,7 +71,7 @@ class OneMatrix:
         n_target: how many examples the target has.
     """
 
-    adapter: Adapter
+    adapter: LanguageAdapter
     site: Site
     W: Float[Tensor, "out d"]
     W_plus: Float[Tensor, "out d"]
@@ -186,12 +185,12 @@ def reads(
 def _one_matrix(model: nn.Module, engram: Engram, key: str, concept: Concept, run: Run) -> OneMatrix:
     require_engram(engram)
     require_concept(concept)
-    adapter = adapt(model)
+    adapter = adapt_language(model)
     engram.info.require(adapter.info, "the engram")
     if key not in engram.weight_norms:
         raise ValueError(f"the engram has no {key!r}; it has {', '.join(list(engram)[:3])}, ... ({len(engram)})")
     site = next(one for one in adapter.all_sites() if one.key == key)
-    encoded = encode_concept(concept, adapter.encoder)
+    encoded = adapter.encode_concept(concept)
     rows = collect_rows(adapter, [site], encoded, run)[site.input]
     if len(rows.X) != int(rows.offered.sum()):
         raise ValueError(f"{key} belongs to an expert, to which only some positions are sent: it cannot be read here")
@@ -221,7 +220,7 @@ def _table(one: OneMatrix, found: Leading, tokens: list[list[str]], shown: Shown
     )
 
 
-def _spelled(adapter: Adapter, tokens: Int[Tensor, "n"]) -> list[str]:
+def _spelled(adapter: LanguageAdapter, tokens: Int[Tensor, "n"]) -> list[str]:
     tokenizer: Any = adapter.encoder.tokenizer
     if tokenizer is None:
         raise ValueError(f"{adapter.info.name!r} has no tokenizer to spell its tokens with: set model.tokenizer")

@@ -20,14 +20,13 @@ from torch import Tensor
 
 from engram_interp.answers.loss import answer_loss
 from engram_interp.common.progress import bar
-from engram_interp.concepts.batches import batches
-from engram_interp.concepts.concept import REFERENCE, TARGET, TokenExample
+from engram_interp.concepts.batches import Examples, any_batches
+from engram_interp.concepts.concept import REFERENCE, TARGET
 from engram_interp.concepts.memories import Memories
 from engram_interp.linalg.norms import share
 from engram_interp.maps.null_sets import memories_in
 from engram_interp.maps.scores import over_rms, standardised
 from engram_interp.models import Adapter
-from engram_interp.models.components import COMPONENT, to_matrix
 from engram_interp.models.gradients import backward
 from engram_interp.models.sites import Site
 from engram_interp.options import Run
@@ -36,7 +35,7 @@ from engram_interp.options import Run
 def set_products(
     adapter: Adapter,
     sites: Sequence[Site],
-    encoded: Mapping[str, Sequence[TokenExample]],
+    encoded: Mapping[str, Examples],
     sets: Sequence[Int[Tensor, "_"]],
     memories: Memories,
     run: Run,
@@ -59,7 +58,7 @@ def set_products(
 
 
 def loss_products(
-    adapter: Adapter, sites: Sequence[Site], memories: Sequence[Sequence[TokenExample]], run: Run
+    adapter: Adapter, sites: Sequence[Site], memories: Sequence[Examples], run: Run
 ) -> dict[str, Float[Tensor, "memory unit 2"]]:
     """`<dL/dW, W>` and `|dL/dW|^2` of every matrix and its heads, with `L` the summed loss of each memory's answers.
 
@@ -74,26 +73,33 @@ def loss_products(
 
 
 def _of_memory(
-    adapter: Adapter, sites: Sequence[Site], memory: Sequence[TokenExample], run: Run
+    adapter: Adapter, sites: Sequence[Site], memory: Examples, run: Run
 ) -> dict[str, Float[Tensor, "unit 2"]]:
-    by_key = {site.key: site for site in sites}
+    paths = list(dict.fromkeys(site.path for site in sites))
     held: dict[str, Tensor] = {}
     found: dict[str, Tensor] = {}
+
+    def measure(path: str, gradient: Tensor) -> None:
+        for site in sites:
+            if site.path == path:
+                # A weight that two parameters hold has a gradient in each.
+                found[site.key] = found.get(site.key, 0) + _products(adapter, site, gradient)
 
     def hold(key: str, gradient: Tensor) -> None:
         held[key] = held[key] + gradient if key in held else gradient
 
-    def use(key: str, gradient: Tensor) -> None:
-        hold(key, gradient)
-        # A weight that two parameters hold has a gradient in each.
-        found[key] = found.get(key, 0) + _products(adapter, by_key[key], held.pop(key))
+    def use(path: str, gradient: Tensor) -> None:
+        hold(path, gradient)
+        measure(path, held.pop(path))
 
-    *others, last = batches({"memory": list(memory)}, run.batch_size, False, "")
+    *others, last = any_batches({"memory": list(memory)}, run.batch_size, False, "")
     for batch in others:
-        backward(adapter, list(by_key), lambda batch=batch: answer_loss(adapter, batch, "sum"), hold)
-    backward(adapter, list(by_key), lambda: answer_loss(adapter, last, "sum"), use)
+        backward(adapter, paths, lambda batch=batch: answer_loss(adapter, batch, "sum"), hold)
+    backward(adapter, paths, lambda: answer_loss(adapter, last, "sum"), use)
     # What is held still are experts that the last batch was not sent to.
-    return found | {key: _products(adapter, by_key[key], gradient) for key, gradient in held.items()}
+    for path, gradient in held.items():
+        measure(path, gradient)
+    return found
 
 
 def reliances(products: Float[Tensor, "set unit 2"]) -> Float[Tensor, "set unit"]:
@@ -116,14 +122,14 @@ def reliances(products: Float[Tensor, "set unit 2"]) -> Float[Tensor, "set unit"
 
 @torch.no_grad()
 def _products(adapter: Adapter, site: Site, gradient: Tensor) -> Float[Tensor, "unit 2"]:
-    weight = adapter.parameter(site.key)
-    heads = COMPONENT[site.component].heads(len(weight))
+    weight, heads = site.of(adapter.parameter(site.path)), adapter.heads(site)
+    gradient = site.of(gradient)
     # The square of a small gradient is zero in float16.
     wide = torch.promote_types(weight.dtype, torch.float32)
     gradient, weight = gradient.to(wide), weight.to(wide)
     found = []
     for values in (gradient * weight, gradient.square()):
-        matrix = to_matrix(site.component, values)
+        matrix = site.layout.to_matrix(values)
         whole = matrix.sum(dtype=torch.float64)[None]
         by_head = [] if heads is None else [heads.of(matrix).sum(dim=(-2, -1), dtype=torch.float64)]
         found.append(torch.cat([whole, *by_head]).cpu())
@@ -131,5 +137,5 @@ def _products(adapter: Adapter, site: Site, gradient: Tensor) -> Float[Tensor, "
 
 
 def _n_heads(adapter: Adapter, site: Site) -> int:
-    heads = COMPONENT[site.component].heads(len(adapter.parameter(site.key)))
+    heads = adapter.heads(site)
     return 0 if heads is None else heads.n

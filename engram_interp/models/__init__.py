@@ -3,6 +3,7 @@
 from engram_interp.models.base import Adapter
 from engram_interp.models.hooks import Record
 from engram_interp.models.identity import ModelInfo
-from engram_interp.models.registry import adapt, register
+from engram_interp.models.language import LanguageAdapter
+from engram_interp.models.registry import adapt, adapt_language, register
 
-__all__ = ["Adapter", "ModelInfo", "Record", "adapt", "register"]
+__all__ = ["Adapter", "LanguageAdapter", "ModelInfo", "Record", "adapt", "adapt_language", "register"]

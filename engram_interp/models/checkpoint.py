@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from engram_interp.models.base import Adapter
 from engram_interp.models.bridge.adapter import TransformerBridgeAdapter
 from engram_interp.models.bridge.fused import unsplit
+from engram_interp.models.language import LanguageAdapter
 from engram_interp.models.lens import TransformerBridge
 from engram_interp.models.loading import bridge_of
 
@@ -39,7 +39,7 @@ class Checkpoint:
     parameters: dict[str, nn.Parameter]
     exported: PreTrainedModel
 
-    def other_edits(self, edited: Adapter) -> list[str] | None:
+    def other_edits(self, edited: LanguageAdapter) -> list[str] | None:
         """Parameters of an edited model that differ from the checkpoint's, and are no matrices or biases of sites.
 
         To be called with the edit in `adapter`, and before `written`.

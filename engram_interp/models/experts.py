@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 
 from engram_interp.models.components import MLP
-from engram_interp.models.sites import Input, Site
+from engram_interp.models.sites import Input, Site, lens_site
 
 
 def expert_sites(layer: int, n_experts: int) -> Iterator[Site]:
@@ -13,7 +13,7 @@ def expert_sites(layer: int, n_experts: int) -> Iterator[Site]:
     for expert in range(n_experts):
         for component in MLP:
             read = Input("mlp.post" if component == "W_out" else "mlp.in", layer, expert)
-            yield Site(component, layer, read, expert=expert)
+            yield lens_site(component, layer, read, has_bias=False, expert=expert)
 
 
 def refuse_experts(inputs: Collection[Input]) -> None:

@@ -16,6 +16,9 @@ from engram_interp.common.storage import Content, fingerprint
 from engram_interp.models.once import once
 from engram_interp.models.sites import Site
 
+PLAIN = "plain"
+"""What stands in the place of weight processing for a plain module."""
+
 
 @dataclass(frozen=True)
 class ModelInfo:
@@ -26,12 +29,19 @@ class ModelInfo:
         fingerprint: a hash of the signs in the embedding, which no engram edits. An edited copy has the fingerprint of
             its model, and so has the same checkpoint in another dtype or in another of TransformerLens's classes. A
             fine-tune that left the embedding as it was cannot be told from its model.
-        processing: `raw`, or what was done to the weights when they were loaded.
+        processing: `raw`, or what was done to the weights when they were loaded; `plain` for a module that is no
+            language model of TransformerLens's. The fingerprint of such a one is of the names and shapes of all its
+            parameters, and of the signs in those that no engram edits (norms, embeddings).
     """
 
     name: str
     fingerprint: str
     processing: str
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is a plain module, and no language model in TransformerLens's terms."""
+        return self.processing == PLAIN
 
     def require(self, other: ModelInfo, what: str) -> None:
         """Check that `what`, made from this model, may be used with the model `other`.

@@ -1,4 +1,7 @@
-"""Which adapter does a model have? It is the one of the model's class, or of the nearest class that it derives from."""
+"""Which adapter does a model have? It is the one of the model's class, or of the nearest class that it derives from.
+
+Any other module has the adapter for plain modules.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from importlib import import_module
 from torch import nn
 
 from engram_interp.models.base import Adapter
+from engram_interp.models.language import LanguageAdapter
 
 _KNOWN: Mapping[str, str] = {
     "transformer_lens.HookedTransformer": "engram_interp.models.hooked.adapter.HookedTransformerAdapter",
@@ -32,6 +36,7 @@ def register(model_class: type[nn.Module], adapter: type[Adapter]) -> None:
 
     Example:
         >>> from engram_interp.models.base import Adapter
+    from engram_interp.models.language import LanguageAdapter
         >>> class MyModel(nn.Module): ...
         >>> class MyAdapter(Adapter): ...
         >>> register(MyModel, MyAdapter)
@@ -46,18 +51,32 @@ def adapt(model: nn.Module) -> Adapter:
     """The adapter for a model.
 
     Raises:
-        TypeError: if no adapter is known for the model's class; it names those that have one.
-        ValueError: if the model's settings keep its activations from being read exactly.
-        NotImplementedError: if the model is not built as a stack of blocks with an unembedding.
+        TypeError: if the model is no module.
+        ValueError: if the model's settings keep its activations from being read exactly, or a plain module has no layer
+            that an engram can be taken of.
+        NotImplementedError: if a bridge is not built as a stack of blocks with an unembedding.
     """
     for one in type(model).__mro__:
         if found := _registered.get(one) or _built_in(one):
             return found(model)
-    known = [*_KNOWN, *map(_name, _registered)]
-    raise TypeError(
-        f"model must be a {' or a '.join(known)}; got a {_name(type(model))}. load_model gives one; register() adds "
-        f"an adapter for another class"
-    )
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module; got {model!r} ({type(model).__name__})")
+    from engram_interp.models.torch_module.adapter import TorchModuleAdapter
+
+    return TorchModuleAdapter(model)
+
+
+def adapt_language(model: nn.Module) -> LanguageAdapter:
+    """The adapter for a language model.
+
+    Raises:
+        TypeError: if the model is none of TransformerLens's; see also `adapt`.
+    """
+    if not isinstance(found := adapt(model), LanguageAdapter):
+        raise TypeError(
+            f"this takes a language model, a {' or a '.join(_KNOWN)}; got a {_name(type(model))}. load_model gives one"
+        )
+    return found
 
 
 def _built_in(model_class: type) -> type[Adapter] | None:

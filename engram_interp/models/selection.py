@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 from engram_interp.common.arguments import Layers, indices
-from engram_interp.models.components import COMPONENTS, component_names
-from engram_interp.models.sites import Site, select_sites
+from engram_interp.models.components import COMPONENTS
+from engram_interp.models.sites import Site, named_components, select_sites
 
 Unreadable = Mapping[tuple[str, int], str]
 """Why a component of a layer cannot be read exactly."""
@@ -28,7 +28,8 @@ def readable_sites(
         ValueError: if the model lacks one of the components or layers.
         NotImplementedError: if a component cannot be read exactly, also one that was not named but is meant by default.
     """
-    wanted, among = component_names(components), indices(layers, "layers")
+    every = dict.fromkeys([*(site.component for site in sites), *(component for component, _ in unreadable)])
+    wanted, among = named_components(list(every), components), indices(layers, "layers")
     refused = {
         place: why for place, why in unreadable.items() if place[0] in wanted and (among is None or place[1] in among)
     }
@@ -39,10 +40,16 @@ def readable_sites(
 
 def _refusal(name: str, sites: Sequence[Site], unreadable: Unreadable, refused: Unreadable) -> str:
     names = {component for component, _ in refused}
+    every = sorted({*(site.component for site in sites), *names}, key=_place)
     readable = {site.component for site in sites} - {component for component, _ in unreadable}
     first, *others = dict.fromkeys(refused.values())
     return (
-        f"cannot read {', '.join(one for one in COMPONENTS if one in names)} of {name!r}: {first}"
+        f"cannot read {', '.join(one for one in every if one in names)} of {name!r}: {first}"
         f"{f' (and {len(others)} more)' if others else ''}. Pass components="
-        f"{[one for one in COMPONENTS if one in readable]}, or layers without them"
+        f"{[one for one in every if one in readable]}, or layers without them"
     )
+
+
+def _place(component: str) -> int:
+    """Where a component stands in the standard order."""
+    return COMPONENTS.index(component) if component in COMPONENTS else len(COMPONENTS)

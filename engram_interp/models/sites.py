@@ -1,7 +1,7 @@
 """Where is one weight matrix, and what does it read?
 
-A site is a matrix of a model. Its key is TransformerLens's parameter path, and its input is the activation that it
-multiplies. Matrices that read the same input share its statistics.
+A site is a matrix of a model. Its path is TransformerLens's parameter path, or that of a plain module's parameter, and
+its input is the activation that it multiplies. Matrices that read the same input share its statistics.
 """
 
 from __future__ import annotations
@@ -9,17 +9,23 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from jaxtyping import Float
+from torch import Tensor
 
 from engram_interp.common.arguments import Layers, indices
-from engram_interp.models.components import ATTENTION, COMPONENTS, MLP, component_names
+from engram_interp.models.components import ATTENTION, COMPONENT, COMPONENTS, MLP, component_names
+from engram_interp.models.layouts import Layout
 
 
 class Input(str):
     """An activation that matrices multiply. As a string, it is its name, as tables and files have it.
 
     Args:
-        reads: what it is: `attn.in`, `attn.v_in`, `attn.z`, `mlp.in`, `mlp.post` or `unembed.in`.
-        layer: the block's index; None for the unembedding.
+        reads: what it is: `attn.in`, `attn.v_in`, `attn.z`, `mlp.in`, `mlp.post` or `unembed.in`; the whole name in a
+            plain module.
+        layer: the block's index; None for the unembedding, and in a plain module.
         expert: the index of the expert that reads it; None outside a mixture of experts.
 
     Example:
@@ -48,23 +54,75 @@ class Site:
     """One weight matrix of one model.
 
     Attributes:
-        component: TransformerLens's parameter name, `W_Q` to `W_U`.
-        layer: the block's index; None for the unembedding.
+        component: TransformerLens's parameter name, `W_Q` to `W_U`, or the path of a plain module.
+        layer: the block's index, or the depth of a plain module in the order of calls; None for the unembedding.
         input: the activation that the matrix multiplies.
-        bias: the key of the bias that is added to the product; None if there is none.
-        expert: the index among the experts of a mixture, each of which reads the tokens sent to it; None elsewhere.
+        bias: the path of the bias that is added to the product; None if there is none.
+        expert: the index among the experts of a mixture, each of which reads the tokens sent to it, or among the groups
+            of a grouped convolution; None elsewhere.
+        path: the parameter that holds the matrix: `blocks.3.attn.W_Q`, `layer1.0.conv1.weight`.
+        layout: how it holds it.
+        block: the matrix's place in the parameter and its bias: block `i` of `n` equal ones along the first axis.
+        label: what tells the matrices of one parameter apart.
+        bias_block: the matrix's place in its bias, where that is another one.
     """
 
     component: str
     layer: int | None
     input: Input
-    bias: str | None = None
-    expert: int | None = None
+    bias: str | None
+    expert: int | None
+    path: str
+    layout: Layout
+    block: tuple[int, int] = (0, 1)
+    label: str = ""
+    bias_block: tuple[int, int] | None = None
 
     @property
     def key(self) -> str:
-        """TransformerLens's parameter path, `blocks.3.attn.W_Q`, `blocks.3.mlp.experts.5.W_in`."""
-        return _key(self.component, self.layer, self.expert)
+        """The matrix's own name: the path of its parameter, `conv.weight[2]` if that holds several."""
+        return f"{self.path}[{self.label}]" if self.label else self.path
+
+    def of(self, parameter: Tensor) -> Tensor:
+        """The matrix's part of its parameter: a view."""
+        return _block(parameter, self.block)
+
+    def of_bias(self, bias: Tensor) -> Tensor:
+        """The matrix's part of its bias: a view."""
+        return _block(bias, self.bias_block or self.block)
+
+    def matrix(self, parameter: Tensor) -> Float[Tensor, "out in"]:
+        """The matrix that a parameter holds."""
+        return self.layout.to_matrix(self.of(parameter))
+
+
+def _block(tensor: Tensor, block: tuple[int, int]) -> Tensor:
+    i, n = block
+    return tensor if n == 1 else tensor.unflatten(0, (n, -1))[i]
+
+
+def lens_site(
+    component: str, layer: int | None, read: Input, *, has_bias: bool = True, expert: int | None = None
+) -> Site:
+    """A matrix where TransformerLens has it.
+
+    Args:
+        component: `W_Q` to `W_U`.
+        layer: the block's index; None for the unembedding.
+        read: the activation that it multiplies.
+        has_bias: whether it has a bias.
+        expert: the index among the experts of a mixture.
+    """
+    path = _key(component, layer, expert)
+    bias = bias_key(path) if has_bias else None
+    return Site(component, layer, read, bias, expert, path, COMPONENT[component])
+
+
+def lens_sites(keys: Iterable[str]) -> tuple[Site, ...]:
+    """The matrices of a language model that these paths name, wherever their inputs are."""
+    weights = dict.fromkeys(weight_key(key) for key in keys)
+    places = ((component_of(key), layer_of(key), expert_of(key)) for key in weights)
+    return tuple(lens_site(name, layer, Input(""), expert=expert) for name, layer, expert in places)
 
 
 def by_input(sites: Iterable[Site]) -> dict[Input, list[Site]]:
@@ -84,12 +142,7 @@ def select_sites(sites: Sequence[Site], components: str | Iterable[str] | None, 
         ValueError: if the model lacks one of the components or layers.
         TypeError: if layers are anything but whole numbers.
     """
-    names = component_names(components)
-    if components is not None:
-        present = {site.component for site in sites}
-        if missing := [name for name in names if name not in present]:
-            has = ", ".join(name for name in COMPONENTS if name in present)
-            raise ValueError(f"there is no {', '.join(missing)} here; the components are {has}")
+    names = named_components([site.component for site in sites], components)
     chosen = [site for site in sites if site.component in names]
     if layers is None:
         return chosen
@@ -98,6 +151,48 @@ def select_sites(sites: Sequence[Site], components: str | Iterable[str] | None, 
     if not wanted or not wanted <= known:
         raise ValueError(f"unknown layer in {sorted(wanted)}; the layers here are {sorted(known)}")
     return [site for site in chosen if site.layer in wanted or (site.layer is None and components is not None)]
+
+
+def named_components(present: Sequence[str], components: str | Iterable[str] | None) -> list[str]:
+    """The components that are named, in the order in which they come. None names all of them.
+
+    Args:
+        present: the components that there are.
+        components: names. Those of a language model may be short; those of a plain module are paths of its modules, or
+            patterns of such paths, and a module names all modules inside it too.
+
+    Raises:
+        ValueError: if one of the names names nothing.
+        TypeError: if `components` holds anything but names.
+
+    Example:
+        >>> named_components(["conv1", "layer1.0.conv1", "layer1.0.conv2", "fc"], ["layer1", "f*"])
+        ['layer1.0.conv1', 'layer1.0.conv2', 'fc']
+    """
+    known = list(dict.fromkeys(present))
+    if components is None:
+        return known
+    if set(known) <= set(COMPONENTS):
+        names = component_names(components)
+        if missing := [name for name in names if name not in known]:
+            raise ValueError(f"there is no {', '.join(missing)} here; the components are {_listed(known)}")
+        return [name for name in known if name in names]
+    patterns = [components] if isinstance(components, str) else list(components)
+    if wrong := [name for name in patterns if not isinstance(name, str)]:
+        raise TypeError(f"components must be names or patterns of modules; got {wrong[0]!r}")
+    found = {pattern: {name for name in known if _is_named(name, pattern)} for pattern in patterns}
+    missing = [pattern for pattern, names in found.items() if not names]
+    if not found or missing:
+        raise ValueError(f"no module is called {', '.join(missing) or 'nothing'}; there are {_listed(known)}")
+    return [name for name in known if any(name in names for names in found.values())]
+
+
+def _is_named(name: str, pattern: str) -> bool:
+    return fnmatchcase(name, pattern) or name.startswith(f"{pattern}.")
+
+
+def _listed(names: Sequence[str], at_most: int = 12) -> str:
+    return ", ".join(names[:at_most]) + (f", ... ({len(names)})" if len(names) > at_most else "")
 
 
 def component_of(key: str) -> str:
@@ -135,6 +230,12 @@ def expert_of(key: str) -> int | None:
 def is_bias(key: str) -> bool:
     """Whether a parameter path names a bias."""
     return key.rpartition(".")[2].startswith("b_")
+
+
+def bias_key(key: str) -> str:
+    """The bias's path for a weight: `blocks.3.attn.b_Q` for `blocks.3.attn.W_Q`."""
+    path, _, name = key.rpartition(".")
+    return f"{path}.b_{name.removeprefix('W_')}"
 
 
 def weight_key(key: str) -> str:

@@ -15,8 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from engram_interp.concepts.batches import Batch
-from engram_interp.models.base import Adapter
-from engram_interp.models.components import UNEMBED, to_matrix
+from engram_interp.models.language import LanguageAdapter
 from engram_interp.models.sites import Site
 
 logger = logging.getLogger("engram_interp")
@@ -45,7 +44,7 @@ class Written:
 
 @torch.no_grad()
 def written(
-    adapter: Adapter, sites: Sequence[Site], batch: Batch, answers: Int[Tensor, "n"], others: Int[Tensor, "n"]
+    adapter: LanguageAdapter, sites: Sequence[Site], batch: Batch, answers: Int[Tensor, "n"], others: Int[Tensor, "n"]
 ) -> Iterator[Written]:
     """The matrices that write into the residual stream as they are, with what this does to the logits.
 
@@ -81,16 +80,18 @@ def written(
         logger.info("%s: what it puts out is changed before it reaches the residual stream", ", ".join(changed))
 
 
-def _directions(adapter: Adapter, answers: Int[Tensor, "n"], others: Int[Tensor, "n"]) -> Float[Tensor, "n d_model"]:
+def _directions(
+    adapter: LanguageAdapter, answers: Int[Tensor, "n"], others: Int[Tensor, "n"]
+) -> Float[Tensor, "n d_model"]:
     """`C (gain * (u_answer - u_other))`."""
-    W_U = to_matrix(UNEMBED, adapter.parameter(f"unembed.{UNEMBED}").detach())
+    W_U = adapter.W_U.detach()
     V = (W_U[answers.to(W_U.device)] - W_U[others.to(W_U.device)]).double().cpu()
     if adapter.final_gain is not None:
         V = V * adapter.final_gain.detach().to(V)
     return V - V.mean(1, keepdim=True) if adapter.final_norm.startswith("LN") else V
 
 
-def _streams(adapter: Adapter, writers: Sequence[Site], batch: Batch) -> dict[str, Tensor]:
+def _streams(adapter: LanguageAdapter, writers: Sequence[Site], batch: Batch) -> dict[str, Tensor]:
     """What the layers of these matrices read from the residual stream and add to it, and the final norm's scale."""
     known: Any = getattr(adapter.model, "hook_dict", {})
     names = ("hook_resid_pre", "hook_resid_post", *OUTPUTS.values())
@@ -100,10 +101,10 @@ def _streams(adapter: Adapter, writers: Sequence[Site], batch: Batch) -> dict[st
     return {point: _rows(activation, batch) for point, activation in found.items()}
 
 
-def _adds(adapter: Adapter, site: Site, X: Float[Tensor, "n d"], streams: dict[str, Tensor]) -> bool:
+def _adds(adapter: LanguageAdapter, site: Site, X: Float[Tensor, "n d"], streams: dict[str, Tensor]) -> bool:
     """Whether a matrix's output is added to the residual stream as it is."""
     block = f"blocks.{site.layer}"
-    own = X @ to_matrix(site.component, adapter.parameter(site.key).detach()).to(X).T
+    own = X @ adapter.weight(site).detach().to(X).T
     if site.bias is not None:
         own = own + adapter.parameter(site.bias).detach().flatten().to(own)
     outputs = [streams[point] for name in OUTPUTS.values() if (point := f"{block}.{name}") in streams]

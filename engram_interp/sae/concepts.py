@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from engram_interp.concepts.concept import REFERENCE, TARGET, Concept, Example
-from engram_interp.models import adapt
+from engram_interp.models import adapt_language
 from engram_interp.models.exclusive import exclusive
 from engram_interp.options import Read, Run, takes
 from engram_interp.sae.corpus import Corpus, listed
@@ -86,7 +86,7 @@ def concept_from_sae(
         >>> len(concept.target) + len(concept.reference) == len(examples)
         True
     """
-    reader = SaeReader(adapt(model), sae)
+    reader = SaeReader(adapt_language(model), sae)
     features = reader.features(feature)
     examples = listed(corpus, reader.adapter.encoder)
     names = [f"feature {index}" for index in features]
@@ -130,7 +130,7 @@ def concepts_from_sae(
     Raises:
         ValueError: if no token goes to a feature, which is then named; see also `concept_from_sae`.
     """
-    reader = SaeReader(adapt(model), sae)
+    reader = SaeReader(adapt_language(model), sae)
     chosen = reader.features(features)
     examples = listed(corpus, reader.adapter.encoder)
     readings = reader.readings(examples, chosen, run, read)

@@ -7,7 +7,7 @@ import logging
 from types import ModuleType
 from typing import Any
 
-from engram_interp.models import Adapter
+from engram_interp.models import LanguageAdapter
 from engram_interp.models.loading import same_model
 
 UNFOLDED = ("expected_average_only_in", "covariance_whitening")
@@ -61,7 +61,7 @@ def _saved(sae: Any) -> Any:
     return saved
 
 
-def hook_of(sae: Any, adapter: Adapter) -> str:
+def hook_of(sae: Any, adapter: LanguageAdapter) -> str:
     """The name of the hook point that an SAE reads, in TransformerLens's terms.
 
     Raises:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from engram_interp.concepts.concept import REFERENCE, TARGET, Concept, Example
 from engram_interp.linalg.intervals import newcombe, wilson
-from engram_interp.models import adapt
+from engram_interp.models import adapt_language
 from engram_interp.models.exclusive import exclusive
 from engram_interp.options import Run, takes
 from engram_interp.sae.corpus import Corpus, listed
@@ -87,7 +87,7 @@ def rank_features(
     from scipy.stats import norm
 
     least = float(Trigger(threshold=threshold).threshold)
-    reader = SaeReader(adapt(model), sae)
+    reader = SaeReader(adapt_language(model), sae)
     sides = {TARGET: examples} if reference is None else {TARGET: examples, REFERENCE: reference}
     groups = {side: listed(corpus, reader.adapter.encoder) for side, corpus in sides.items()}
     table = rate_table(rates(reader, groups, least, run), float(norm.ppf((1 + confidence) / 2)))

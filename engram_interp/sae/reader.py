@@ -14,7 +14,7 @@ from torch import Tensor
 
 from engram_interp.concepts.batches import batches, encode_groups
 from engram_interp.concepts.concept import Example, TokenExample
-from engram_interp.models import Adapter
+from engram_interp.models import LanguageAdapter
 from engram_interp.options import Read, Run
 from engram_interp.sae.corpus import text_of
 from engram_interp.sae.loading import for_inference, hook_of
@@ -43,7 +43,7 @@ class SaeReader:
         ValueError: if the SAE does not say where it reads, or says that it belongs to another model.
     """
 
-    def __init__(self, adapter: Adapter, sae: Any) -> None:
+    def __init__(self, adapter: LanguageAdapter, sae: Any) -> None:
         self.adapter = adapter
         self.sae = for_inference(sae)
         self.hook = hook_of(self.sae, adapter)
@@ -121,7 +121,7 @@ class SaeReader:
 
 
 def read_by(
-    sae: Any, x: Float[Tensor, "example pos ..."], adapter: Adapter, hook: str
+    sae: Any, x: Float[Tensor, "example pos ..."], adapter: LanguageAdapter, hook: str
 ) -> Float[Tensor, "example pos ..."]:
     """What an SAE reads of a hook point's activation: all of it, one head of it, or its heads side by side.
 

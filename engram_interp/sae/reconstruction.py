@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from engram_interp.concepts.batches import encode_groups
 from engram_interp.concepts.concept import Example
-from engram_interp.models import adapt
+from engram_interp.models import adapt_language
 from engram_interp.models.exclusive import exclusive
 from engram_interp.options import Run, takes
 from engram_interp.sae.corpus import Corpus, listed, text_of
@@ -55,7 +55,7 @@ def reconstruction(model: nn.Module, sae: Any, corpus: Corpus, *, run: Run) -> R
         NotImplementedError: if `sae` is a transcoder, which does not reconstruct the activation that it reads.
         ValueError: if all activations of the corpus are equal; see also `concept_from_sae`.
     """
-    reader = SaeReader(adapt(model), sae)
+    reader = SaeReader(adapt_language(model), sae)
     kind = reader.sae.cfg.architecture()
     if "transcoder" in kind or kind == "temporal":
         raise NotImplementedError(

@@ -8,14 +8,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from engram_interp.models import Adapter
+from engram_interp.models import LanguageAdapter
 from engram_interp.models.lens import ActivationCache
 from engram_interp.models.sites import Input
 from engram_interp.statistics.moments import AnyMoment, moment_of
 
 
 def moments_of_cache(
-    adapter: Adapter, inputs: Collection[Input], cache: ActivationCache, mask: Tensor | None, group: str
+    adapter: LanguageAdapter, inputs: Collection[Input], cache: ActivationCache, mask: Tensor | None, group: str
 ) -> dict[str, AnyMoment]:
     """The moment of every input over a cache.
 

@@ -15,17 +15,26 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from engram_interp.concepts.batches import Batch, encode_concept
-from engram_interp.concepts.concept import Concept, TokenExample, n_counted, require_concept
+from engram_interp.concepts.batches import AnyBatch, Examples, n_counted
+from engram_interp.concepts.concept import Concept, require_concept
 from engram_interp.models import Adapter, Record, adapt
 from engram_interp.models.exclusive import exclusive
 from engram_interp.models.sites import Input, Site, by_input
 from engram_interp.options import Run, Which, takes
-from engram_interp.statistics.moments import NEVER, AnyMoment, MomentSum, RowsKept, moment_dtype, moment_sum, rank_of
+from engram_interp.statistics.moments import (
+    NEVER,
+    AnyMoment,
+    GrowingSum,
+    MomentSum,
+    RowsKept,
+    moment_dtype,
+    moment_sum,
+    rank_of,
+)
 from engram_interp.statistics.passes import keys_of, non_finite, one_pass, taken_rows, warn_of_few
 from engram_interp.statistics.statistics import Statistics
 
-Sums: TypeAlias = dict[str, dict[str, MomentSum | RowsKept]]
+Sums: TypeAlias = dict[str, dict[str, MomentSum | RowsKept | GrowingSum]]
 """Moments being summed, by group and input."""
 
 CHECKED_EVERY = 16
@@ -42,7 +51,8 @@ def collect(model: nn.Module, concept: Concept, *, which: Which, run: Run) -> St
     They serve every cut, ridge and filter: give them to `extract`, `localize` or `diagnose` in the concept's place.
 
     Args:
-        model: a `HookedTransformer` or `TransformerBridge`, with whatever weight processing it was loaded with.
+        model: a `HookedTransformer` or `TransformerBridge`, with whatever weight processing it was loaded with, or any
+            other module of linear and convolution layers.
         concept: what to look for.
 
     Raises:
@@ -57,11 +67,12 @@ def collect(model: nn.Module, concept: Concept, *, which: Which, run: Run) -> St
     """
     require_concept(concept)
     adapter = adapt(model)
+    adapter.look(concept, which)
     sites = adapter.sites(which.components, which.layers)
-    encoded = encode_concept(concept, adapter.encoder)
-    groups = moments_of(adapter, sites, encoded, run)
+    groups = moments_of(adapter, sites, adapter.encode_concept(concept), run)
+    sites = adapter.reached(sites, which)
     keys = tuple(site.key for site in sites)
-    statistics = Statistics(adapter.info, keys, groups, concept.name, concept.read.in_words)
+    statistics = Statistics(adapter.info, keys, groups, concept.name, concept.in_words, reads=adapter.reads)
     n_rows = {name: sum(moments[name].count for moments in groups.values()) for name in statistics.inputs}
     widths = adapter.widths(by_input(sites))
     warn_of_few(n_rows, widths, sum(statistics.counts.values()), lambda name: rank_of(statistics.total(name)))
@@ -69,7 +80,7 @@ def collect(model: nn.Module, concept: Concept, *, which: Which, run: Run) -> St
 
 
 def moments_of(
-    adapter: Adapter, sites: list[Site], encoded: dict[str, list[TokenExample]], run: Run
+    adapter: Adapter, sites: list[Site], encoded: Mapping[str, Examples], run: Run
 ) -> dict[str, dict[str, AnyMoment]]:
     """The second moment of every input of these matrices, by group of examples.
 
@@ -86,7 +97,7 @@ def moments_of(
     n_rows = {group: n_counted(examples) for group, examples in encoded.items()}
     seen: list[tuple[str, ...]] = []
 
-    def begin(batch: Batch) -> Record:
+    def begin(batch: AnyBatch) -> Record:
         if len(seen) % CHECKED_EVERY == 0:
             _require_finite(sums, readers, seen)
         seen.append(batch.examples)
@@ -95,11 +106,29 @@ def moments_of(
 
     one_pass(adapter, sites, encoded, begin, run)
     _require_finite(sums, readers, seen)
-    groups = {group: {name: moments[name].result() for name in names} for group, moments in sums.items()}
+    _require_seen(sums)
+    seen_names = [name for name in names if any(name in moments for moments in sums.values())]
+    groups = {group: {name: moments[name].result() for name in seen_names} for group, moments in sums.items()}
     for group, moments in groups.items():
-        if overflowed := [name for name in readers if not moments[name].is_finite]:
+        if overflowed := [name for name in readers if name in moments and not moments[name].is_finite]:
             raise ValueError(f"the second moment of {keys_of(readers[overflowed[0]])} over the {group} overflowed")
     return groups
+
+
+def _require_seen(sums: Sums) -> None:
+    """Give every group a sum of every input that any group has: a group may never reach a module.
+
+    Raises:
+        ValueError: if a group has no example at all.
+    """
+    found = {name: one for moments in sums.values() for name, one in moments.items()}
+    for group, moments in sums.items():
+        if not moments:
+            raise ValueError(f"{group} must have a position that counts; none of its batches has one")
+        for name, one in found.items():
+            if name not in moments:
+                moments[name] = RowsKept(one.like, 0)
+                moments[name].add(one.like, next(iter(moments.values())).offered)
 
 
 def statistics_bytes(widths: Iterable[int], n_groups: int) -> int:
@@ -115,7 +144,7 @@ def statistics_bytes(widths: Iterable[int], n_groups: int) -> int:
 def _add(
     sums: Sums,
     counted: dict[str, Int[Tensor, "n"]],
-    n_rows: Mapping[str, int],
+    n_rows: Mapping[str, int | None],
     batch: int,
     name: str,
     activation: Float[Tensor, "*batch_pos d"],
@@ -128,7 +157,7 @@ def _add(
         rows, _ = taken_rows(activation, at, routed)
         if name not in sums[group]:
             # How many positions a router sends to an expert is not known.
-            sums[group][name] = moment_sum(rows, n_rows[group], n_rows[group] if routed is None else len(rows))
+            sums[group][name] = moment_sum(rows, n_rows[group], None if routed is None else len(rows))
         sums[group][name].add(rows, len(at), batch)
 
 

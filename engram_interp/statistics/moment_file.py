@@ -40,8 +40,8 @@ def moment_in(content: Content, place: str) -> AnyMoment:
     if second.dtype not in wide or first.dtype not in wide or count.dtype != torch.int64:
         raise content.error(f"{place} is {second.dtype}, {first.dtype} and {count.dtype}, not floats and int64")
     taken, offered = count.tolist()
-    if not 0 <= taken <= offered or not offered:
-        raise content.error(f"{place} counts {taken} of {offered} positions")
+    if taken < 0 or offered < 1:
+        raise content.error(f"{place} counts {taken} rows of {offered} positions")
     if why := _no_moment(second, first, taken):
         raise content.error(f"{place} {why}")
     return Moment(second, first, taken, offered)
@@ -54,7 +54,7 @@ def _rows_in(content: Content, place: str) -> MomentOfRows:
     if not X.dtype.is_floating_point or count.dtype != torch.int64:
         raise content.error(f"{place} is {X.dtype} and {count.dtype}, not floats and int64")
     taken, offered = count.tolist()
-    if not 0 <= taken <= offered or not offered or taken != len(X):
+    if offered < 1 or taken != len(X):
         raise content.error(f"{place} counts {taken} of {offered} positions, and has {len(X)} rows")
     if not X.isfinite().all():
         raise content.error(f"{place} is not finite")

@@ -45,8 +45,9 @@ class Moment:
     Attributes:
         second: `S`, `[d d]`, the sum of `x x^T`.
         first: `[d]`, the sum of `x`.
-        count: how many positions were summed.
-        offered: how many positions count. An expert sums only those that are sent to it.
+        count: how many rows were summed.
+        offered: how many positions count. An expert sums only those that are sent to it, and a convolution sums a row
+            for every patch of a picture.
     """
 
     second: Float[Tensor, "d d"]
@@ -242,7 +243,13 @@ class MomentSum:
         self._sums = torch.zeros(d, dtype=torch.float64, device=like.device)
         self._mean: Tensor | None = None
         self._count = self._offered = 0
+        self.like = like.detach().new_empty(0, d)
         self.spoiled: Int[Tensor, ""] = torch.full((), NEVER, device=like.device)
+
+    @property
+    def offered(self) -> int:
+        """How many positions count so far."""
+        return self._offered
 
     def add(self, X: Float[Tensor, "n d"], offered: int | None = None, batch: int = 0) -> None:
         """Add the rows of `X`.
@@ -292,7 +299,18 @@ class RowsKept:
     def __init__(self, like: Float[Tensor, "... d"], room: int) -> None:
         self._rows = like.detach().new_empty(room, like.shape[-1])
         self._count = self._offered = 0
+        self.like = self._rows[:0]
         self.spoiled: Int[Tensor, ""] = torch.full((), NEVER, device=like.device)
+
+    @property
+    def offered(self) -> int:
+        """How many positions count so far."""
+        return self._offered
+
+    @property
+    def rows(self) -> Float[Tensor, "n d"]:
+        """The rows so far."""
+        return self._rows[: self._count]
 
     def add(self, X: Float[Tensor, "n d"], offered: int | None = None, batch: int = 0) -> None:
         """Keep a copy of the rows of `X`; for the arguments see `MomentSum.add`."""
@@ -311,14 +329,56 @@ class RowsKept:
         return MomentOfRows(rows, self._offered)
 
 
-def moment_sum(like: Float[Tensor, "... d"], n_rows: int, room: int) -> MomentSum | RowsKept:
+class GrowingSum:
+    """Keeps rows as long as they take less memory than their moment, and sums from then on.
+
+    Args:
+        like: an activation `[... d]` of the input, for its width, device and precision.
+
+    Attributes:
+        like: no rows, as those that are summed.
+    """
+
+    def __init__(self, like: Float[Tensor, "... d"]) -> None:
+        self._sum: RowsKept | MomentSum = RowsKept(like, 0)
+        self.like = self._sum.like
+
+    @property
+    def spoiled(self) -> Int[Tensor, ""]:
+        """As in `MomentSum`."""
+        return self._sum.spoiled
+
+    @property
+    def offered(self) -> int:
+        """How many positions count so far."""
+        return self._sum.offered
+
+    def add(self, X: Float[Tensor, "n d"], offered: int | None = None, batch: int = 0) -> None:
+        """Add the rows of `X`; for the arguments see `MomentSum.add`."""
+        kept = self._sum
+        if isinstance(kept, RowsKept) and not rows_are_fewer(len(kept.rows) + len(X), X.shape[1], X.dtype):
+            self._sum = MomentSum(X)
+            self._sum.add(kept.rows, kept.offered, int(kept.spoiled.clamp(max=batch)))
+        self._sum.add(X, offered, batch)
+
+    def result(self) -> AnyMoment:
+        """The moment. The sum is used up."""
+        return self._sum.result()
+
+
+def moment_sum(
+    like: Float[Tensor, "... d"], n_rows: int | None, room: int | None = None
+) -> MomentSum | RowsKept | GrowingSum:
     """What adds up the moment of at most `n_rows` rows with the least memory.
 
     Args:
         like: an activation `[... d]` of the input.
-        n_rows: how many rows may come.
-        room: how many will come, as far as is known.
+        n_rows: how many rows may come; None if nobody knows.
+        room: how many will come, as far as is known; None if as many as may.
     """
+    if n_rows is None:
+        return GrowingSum(like)
+    room = n_rows if room is None else room
     return RowsKept(like, room) if rows_are_fewer(n_rows, like.shape[-1], like.dtype) else MomentSum(like)
 
 

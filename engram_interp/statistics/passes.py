@@ -10,8 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from engram_interp.common.heap import give_back_freed
-from engram_interp.concepts.batches import Batch, batches
-from engram_interp.concepts.concept import TokenExample
+from engram_interp.concepts.batches import AnyBatch, Examples, any_batches
 from engram_interp.models import Adapter, Record
 from engram_interp.models.sites import Site, by_input
 from engram_interp.options import Run
@@ -26,8 +25,8 @@ class NonFiniteError(ValueError):
 def one_pass(
     adapter: Adapter,
     sites: Iterable[Site],
-    encoded: dict[str, list[TokenExample]],
-    begin: Callable[[Batch], Record],
+    encoded: Mapping[str, Examples],
+    begin: Callable[[AnyBatch], Record],
     run: Run,
 ) -> None:
     """Run the model over every example once, as far as the sites' inputs need it.
@@ -35,7 +34,7 @@ def one_pass(
     Args:
         adapter: the model.
         sites: the matrices whose inputs are wanted.
-        encoded: token examples by group.
+        encoded: examples by group.
         begin: takes a batch and returns the function that gets every input's activation; see `Record`. That function
             raises `NonFiniteError` if an activation is not finite.
         run: how examples go through the model.
@@ -45,7 +44,7 @@ def one_pass(
     """
     readers = by_input(sites)
     _warn_of_hooks(adapter)
-    for index, batch in enumerate(batches(encoded, run.batch_size, run.progress, "collecting")):
+    for index, batch in enumerate(any_batches(encoded, run.batch_size, run.progress, "collecting")):
         try:
             adapter.run(batch, readers, begin(batch))
         except NonFiniteError as error:
@@ -64,6 +63,8 @@ def taken_rows(
     if routed is None:
         return rows.index_select(0, at.to(rows.device)), at
     taken = torch.isin(routed, at.to(routed.device)).nonzero().flatten()
+    if len(taken) == len(rows):
+        return rows, routed
     return rows.index_select(0, taken.to(rows.device)), routed[taken]
 
 
@@ -97,6 +98,7 @@ def warn_of_few(
         logger.warning("no position that counts reached %s: the matrices there have no engram", ", ".join(unseen))
     widest = max(widths, key=lambda name: widths[name])
     d = widths[widest]
+    count = max(count, n_rows[widest])  # a convolution has many rows an example
     if count < 2 * d and count < 2 * (found := min(d, count) if rank is None else rank(widest)):
         logger.warning(
             "%d positions count, and inputs have up to %d dimensions, of which these positions reach %d. Below two "

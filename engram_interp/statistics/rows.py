@@ -5,7 +5,7 @@ The second moment of any set of examples follows without another pass: `S = X^T 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,8 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from engram_interp.concepts.batches import Batch
-from engram_interp.concepts.concept import TokenExample
+from engram_interp.concepts.batches import AnyBatch, Examples
 from engram_interp.models import Adapter, Record
 from engram_interp.models.sites import Site
 from engram_interp.options import Run
@@ -46,7 +45,7 @@ class Rows:
 def collect_rows(
     adapter: Adapter,
     sites: Iterable[Site],
-    encoded: dict[str, list[TokenExample]],
+    encoded: Mapping[str, Examples],
     run: Run,
 ) -> dict[str, Rows]:
     """The rows of every input. Examples are numbered from the first group to the last.
@@ -54,12 +53,14 @@ def collect_rows(
     Raises:
         ValueError: if an activation is not finite.
     """
-    offered = torch.tensor([int(one.counts.sum()) for examples in encoded.values() for one in examples])
     starts = torch.tensor([0, *(len(examples) for examples in encoded.values())]).cumsum(0)
+    offered = torch.zeros(int(starts[-1]), dtype=torch.long)
     pieces: dict[str, list[tuple[Tensor, Tensor]]] = {}
 
-    def begin(batch: Batch) -> Record:
-        example = (starts[batch.groups] + batch.numbers)[:, None].expand_as(batch.counts).flatten()
+    def begin(batch: AnyBatch) -> Record:
+        numbers = starts[batch.groups] + batch.numbers
+        offered[numbers] = batch.counts.sum(1)
+        example = numbers[:, None].expand_as(batch.counts).flatten()
         return partial(_add, pieces, batch.counts.flatten().nonzero().flatten(), example)
 
     one_pass(adapter, sites, encoded, begin, run)

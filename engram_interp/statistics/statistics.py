@@ -20,7 +20,7 @@ from engram_interp.common import storage
 from engram_interp.concepts.concept import REFERENCE, TARGET
 from engram_interp.linalg.ownership import Shares
 from engram_interp.linalg.total import Factors, Total
-from engram_interp.models import ModelInfo, adapt
+from engram_interp.models import ModelInfo, adapt_language
 from engram_interp.models.lens import ActivationCache
 from engram_interp.models.sites import by_input, is_bias, is_key
 from engram_interp.options import Which, takes
@@ -61,6 +61,8 @@ class Statistics:
         groups: group, then input, then its moment. A concept has the groups `target` and `reference`.
         name: the concept's name.
         positions: which positions of a pair count, as `Concept` names them. None if masks said so.
+        reads: the input of every matrix of a plain module, by key, in the order of calls; empty where the model's class
+            says it.
         keep_bytes: how much memory factorisations may take that are kept for the next call; 0 keeps none.
     """
 
@@ -70,6 +72,7 @@ class Statistics:
     name: str | None = None
     positions: str | None = None
     keep_bytes: int = KEPT_BYTES
+    reads: dict[str, str] = field(default_factory=dict)
     _factorised: dict[tuple[str, bool, float], Factorised] = field(default_factory=dict, init=False, repr=False)
 
     def __repr__(self) -> str:
@@ -142,7 +145,9 @@ class Statistics:
             group: _sum_groups([s.groups[group] for s in (self, other) if group in s.groups])
             for group in dict.fromkeys([*self.groups, *other.groups])
         }
-        return replace(self, groups=groups, keys=tuple(dict.fromkeys([*self.keys, *other.keys])))
+        return replace(
+            self, groups=groups, keys=tuple(dict.fromkeys([*self.keys, *other.keys])), reads=self.reads or other.reads
+        )
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file that `Statistics.load` reads back."""
@@ -157,6 +162,7 @@ class Statistics:
             "inputs": self.inputs,
             "name": self.name,
             "positions": self.positions,
+            **({"reads": self.reads} if self.reads else {}),
         }
         storage.write(path, "statistics", tensors, fields)
 
@@ -176,13 +182,19 @@ class Statistics:
         for group, moments in groups.items():
             if len({moment.offered for moment in moments.values()}) > 1:
                 raise content.error(f"the inputs of {group} have different numbers of positions that count")
-        if wrong := [key for key in content.strings("keys") if not is_key(key) or is_bias(key)]:
+        info, reads = ModelInfo.read(content), {}
+        if info.is_plain:
+            reads = content.strings_by_name("reads", content.field("reads", dict))
+            wrong = [key for key in content.strings("keys") if reads.get(key) not in inputs]
+        else:
+            wrong = [key for key in content.strings("keys") if not is_key(key) or is_bias(key)]
+        if wrong:
             raise content.error(f"its key {wrong[0]!r} is no weight's")
         for name in inputs:
             if len({moments[name].width for moments in groups.values()}) > 1:
                 raise content.error(f"the groups have moments of {name} of different sizes")
-        info = ModelInfo.read(content)
-        return cls(info, tuple(content.strings("keys")), groups, content.name(), content.text("positions"))
+        keys = tuple(content.strings("keys"))
+        return cls(info, keys, groups, content.name(), content.text("positions"), reads=reads)
 
     @classmethod
     @torch.no_grad()
@@ -210,7 +222,7 @@ class Statistics:
             KeyError: if a cache lacks an activation; the message names it.
             ValueError: if a mask's shape is not the activations', a mask has no true, or an activation is not finite.
         """
-        adapter = adapt(model)
+        adapter = adapt_language(model)
         sites = adapter.sites(which.components, which.layers)
         inputs = list(by_input(sites))
         groups = {
@@ -228,7 +240,7 @@ def names_filter(model: nn.Module, components: str | Collection[str] | None = No
         >>> names_filter(testbed.load("full"), components="W_O")[0]
         'blocks.0.attn.hook_z'
     """
-    adapter = adapt(model)
+    adapter = adapt_language(model)
     return adapter.cache_names(list(dict.fromkeys(site.input for site in adapter.sites(components))))
 
 

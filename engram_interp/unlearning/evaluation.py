@@ -11,7 +11,7 @@ from torch import nn
 from engram_interp.answers.generation import greedy_answers
 from engram_interp.answers.scoring import TokenScores, token_scores
 from engram_interp.concepts.concept import Example
-from engram_interp.models import adapt
+from engram_interp.models import adapt_language
 from engram_interp.models.exclusive import exclusive
 from engram_interp.options import Run as Running
 from engram_interp.options import takes
@@ -59,7 +59,7 @@ def measure(
     spoken = {part: _spoken(questions, part) for part, questions in parts.items()}
     groups = {f"{part}: {kind}": examples for part, kinds in spoken.items() for kind, examples in kinds.items()}
     found = token_scores(model, groups, **vars(run))
-    adapter = adapt(model)
+    adapter = adapt_language(model)
     longest = max(len(scores.ranks) for part in parts for scores in found[f"{part}: {ANSWER}"])
     limit = longest if max_new_tokens is None else max_new_tokens
     asked = [qa.question for part, questions in parts.items() if part != HOLDOUT for qa in questions]

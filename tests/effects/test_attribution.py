@@ -9,7 +9,6 @@ from engram_interp.concepts.concept import TokenExample
 from engram_interp.effects.attribution import Attribution
 from engram_interp.engrams.engram import Engram as OneEngram
 from engram_interp.models import adapt
-from engram_interp.models.components import head_norms
 from tests.conftest import _build_bridge, build, hooked_only, token_concept
 
 EXAMPLES = [TokenExample(torch.tensor([3, 7, 11, 2]), torch.tensor([False, False, True, True]))]
@@ -21,7 +20,7 @@ def whole(model: nn.Module, components: tuple[str, ...] = ("W_O", "W_out"), bias
     adapter = adapt(model)
     sites = [site for site in adapter.all_sites() if site.component in components]
     keys = [key for site in sites for key in (site.key, site.bias) if key and (biases or key == site.key)]
-    norms = {site.key: head_norms(site.component, adapter.parameter(site.key)).detach() for site in sites}
+    norms = {site.key: site.layout.head_norms(adapter.parameter(site.key)).detach() for site in sites}
     return OneEngram({key: adapter.parameter(key).detach().clone() for key in keys}, norms, adapter.info, "whole", {})
 
 

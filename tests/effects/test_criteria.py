@@ -7,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engram_interp import Concept, Engram, collect, criteria, extract, filters, score, testbed
-from engram_interp.concepts.batches import encode_concept
 from engram_interp.effects.criteria import ABLATED, CONDITIONS, INJECTED, MODEL, NULL, algebraic, behavioural
 from engram_interp.linalg.second_moment import SecondMoment
 from engram_interp.models import adapt
@@ -69,7 +68,7 @@ def test_matrices_equal_brute_force_on_the_inputs(variant):
     adapter = adapt(model)
     engram = extract(model, concept)
     found = criteria(model, engram, concept, alpha=2.0).matrices.set_index("key")
-    rows = collect_rows(adapter, adapter.sites(), encode_concept(concept, adapter.encoder), Run(progress=False))
+    rows = collect_rows(adapter, adapter.sites(), adapter.encode_concept(concept), Run(progress=False))
     for key in ("blocks.1.mlp.W_out", "blocks.0.mlp.W_in", "unembed.W_U"):
         site = next(site for site in adapter.sites() if site.key == key)
         X = rows[site.input].X[rows[site.input].example < 60].double()

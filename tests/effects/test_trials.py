@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engram_interp import Concept, choose_alpha, extract, score, testbed
-from engram_interp.concepts.batches import encode_concept, encode_groups
+from engram_interp.concepts.batches import encode_groups
 from engram_interp.effects import trials as module
 from engram_interp.effects.held_out import Check
 from engram_interp.effects.kept import Measure
@@ -62,7 +62,7 @@ def check() -> list[tuple[str, str]]:
 @pytest.fixture
 def trials(full, concept, check) -> Trials:
     adapter = adapt(full)
-    encoded = encode_concept(concept, adapter.encoder)
+    encoded = adapter.encode_concept(concept)
     given = Check(check, encode_groups({"check": check}, adapter.encoder)["check"], [extract(full, concept)], [0] * 400)
     return Trials(adapter, given.engrams[0], encoded, given, Measure("accuracy"), 0.9, Run(progress=False))
 

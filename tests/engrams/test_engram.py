@@ -159,7 +159,10 @@ def test_selection_by_component_layer_and_head(engram):
             r"blocks\.0\.attn\.W_K has heads 0 to 1 \(key/value heads: name the components\), got \[3\]",
         ),
         ({"heads": []}, r"blocks\.0\.attn\.W_Q has heads 0 to 3, got \[\]"),
-        ({"components": "U", "heads": 0}, r"only attention matrices have heads, and none is in \['unembed.W_U'\]"),
+        (
+            {"components": "U", "heads": 0},
+            r"only matrices with heads or channels .* none is in \['unembed.W_U'\]",
+        ),
     ],
 )
 def test_a_selection_of_what_is_not_there_is_refused(engram, selection, says):

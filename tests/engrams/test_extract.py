@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from engram_interp import Concept, collect, extract
 from engram_interp.linalg.total import Total
 from engram_interp.models import adapt
-from engram_interp.models.components import to_matrix
 from engram_interp.models.loading import bridge_of
 from engram_interp.models.sites import is_bias
 from tests import huggingface
@@ -39,7 +38,7 @@ def test_every_engram_equals_brute_force_on_hugging_face_inputs(family, n):
 
 def extended(adapter, site, with_bias: bool) -> torch.Tensor:
     """The matrix of the formulas in float64, its bias as the last column."""
-    W = to_matrix(site.component, adapter.parameter(site.key).detach()).double()
+    W = site.layout.to_matrix(adapter.parameter(site.key).detach()).double()
     if not with_bias:
         return W
     return torch.cat([W, adapter.parameter(site.bias).detach().double().flatten()[:, None]], dim=1)

@@ -6,7 +6,7 @@ import torch
 import engram_interp as ei
 from engram_interp import Concept, testbed
 from engram_interp.models import adapt
-from engram_interp.models.components import to_matrix
+from engram_interp.models.components import COMPONENT
 from engram_interp.models.sites import component_of
 from tests.conftest import build, tokens
 
@@ -18,7 +18,7 @@ def test_zero_values_are_the_engram(variant):
     keys = ["blocks.1.attn.W_Q", "blocks.0.mlp.W_out"]
     adapter = adapt(model)
     n = 6 * 7
-    values = {key: torch.zeros(n, len(to_matrix(component_of(key), adapter.parameter(key)))) for key in keys}
+    values = {key: torch.zeros(n, len(COMPONENT[component_of(key)].to_matrix(adapter.parameter(key)))) for key in keys}
     found = ei.rewrite(model, concept, values)
     engram = ei.extract(model, concept).select(keys=keys)
     assert set(found) == set(engram)

@@ -8,7 +8,6 @@ from engram_interp.engrams.factors import ConceptSum, Factor, Packed
 from engram_interp.linalg.total import Total
 from engram_interp.maps.decomposition import Decomposition
 from engram_interp.models import adapt
-from engram_interp.models.components import to_matrix
 from engram_interp.models.loading import bridge_of
 from tests import huggingface
 from tests.conftest import build, tokens
@@ -61,7 +60,7 @@ def test_all_parts_add_up_to_the_weight_in_the_directions_that_the_data_has(any_
         site = part.site
         Pi = part.dW @ part.data.kept.Pi
         expected = part.weight(Pi)
-        assert relative_error(to_matrix(site.component, whole[site.key]), expected) < 1e-5, site.key
+        assert relative_error(site.layout.to_matrix(whole[site.key]), expected) < 1e-5, site.key
         if site.bias is not None and site.bias in whole:
             assert relative_error(whole[site.bias].flatten(), Pi[:, -1]) < 1e-5
         n_deficient += part.data.kept.U.shape[1] < len(part.data.S)

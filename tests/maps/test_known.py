@@ -1,7 +1,6 @@
 import pytest
 
 from engram_interp import Concept, localize, testbed
-from engram_interp.concepts.batches import encode_concept
 from engram_interp.maps.known import warn_if_unknown
 from engram_interp.models import adapt
 from engram_interp.options import Run
@@ -13,7 +12,7 @@ RUN = Run(progress=False)
 def checked(model, author, others) -> None:
     concept = Concept(author.examples, [example for other in others for example in other.examples])
     adapter = adapt(model)
-    encoded = encode_concept(concept, adapter.encoder)
+    encoded = adapter.encode_concept(concept)
     warn_if_unknown(adapter, encoded["target"], encoded["reference"], RUN)
 
 

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from engram_interp import Concept, collect, filters, localize, testbed
-from engram_interp.concepts.batches import encode_concept
 from engram_interp.engrams.parts import Prepared, parts
 from engram_interp.maps import set_norms as set_norms_module
 from engram_interp.maps.null_sets import N_BOOTSTRAPS, random_sets, rows_of_sets
@@ -41,7 +40,7 @@ def test_the_norms_of_a_set_are_those_of_its_own_engram(variant, n):
     rows, mask = tokens(150, 9), tokens(150, 9) % 3 > 0
     concept = Concept.from_tokens(rows[:n], rows[n:], mask[:n], mask[n:])
     adapter = adapt(model)
-    found = collect_rows(adapter, adapter.sites(), encode_concept(concept, adapter.encoder), Run(progress=False))
+    found = collect_rows(adapter, adapter.sites(), adapter.encode_concept(concept), Run(progress=False))
     sets = random_sets(n, 150, draws=19, seed=3)
     chosen = sets[7]
     others = torch.tensor([i for i in range(150) if i not in set(chosen.tolist())])
@@ -62,7 +61,7 @@ def test_what_a_matrix_passes_of_a_projector_is_their_product(variant, n, g):
     rows, mask = tokens(150, 9), tokens(150, 9) % 3 > 0
     concept = Concept.from_tokens(rows[:n], rows[n:], mask[:n], mask[n:])
     adapter = adapt(model)
-    found = collect_rows(adapter, adapter.sites(), encode_concept(concept, adapter.encoder), Run(progress=False))
+    found = collect_rows(adapter, adapter.sites(), adapter.encode_concept(concept), Run(progress=False))
     prepared = Prepared(adapter, collect(model, concept), adapter.sites())
     sets = random_sets(n, 150, draws=19, seed=3)
     for name, readers in groupby(parts(prepared, Solve(filter=g), False), key=lambda part: part.site.input):
@@ -186,7 +185,7 @@ def test_the_norms_of_a_set_under_a_filter_are_those_of_its_own_engram(variant, 
     rows, mask = tokens(150, 9), tokens(150, 9) % 3 > 0
     concept = Concept.from_tokens(rows[:20], rows[20:], mask[:20], mask[20:])
     adapter = adapt(model)
-    found = collect_rows(adapter, adapter.sites(), encode_concept(concept, adapter.encoder), Run(progress=False))
+    found = collect_rows(adapter, adapter.sites(), adapter.encode_concept(concept), Run(progress=False))
     sets = random_sets(20, 150, draws=19, seed=3)
     chosen = sets[7]
     others = torch.tensor([i for i in range(150) if i not in set(chosen.tolist())])

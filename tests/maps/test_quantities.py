@@ -2,7 +2,6 @@ import pytest
 import torch
 
 from engram_interp import collect, localize
-from engram_interp.concepts.batches import encode_concept
 from engram_interp.engrams.parts import Prepared, parts
 from engram_interp.linalg.norms import share
 from engram_interp.linalg.spectrum import spectrum
@@ -41,7 +40,7 @@ def test_the_fisher_share_is_the_share_of_output_energy(variant):
     # Brute force: |W+ X| / |W X| on the inputs themselves, the bias included, and of W_O's heads without it.
     model, concept = build(variant), token_concept(n=120)
     adapter = adapt(model)
-    rows = collect_rows(adapter, adapter.sites(), encode_concept(concept, adapter.encoder), Run(progress=False))
+    rows = collect_rows(adapter, adapter.sites(), adapter.encode_concept(concept), Run(progress=False))
     wmap = localize(model, concept)
     for part in parts_of(model)[0]:
         X = rows[part.site.input].X.double()

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 from engram_interp import Concept, Engram, collect, export_hf, extract, load_model
 from engram_interp.answers.generation import continued
 from engram_interp.models import adapt
-from engram_interp.models.components import to_matrix
+from engram_interp.models.components import COMPONENT
 from engram_interp.models.sites import is_bias
 from tests import huggingface
 from tests.conftest import folded, hooked_only, skip_unless_it_runs, tokens
@@ -170,7 +170,7 @@ def processed_inputs(raw: nn.Module, model: nn.Module, key: str, X: Tensor) -> T
         gain = 1 + gain
     if not key.endswith("W_O"):
         return (X - shift[:, None]) / gain[:, None]
-    value = to_matrix("W_V", before.attn.W_V.detach().double()) @ shift
+    value = COMPONENT["W_V"].to_matrix(before.attn.W_V.detach().double()) @ shift
     if before.attn.b_V is not None:
         value = value + before.attn.b_V.detach().double().flatten()
     by_head = value.view(-1, raw.cfg.d_head)
@@ -199,8 +199,8 @@ def test_every_engram_of_processed_weights_equals_brute_force_on_processed_input
         X = inputs[site.key]
         X = Inputs(*(processed_inputs(raw, model, site.key, side) for side in (X.target, X.reference)))
         bias = adapter.parameter(site.bias).detach().flatten() if site.bias in biases else None
-        W_plus, b_plus = huggingface.engram(to_matrix(site.component, adapter.parameter(site.key).detach()), bias, X)
-        assert relative_error(to_matrix(site.component, found[site.key]), W_plus) < 1e-4, site.key
+        W_plus, b_plus = huggingface.engram(site.layout.to_matrix(adapter.parameter(site.key).detach()), bias, X)
+        assert relative_error(site.layout.to_matrix(found[site.key]), W_plus) < 1e-4, site.key
         if bias is not None:
             assert relative_error(found[site.bias].flatten(), b_plus) < 1e-4, site.bias
 

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from engram_interp import collect, extract
-from engram_interp.models import adapt, register, registry
+from engram_interp.models import adapt, adapt_language, register, registry
+from engram_interp.models.torch_module.adapter import TorchModuleAdapter
 from tests.conftest import build, token_concept
 
 
@@ -62,11 +63,20 @@ def test_a_registered_adapter_goes_before_the_packages_own_and_only_for_its_clas
     assert type(adapt(other)) is known
 
 
-def test_a_class_that_no_adapter_knows_is_refused_with_those_that_are_known():
-    register(Wrapper, type(adapt(build("llama"))))
-    known = r"transformer_lens\.HookedTransformer.*transformer_lens\.TransformerBridge.*tests\.Wrapper"
-    with pytest.raises(TypeError, match=rf"model.*{known}.*torch\.Linear"):
-        adapt(nn.Linear(2, 2))
+def test_any_other_module_is_a_plain_one():
+    adapter = adapt(nn.Sequential(nn.Linear(2, 2)))
+    assert isinstance(adapter, TorchModuleAdapter)
+    assert adapter.info.is_plain
+
+
+def test_what_is_no_module_is_refused():
+    with pytest.raises(TypeError, match="weights.pt"):
+        adapt("weights.pt")
+
+
+def test_a_plain_module_is_no_language_model():
+    with pytest.raises(TypeError, match=r"torch\.Linear"):
+        adapt_language(nn.Linear(2, 2))
 
 
 @pytest.mark.parametrize("given", [(nn.Linear(1, 1), None), (nn.Linear, nn.Linear), (int, int)])

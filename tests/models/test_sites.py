@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engram_interp.models import adapt
-from engram_interp.models.components import ATTENTION, COMPONENTS, component_names, head_norms, to_matrix, to_parameter
+from engram_interp.models.components import ATTENTION, COMPONENT, COMPONENTS, component_names
 from engram_interp.models.sites import component_of, is_bias, layer_of, weight_key
 from tests.conftest import build
 
@@ -15,16 +15,16 @@ size = st.integers(1, 5)
 def test_matrix_and_parameter_are_a_round_trip(component, a, b, c):
     parameter = torch.arange(a * b * c, dtype=torch.float32)
     parameter = parameter.reshape((a, b, c) if component in ATTENTION else (a, b * c))
-    matrix = to_matrix(component, parameter)
-    assert torch.equal(to_parameter(component, matrix, like=parameter), parameter)
+    matrix = COMPONENT[component].to_matrix(parameter)
+    assert torch.equal(COMPONENT[component].to_parameter(matrix, like=parameter), parameter)
 
 
 def test_the_matrix_multiplies_columns_as_the_parameter_multiplies_rows():
     x = torch.randn(6)
     W_Q, W_O, W_in = torch.randn(2, 6, 3), torch.randn(2, 3, 4), torch.randn(6, 5)
-    assert torch.allclose(to_matrix("W_Q", W_Q) @ x, torch.einsum("d,hde->he", x, W_Q).flatten())
-    assert torch.allclose(to_matrix("W_O", W_O) @ x, torch.einsum("he,hed->d", x.view(2, 3), W_O))
-    assert torch.allclose(to_matrix("W_in", W_in) @ x, x @ W_in)
+    assert torch.allclose(COMPONENT["W_Q"].to_matrix(W_Q) @ x, torch.einsum("d,hde->he", x, W_Q).flatten())
+    assert torch.allclose(COMPONENT["W_O"].to_matrix(W_O) @ x, torch.einsum("he,hed->d", x.view(2, 3), W_O))
+    assert torch.allclose(COMPONENT["W_in"].to_matrix(W_in) @ x, x @ W_in)
 
 
 def test_keys_say_what_they_are():
@@ -63,5 +63,5 @@ def test_layers_leave_the_unembedding_out_unless_it_is_named():
 
 def test_head_norms_by_hand():
     W_Q = torch.tensor([[[3.0], [4.0]], [[0.0], [2.0]]])  # |(3, 4)| = 5, |(0, 2)| = 2
-    assert head_norms("W_Q", W_Q).tolist() == [5.0, 2.0]
-    assert head_norms("W_in", torch.tensor([[1.0, 2.0], [2.0, 0.0]])).tolist() == [3.0]
+    assert COMPONENT["W_Q"].head_norms(W_Q).tolist() == [5.0, 2.0]
+    assert COMPONENT["W_in"].head_norms(torch.tensor([[1.0, 2.0], [2.0, 0.0]])).tolist() == [3.0]

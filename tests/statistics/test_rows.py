@@ -2,7 +2,6 @@ import pytest
 import torch
 
 from engram_interp import Concept, collect
-from engram_interp.concepts.batches import encode_concept
 from engram_interp.models import adapt
 from engram_interp.models.loading import bridge_of
 from engram_interp.options import Run
@@ -13,7 +12,7 @@ from tests.conftest import build, token_concept, tokens
 
 def rows_of(model, concept, batch_size=7):
     adapter = adapt(model)
-    encoded = encode_concept(concept, adapter.encoder)
+    encoded = adapter.encode_concept(concept)
     return collect_rows(adapter, adapter.sites(), encoded, Run(batch_size=batch_size, progress=False))
 
 

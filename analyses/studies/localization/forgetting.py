@@ -27,7 +27,7 @@ from engram_interp.benchmarks.cases import Memory
 from engram_interp.benchmarks.localization import Method
 from engram_interp.benchmarks.standard import N_AUTHORS, targets_of_testbed
 from engram_interp.concepts.batches import batches, encode_groups
-from engram_interp.models import adapt
+from engram_interp.models import adapt_language
 
 SHARE = 0.15
 """Of the weights of all blocks."""
@@ -85,7 +85,7 @@ def tasks() -> Iterator[Task]:
 
 def first_matrices(model: nn.Module, scores: Mapping[str, float], share: float) -> list[str]:
     """The matrices of blocks that are ranked first, up to a share of their weights; one that does not fit is left."""
-    adapter = adapt(model)
+    adapter = adapt_language(model)
     sizes = {site.key: adapter.parameter(site.key).numel() for site in adapter.all_sites() if site.layer is not None}
     left = share * sum(sizes.values())
     chosen = []
@@ -120,7 +120,7 @@ def accuracy(model: nn.Module, examples: Memory) -> float:
 
 def relearn(model: nn.Module, tenth: Memory, look: Callable[[nn.Module], float]) -> list[float]:
     """What `look` sees of a copy of the model every few steps, while it is trained on a tenth of the target."""
-    adapter = adapt(adapt(model).copy())
+    adapter = adapt_language(adapt_language(model).copy())
     encoded = encode_groups({"tenth": tenth}, adapter.encoder)["tenth"]
     (batch,) = batches({"tenth": encoded}, len(encoded), progress=False, describe="")
     adapter.model.requires_grad_(True)

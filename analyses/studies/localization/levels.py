@@ -30,7 +30,7 @@ from engram_interp.benchmarks.cases import Memory
 from engram_interp.benchmarks.localization import Method
 from engram_interp.concepts.batches import batches, encode_groups
 from engram_interp.linalg.norms import share
-from engram_interp.models import adapt
+from engram_interp.models import adapt_language
 from engram_interp.models.gradients import backward
 
 AUTHORS = (4, 8, 12, 16, 19)
@@ -66,7 +66,7 @@ def head_change(base: nn.Module) -> Method:
     def found(model: nn.Module, target: Examples, reference: Examples) -> dict[str, Tensor]:
         del target, reference
         change = weight_moves(base, model)
-        before = {key: adapt(base).parameter(key).flatten(1).norm(dim=1) for key in change}
+        before = {key: adapt_language(base).parameter(key).flatten(1).norm(dim=1) for key in change}
         return {key: moved.flatten(1).norm(dim=1) / before[key] for key, moved in change.items() if ".attn." in key}
 
     return found
@@ -74,7 +74,7 @@ def head_change(base: nn.Module) -> Method:
 
 def weight_moves(base: nn.Module, model: nn.Module) -> dict[str, Tensor]:
     """`|W - W_0|` of every weight."""
-    before, after = adapt(base), adapt(model)
+    before, after = adapt_language(base), adapt_language(model)
     return {site.key: (after.parameter(site.key) - before.parameter(site.key)).abs() for site in after.all_sites()}
 
 
@@ -91,7 +91,7 @@ def engram_weights(model: nn.Module, target: Examples, reference: Examples) -> d
 
 def engram_share(model: nn.Module, target: Examples, reference: Examples) -> dict[str, Tensor]:
     """`|W+| / |W|` of every weight."""
-    engram, adapter = ei.extract(model, ei.Concept(target, reference), progress=False), adapt(model)
+    engram, adapter = ei.extract(model, ei.Concept(target, reference), progress=False), adapt_language(model)
     return {key: share(engram[key].abs(), adapter.parameter(key).abs()) for key in engram.weight_norms}
 
 
@@ -103,7 +103,7 @@ def gradient_weights(model: nn.Module, target: Examples, reference: Examples) ->
 
 def weight_products(model: nn.Module, target: Examples) -> dict[str, Tensor]:
     """`dL/dW * W` of every weight, for the target's loss."""
-    adapter = adapt(model)
+    adapter = adapt_language(model)
     found = {site.key: 0 * adapter.parameter(site.key).detach() for site in adapter.all_sites()}
 
     def use(key: str, gradient: Tensor) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import engram_interp as ei
 from engram_interp.benchmarks import Ranking
 from engram_interp.benchmarks.localization import Method
-from engram_interp.concepts.batches import encode_concept, encode_groups
+from engram_interp.concepts.batches import encode_groups
 from engram_interp.concepts.concept import REFERENCE, TARGET, Example
 from engram_interp.concepts.memories import memories_of
 from engram_interp.engrams.weights import matrix_of
@@ -25,7 +25,7 @@ from engram_interp.linalg.intervals import exceedance
 from engram_interp.linalg.norms import output_norm
 from engram_interp.maps.null_sets import sibling_sets
 from engram_interp.maps.reliance import loss_products, reliances, set_products
-from engram_interp.models import adapt
+from engram_interp.models import adapt_language
 from engram_interp.models.components import ATTENTION
 from engram_interp.models.sites import component_of
 from engram_interp.options import Run
@@ -110,7 +110,7 @@ def ablation(model: nn.Module, target: Examples, reference: Examples) -> dict[st
 def gradient(model: nn.Module, target: Examples, reference: Examples) -> dict[str, float]:
     """`|<dL/dW, W>|`, the first-order effect on the target's loss of scaling a matrix."""
     del reference
-    adapter = adapt(model)
+    adapter = adapt_language(model)
     encoded = encode_groups({"target": target}, adapter.encoder)["target"]
     products = loss_products(adapter, adapter.all_sites(), [encoded], Run(progress=False))
     return {key: abs(float(of_memory[0, 0, 0])) for key, of_memory in products.items()}
@@ -118,10 +118,10 @@ def gradient(model: nn.Module, target: Examples, reference: Examples) -> dict[st
 
 def reliance(model: nn.Module, target: Examples, reference: Examples) -> Ranking:
     """The reliance that `localize(..., gradient=True)` gives, without the rest of the map."""
-    adapter, concept = adapt(model), ei.Concept(target, reference)
+    adapter, concept = adapt_language(model), ei.Concept(target, reference)
     memories = memories_of(concept)
     sets = sibling_sets(memories, len(target), DRAWS, seed=0)
-    encoded = encode_concept(concept, adapter.encoder)
+    encoded = adapter.encode_concept(concept)
     products = set_products(adapter, adapter.all_sites(), encoded, sets, memories, Run(progress=False))
     of_sets = reliances(torch.stack([values[:, 0] for values in products.values()], dim=1))
     found = (of_sets[0].tolist(), exceedance(of_sets).tolist())
@@ -130,7 +130,7 @@ def reliance(model: nn.Module, target: Examples, reference: Examples) -> Ranking
 
 def activation_ratio(model: nn.Module, target: Examples, reference: Examples) -> dict[str, float]:
     """How much a matrix puts out for the target, over what it puts out for the reference, a position."""
-    adapter, statistics = adapt(model), ei.collect(model, ei.Concept(target, reference), progress=False)
+    adapter, statistics = adapt_language(model), ei.collect(model, ei.Concept(target, reference), progress=False)
     n = statistics.counts
     found = {}
     for site in adapter.all_sites():
@@ -144,7 +144,7 @@ def activation_ratio(model: nn.Module, target: Examples, reference: Examples) ->
 def norm_over_siblings(model: nn.Module, target: Examples, reference: Examples) -> dict[str, float]:
     """A matrix's Frobenius norm over the mean of the same component in all layers: a control that knows no target."""
     del target, reference
-    adapter = adapt(model)
+    adapter = adapt_language(model)
     norms = pd.Series({site.key: float(adapter.parameter(site.key).detach().norm()) for site in adapter.all_sites()})
     return _by_key(norms / norms.groupby(component_of).transform("mean"))
 
@@ -152,14 +152,14 @@ def norm_over_siblings(model: nn.Module, target: Examples, reference: Examples) 
 def depth(model: nn.Module, target: Examples, reference: Examples) -> dict[str, float]:
     """The layer: a control that knows no target."""
     del target, reference
-    sites, n_layers = adapt(model).all_sites(), adapt(model).n_layers
+    sites, n_layers = adapt_language(model).all_sites(), adapt_language(model).n_layers
     return {site.key: float(n_layers if site.layer is None else site.layer) for site in sites}
 
 
 def size(model: nn.Module, target: Examples, reference: Examples) -> dict[str, float]:
     """The number of weights: a control that knows no target."""
     del target, reference
-    adapter = adapt(model)
+    adapter = adapt_language(model)
     return {site.key: float(adapter.parameter(site.key).numel()) for site in adapter.all_sites()}
 
 
@@ -167,7 +167,7 @@ def chance(model: nn.Module, target: Examples, reference: Examples) -> dict[str,
     """Random numbers: a control."""
     del reference
     rng = random.Random(repr(target[0]))
-    return {site.key: rng.random() for site in adapt(model).all_sites()}
+    return {site.key: rng.random() for site in adapt_language(model).all_sites()}
 
 
 def weight_change(base: nn.Module) -> Method:
@@ -175,7 +175,7 @@ def weight_change(base: nn.Module) -> Method:
 
     def found(model: nn.Module, target: Examples, reference: Examples) -> dict[str, float]:
         del target, reference
-        adapter, before = adapt(model), adapt(base)
+        adapter, before = adapt_language(model), adapt_language(base)
         weights = {site.key: before.parameter(site.key) for site in adapter.all_sites()}
         return {key: float(((adapter.parameter(key) - W).norm() / W.norm()).detach()) for key, W in weights.items()}
 

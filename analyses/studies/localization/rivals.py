@@ -20,7 +20,7 @@ from engram_interp.concepts.batches import Batch, batches, encode_groups
 from engram_interp.concepts.concept import Example, TokenExample
 from engram_interp.concepts.memories import memories_of
 from engram_interp.engrams.weights import matrix_of
-from engram_interp.models import Adapter, adapt
+from engram_interp.models import LanguageAdapter, adapt_language
 from engram_interp.models.gradients import backward
 
 Examples = Sequence[Example]
@@ -50,7 +50,7 @@ def _ablated_over_siblings(
     groups = {"target": list(target), **{str(i): [every[j] for j in some] for i, some in enumerate(chosen)}}
     before = _losses(model, groups)
     # What is in no place, such as the unembedding, is part of nothing that is ablated.
-    found = dict.fromkeys((site.key for site in adapt(model).all_sites()), float("-inf"))
+    found = dict.fromkeys((site.key for site in adapt_language(model).all_sites()), float("-inf"))
     for place in places:
         with without(model, dict.fromkeys(place.keys, torch.tensor(True))):
             rises = _losses(model, groups) - before
@@ -66,7 +66,7 @@ def _losses(model: nn.Module, groups: dict[str, list[Example]]) -> Tensor:
 @contextmanager
 def without(model: nn.Module, gone: Mapping[str, Tensor]) -> Iterator[None]:
     """The model with these matrices set to zero, or those rows that a mask names, until the end."""
-    weights = [adapt(model).parameter(key).detach() for key in gone]
+    weights = [adapt_language(model).parameter(key).detach() for key in gone]
     kept = [weight.clone() for weight in weights]
     try:
         for weight, rows in zip(weights, gone.values(), strict=True):
@@ -83,7 +83,7 @@ def curvature_mass(model: nn.Module, target: Examples, reference: Examples) -> d
     `G` is the second moment of the loss's gradient by a matrix's outputs. Merullo et al. (2510.24256) tell memorised
     weights from others by their mass in a K-FAC eigenbasis.
     """
-    adapter = adapt(model)
+    adapter = adapt_language(model)
     statistics = ei.collect(model, ei.Concept(target, reference), progress=False)
     rng = random.Random(0)
     encoded = encode_groups(
@@ -110,7 +110,7 @@ OUTPUTS = {
 """The hook points of what matrices put out. In a gated MLP, `W_in` has `hook_pre_linear`."""
 
 
-def _output_moments(adapter: Adapter, examples: Sequence[TokenExample]) -> dict[str, Tensor]:
+def _output_moments(adapter: LanguageAdapter, examples: Sequence[TokenExample]) -> dict[str, Tensor]:
     """The sum of `g g^T` an example, by key, with `g` the gradient of its loss by a matrix's output."""
     model: Any = adapter.model
     sites = [site for site in adapter.all_sites() if site.layer is not None]
@@ -140,7 +140,7 @@ def _output_moments(adapter: Adapter, examples: Sequence[TokenExample]) -> dict[
 
 def learned_mask(model: nn.Module, target: Examples, reference: Examples) -> dict[str, Tensor]:
     """`1 - m` of masks `m` in `W m` that forget the target and keep the reference, by weight, learned by gradients."""
-    adapter = adapt(model)
+    adapter = adapt_language(model)
     keys = [site.key for site in adapter.all_sites()]
     weights = {key: adapter.parameter(key).detach() for key in keys}
     kept = {key: weight.clone() for key, weight in weights.items()}
@@ -165,7 +165,7 @@ def learned_mask(model: nn.Module, target: Examples, reference: Examples) -> dic
     return {key: 1 - one.sigmoid() for key, one in logits.items()}
 
 
-def _objective(adapter: Adapter, batch: Batch, sign: float) -> Callable[[], Tensor]:
+def _objective(adapter: LanguageAdapter, batch: Batch, sign: float) -> Callable[[], Tensor]:
     """The loss of what is kept; less that of what is forgotten, as far as it is not enough."""
     return lambda: sign * answer_loss(adapter, batch, "mean").clamp(max=MOST)
 

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from engram_interp.concepts.batches import Batch
 from engram_interp.concepts.encoding import Encoder
-from engram_interp.models.base import Adapter
 from engram_interp.models.bridge import matrices, passes
 from engram_interp.models.bridge.copying import copied, join_processed_weights
 from engram_interp.models.bridge.parts import multiplies, wrapped
@@ -24,12 +23,13 @@ from engram_interp.models.bridge.reading import cached_at, hooks, stop_after
 from engram_interp.models.experts import refuse_experts
 from engram_interp.models.hooks import Record, Watch, hooked, refuse_split_inputs
 from engram_interp.models.identity import ModelInfo, identity, processing_of, values_folded
+from engram_interp.models.language import LanguageAdapter
 from engram_interp.models.lens import TransformerBridge
 from engram_interp.models.selection import Unreadable
 from engram_interp.models.sites import Input, Site
 
 
-class TransformerBridgeAdapter(Adapter):
+class TransformerBridgeAdapter(LanguageAdapter):
     """A `transformer_lens.model_bridge.TransformerBridge`, raw or in compatibility mode.
 
     A copied bridge with processed weights is repaired when an adapter is made for it: its MLPs use their modules'

@@ -15,7 +15,7 @@ from engram_interp.models.components import ATTENTION, COMPONENT, MLP, UNEMBED
 from engram_interp.models.experts import expert_sites
 from engram_interp.models.lens import TransformerBridge
 from engram_interp.models.memory import share_memory
-from engram_interp.models.sites import Input, Site, component_of, expert_of, is_bias, is_key, layer_of
+from engram_interp.models.sites import Input, Site, component_of, expert_of, is_bias, is_key, layer_of, lens_site
 
 _HEADS_APART = {
     "W_O": "(head d_head) d_model -> head d_head d_model",
@@ -32,8 +32,7 @@ def block_sites(model: TransformerBridge, layer: int) -> Iterator[Site]:
     for component, linear in (linears_of(block, "attn") | linears_of(block, "mlp")).items():
         place = COMPONENT[component].place
         read = {"W_O": "z", "W_out": "post"}.get(component, "in")
-        bias = f"blocks.{layer}.{place}.b_{component.removeprefix('W_')}"
-        yield Site(component, layer, Input(f"{place}.{read}", layer), None if linear.bias is None else bias)
+        yield lens_site(component, layer, Input(f"{place}.{read}", layer), has_bias=linear.bias is not None)
     if (experts := experts_of(block)) is not None:
         yield from expert_sites(layer, len(experts.down_proj))
 

@@ -18,18 +18,18 @@ from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
 
 from engram_interp.concepts.batches import Batch
 from engram_interp.concepts.encoding import Encoder
-from engram_interp.models.base import Adapter
 from engram_interp.models.experts import refuse_experts
 from engram_interp.models.hooked import matrices
 from engram_interp.models.hooked.caches import source_of
 from engram_interp.models.hooked.reading import hooks
 from engram_interp.models.hooks import Record, Watch, blocks_needed, hooked, refuse_split_inputs
 from engram_interp.models.identity import ModelInfo, identity, processing_of, values_folded
+from engram_interp.models.language import LanguageAdapter
 from engram_interp.models.selection import Unreadable
 from engram_interp.models.sites import Input, Site
 
 
-class HookedTransformerAdapter(Adapter):
+class HookedTransformerAdapter(LanguageAdapter):
     """A `transformer_lens.HookedTransformer`, with or without weight processing.
 
     Raises:

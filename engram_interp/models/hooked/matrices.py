@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 from torch import Tensor, nn
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 
-from engram_interp.models.components import ATTENTION, COMPONENT, MLP
+from engram_interp.models.components import ATTENTION, MLP
 from engram_interp.models.experts import expert_sites
 from engram_interp.models.memory import share_memory
-from engram_interp.models.sites import Input, Site, expert_of
+from engram_interp.models.sites import Input, Site, expert_of, lens_site
 
 _READS = {"W_O": "attn.z", "W_out": "mlp.post", "W_gate": "mlp.in", "W_in": "mlp.in"}
 _GROUPED = {"W_K": "_W_K", "W_V": "_W_V", "b_K": "_b_K", "b_V": "_b_V"}
@@ -24,7 +24,7 @@ def is_shortformer(cfg: HookedTransformerConfig) -> bool:
 def block_sites(cfg: HookedTransformerConfig, layer: int) -> Iterator[Site]:
     """The matrices of one block."""
     for component in (*ATTENTION, *_dense_mlp(cfg)):
-        yield Site(component, layer, Input(_reads(cfg, component), layer), _bias(cfg, component, layer))
+        yield lens_site(component, layer, Input(_reads(cfg, component), layer), has_bias=_has_bias(cfg, component))
     if cfg.num_experts and not cfg.attn_only:
         yield from expert_sites(layer, cfg.num_experts)
 
@@ -41,11 +41,9 @@ def _reads(cfg: HookedTransformerConfig, component: str) -> str:
     return _READS.get(component, "attn.in")
 
 
-def _bias(cfg: HookedTransformerConfig, component: str, layer: int) -> str | None:
+def _has_bias(cfg: HookedTransformerConfig, component: str) -> bool:
     # A gated MLP adds b_in after the product with the gate: it is part of W_out's input, not W_in's bias.
-    if component == "W_gate" or (component == "W_in" and cfg.gated_mlp):
-        return None
-    return f"blocks.{layer}.{COMPONENT[component].place}.b_{component.removeprefix('W_')}"
+    return component != "W_gate" and not (component == "W_in" and cfg.gated_mlp)
 
 
 def parameter(model: HookedTransformer, key: str) -> Tensor:

@@ -6,7 +6,7 @@ from torch import nn
 
 from engram_interp import collect, localize
 from engram_interp.models import adapt
-from engram_interp.models.components import ATTENTION, to_matrix
+from engram_interp.models.components import ATTENTION
 from engram_interp.models.sites import component_of, layer_of
 from tests.conftest import VARIANTS, build, folded, hooked_only, token_concept, tokens
 from tests.models.hooked.tiny import mixture, record
@@ -38,7 +38,7 @@ def check_products(model: nn.Module) -> None:
     for site in adapter.sites():
         if site.component in ("W_O", "W_out") and normed_after:
             continue
-        product = inputs[site.input] @ to_matrix(site.component, adapter.parameter(site.key)).T
+        product = inputs[site.input] @ site.layout.to_matrix(adapter.parameter(site.key)).T
         if site.bias is not None:
             product = product + adapter.parameter(site.bias).flatten()
         hook = product_hook(site.key, cfg.gated_mlp)
