@@ -106,7 +106,7 @@ def moments_of(
 
     one_pass(adapter, sites, encoded, begin, run)
     _require_finite(sums, readers, seen)
-    _require_seen(sums)
+    _require_seen(sums, keys_of(sites))
     seen_names = [name for name in names if any(name in moments for moments in sums.values())]
     groups = {group: {name: moments[name].result() for name in seen_names} for group, moments in sums.items()}
     for group, moments in groups.items():
@@ -115,13 +115,15 @@ def moments_of(
     return groups
 
 
-def _require_seen(sums: Sums) -> None:
+def _require_seen(sums: Sums, keys: str) -> None:
     """Give every group a sum of every input that any group has: a group may never reach a module.
 
     Raises:
-        ValueError: if a group has no example at all.
+        ValueError: if no group reached any of the matrices, or a group has no example at all.
     """
     found = {name: one for moments in sums.values() for name, one in moments.items()}
+    if not found:
+        raise ValueError(f"{keys} did not multiply anything that counts: no module ran, or no position counts")
     for group, moments in sums.items():
         if not moments:
             raise ValueError(f"{group} must have a position that counts; none of its batches has one")

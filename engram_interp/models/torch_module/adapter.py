@@ -161,9 +161,10 @@ class TorchModuleAdapter(Adapter):
         return found
 
     def _say_what_is_left_out(self, silent: Sequence[str]) -> None:
-        elsewhere = sorted(self._known.elsewhere)
+        uncovered = matrices.uncovered(self.model)
+        elsewhere = sorted(self._known.elsewhere - set(uncovered))
         parts = [
-            *(f"{name} ({kind})" for name, kind in matrices.uncovered(self.model).items()),
+            *(f"{name} ({kind})" for name, kind in uncovered.items()),
             *(f"{key} (did not run, or is changed before it multiplies)" for key in silent),
             *(f"{path} (also multiplied outside of its layer)" for path in elsewhere),
         ]
