@@ -46,7 +46,12 @@ class Memories:
 
 
 def has_siblings(concept: Concept, n: int) -> bool:
-    """Whether the reference has so many memories or more, by its subjects or as blocks. Tokens have no known ones."""
+    """Whether the reference has so many memories or more, by its subjects, as blocks, or by class.
+
+    Tokens, and batches without labels, have no known ones.
+    """
+    if not concept.is_text:
+        return len(_by_class(concept).siblings) >= n
     if any(isinstance(example, TokenExample) for side in concept.sides.values() for example in side):
         return False
     return len((_by_subject(concept) or _blocks(concept)).siblings) >= n
@@ -66,7 +71,10 @@ def memories_of(concept: Concept, groups: Groups | None = None) -> Memories:
         ValueError: if there are fewer than two memories to compare with, or labels are too few or too many.
         TypeError: if `groups` is nothing of this.
     """
-    found = _by_label(concept, groups) if groups is not None else _by_subject(concept) or _blocks(concept)
+    if groups is not None:
+        found = _by_label(concept, groups)
+    else:
+        found = _by_subject(concept) or _blocks(concept) if concept.is_text else _by_class(concept)
     if len(found.siblings) < 2:
         raise ValueError(
             f"the reference has {len(found.siblings)} memories to compare with ({found.said_by}): it takes two or "
@@ -74,6 +82,15 @@ def memories_of(concept: Concept, groups: Groups | None = None) -> Memories:
             f'belong together; null="resampled" compares with random examples'
         )
     return found
+
+
+def _by_class(concept: Concept) -> Memories:
+    """The classes of labelled data; no siblings where labels are not known without reading the data."""
+    labels = {side: getattr(examples, "labels", None) for side, examples in concept.sides.items()}
+    if labels[TARGET] is None or labels[REFERENCE] is None:
+        return Memories([], [], "batches without known labels")
+    n_target = len(labels[TARGET])
+    return Memories(_grouped(labels[TARGET], 0), _others(labels, n_target), "by class")
 
 
 def _by_label(concept: Concept, groups: Groups) -> Memories:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pandas as pd
 
 from engram_interp.answers.scoring import score_encoded, spoken
 from engram_interp.common.progress import bar
-from engram_interp.concepts.concept import Example
 from engram_interp.engrams.strengths import Alpha
 from engram_interp.linalg.filters import Function
 from engram_interp.maps.decomposition import Decomposition
@@ -21,7 +21,7 @@ from engram_interp.options import Run, takes
 @takes(Run)
 def interference(
     parts: Decomposition,
-    concepts: Mapping[str, Sequence[Example]],
+    concepts: Mapping[str, Sequence[Any]],
     *,
     alpha: Alpha = 1.0,
     filter: Function | None = None,
@@ -32,7 +32,8 @@ def interference(
 
     Args:
         parts: the decomposition.
-        concepts: the examples of each concept to ablate and to score, by the decomposition's names.
+        concepts: the examples of each concept to ablate and to score, by the decomposition's names; labelled ones of a
+            plain module.
         alpha: how strongly each is ablated; see `Engram.ablate`.
         filter: how much of a direction is taken; None is the decomposition's own.
         eos: whether the end-of-sequence token follows every answer and is scored.

@@ -261,8 +261,8 @@ def decompose(
     inputs: list[str] = [*by_input(sites)]
     n_rows = {name: sum(concept[name].n_rows for concept in kept.values()) for name in inputs}
     warn_of_few(n_rows, adapter.widths(inputs), sum(counts.values()))
-    checks = checks_of(sites, adapter, base)
-    return Decomposition(model, kept, counts, sites, solve, run, absorbing, checks, read.in_words)
+    checks, positions = checks_of(sites, adapter, base), None if adapter.info.is_plain else read.in_words
+    return Decomposition(model, kept, counts, sites, solve, run, absorbing, checks, positions)
 
 
 def checks_of(sites: Sequence[Site], adapter: Adapter, base: Adapter | None) -> list[Float[Tensor, "2"]]:

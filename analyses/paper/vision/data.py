@@ -4,9 +4,10 @@
 |---|---|---|
 | `fashion` | Fashion-MNIST, 28 x 28, 10 classes | Debian: `apt install dataset-fashion-mnist` |
 | `digits` | 8 x 8 digits, 10 classes | scikit-learn |
-| `objects` | 20 kinds of object in five superclasses, 24 x 24, drawn | `drawing.py` |
+| `objects` | 20 kinds of object in five superclasses, 24 x 24, drawn | the testbed |
 | `faces` | faces with glasses, goatee, hat and bangs, 32 x 32, drawn | `drawing.py` |
 | `MNIST:FOLDER`, `CIFAR10:FOLDER`, `CIFAR100:FOLDER` | the paper's | torchvision, by the extra `[vision]` |
+| `CelebA:FOLDER` | faces with the paper's four attributes, 64 x 64 | torchvision |
 | `ImageFolder:FOLDER` | any folder with `train` and `test` | torchvision |
 """
 
@@ -25,7 +26,10 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from analyses.paper.vision import drawing
+from engram_interp.testbed.pictures import KINDS, objects
 
+RARE = 0.15
+"""The share of drawn faces with an attribute, as in CelebA, where it is 5 to 15 %."""
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 FASHION_CLASSES = ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Boot")
 
@@ -78,6 +82,12 @@ class Pictures:
         return TensorDataset(self.test_x, self.test_y)
 
 
+def faces(share: float) -> Pictures:
+    """Drawn faces of which a share has each attribute."""
+    x, attributes = drawing.faces(share=share)
+    return _divided("faces", x, attributes, drawing.ATTRIBUTES)
+
+
 def load(name: str, n_train: int | None = None, n_test: int | None = None, seed: int = 0) -> Pictures:
     """A set of pictures by its name, or some of them.
 
@@ -128,13 +138,7 @@ def _digits() -> Pictures:
 
 
 def _objects() -> Pictures:
-    x, y, names = drawing.objects()
-    return _divided("objects", x, y, names)
-
-
-def _faces() -> Pictures:
-    x, attributes = drawing.faces()
-    return _divided("faces", x, attributes, drawing.ATTRIBUTES)
+    return _divided("objects", *objects(8000), KINDS)
 
 
 def _divided(name: str, x: Tensor, y: Tensor, classes: tuple[str, ...]) -> Pictures:
@@ -144,7 +148,7 @@ def _divided(name: str, x: Tensor, y: Tensor, classes: tuple[str, ...]) -> Pictu
     return Pictures(name, x[order[n:]], y[order[n:]], x[order[:n]], y[order[:n]], classes)
 
 
-_MADE = {"fashion": _fashion, "digits": _digits, "objects": _objects, "faces": _faces}
+_MADE = {"fashion": _fashion, "digits": _digits, "objects": _objects, "faces": lambda: faces(RARE)}
 
 
 def _torchvision(kind: str, folder: Path) -> Pictures:
@@ -153,14 +157,29 @@ def _torchvision(kind: str, folder: Path) -> Pictures:
     except ImportError as error:
         raise click.UsageError(f"--data {kind} needs torchvision: pip install engram-interp[vision]") from error
     to_tensor = transforms.ToTensor()
+    if kind == "CelebA":
+        return _celeba(datasets, transforms, folder)
     if kind == "ImageFolder":
         parts = [datasets.ImageFolder(folder / part, transform=to_tensor) for part in ("train", "test")]
     elif kind in ("MNIST", "CIFAR10", "CIFAR100"):
         parts = [getattr(datasets, kind)(folder, train=train, transform=to_tensor) for train in (True, False)]
     else:
-        raise click.UsageError(f"--data knows MNIST, CIFAR10, CIFAR100 and ImageFolder of torchvision's; got {kind}")
+        raise click.UsageError(
+            f"--data knows MNIST, CIFAR10, CIFAR100, CelebA and ImageFolder of torchvision's; got {kind}"
+        )
     (x, y), (test_x, test_y) = map(_stacked, parts)
     return Pictures(kind, x, y, test_x, test_y, tuple(map(str, parts[0].classes)))
+
+
+def _celeba(datasets: Any, transforms: Any, folder: Path) -> Pictures:
+    """The first faces of CelebA, cropped as the paper does, and the attributes of its Figure 15."""
+    crop = transforms.Compose([transforms.CenterCrop(140), transforms.Resize(64), transforms.ToTensor()])
+    names, parts = ("Goatee", "Eyeglasses", "Wearing_Hat", "Bangs"), []
+    for split, n in (("train", 30000), ("test", 3000)):
+        whole = datasets.CelebA(folder, split=split, target_type="attr", transform=crop)
+        columns = [whole.attr_names.index(name) for name in names]
+        parts += [torch.stack([whole[i][0] for i in range(n)]), whole.attr[:n, columns].long()]
+    return Pictures("CelebA", *parts, names)
 
 
 def _stacked(dataset: Any) -> tuple[Tensor, Tensor]:

@@ -16,12 +16,13 @@ from torch import nn
 
 import engram_interp as ei
 from analyses.markdown import table
-from analyses.paper.vision import data, drawing
+from analyses.paper.vision import data
 from analyses.paper.vision.models import ResNet18
 from analyses.paper.vision.running import Setting, experiment, over_seeds, seeded
 from analyses.paper.vision.training import by_class, fit
 from analyses.results import Tables
 from engram_interp.concepts.datasets import by_class as concepts_of
+from engram_interp.testbed.pictures import INSIDES
 
 ALPHAS = (0.0, 0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0)
 CIFAR100 = (
@@ -38,7 +39,7 @@ def superclasses(pictures: data.Pictures) -> np.ndarray:
     """The superclass of every label."""
     if pictures.name == "CIFAR100":
         return np.array(CIFAR100)
-    return np.arange(len(pictures.classes)) // len(drawing.INSIDES)
+    return np.arange(len(pictures.classes)) // len(INSIDES)
 
 
 def measure(setting: Setting) -> Tables:

@@ -13,7 +13,7 @@ from jaxtyping import Float, Integer
 
 
 def class_accuracies(
-    predicted: Integer[np.ndarray, "example"], labels: Integer[np.ndarray, "example"], n_classes: int
+    predicted: Integer[np.ndarray, "example"], labels: Integer[np.ndarray, "label"], n_classes: int
 ) -> Float[np.ndarray, "cls"]:
     """The share of each class's examples that are right; NaN for a class without any.
 

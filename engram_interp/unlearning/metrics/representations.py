@@ -13,7 +13,7 @@ from scipy.stats import entropy
 
 
 def dimensional_alignment(
-    forget: Float[np.ndarray, "n d"], retain: Float[np.ndarray, "m d"], energy: float = 0.95
+    forget: Float[np.ndarray, "n d"], retain: Float[np.ndarray, "m d2"], energy: float | int = 0.95
 ) -> float:
     """The mean of `|P_r z|^2 / |z|^2` over features `z` of what is forgotten.
 
@@ -45,7 +45,7 @@ def dimensional_alignment(
     return float(np.mean(np.divide(inside, lengths, out=np.zeros_like(lengths), where=lengths > 0)))
 
 
-def separability(forget: Float[np.ndarray, "n d"], retain: Float[np.ndarray, "m d"], seed: int = 0) -> float:
+def separability(forget: Float[np.ndarray, "n d"], retain: Float[np.ndarray, "m d2"], seed: int = 0) -> float:
     """NMI between two clusters of all features, by k-means, and what is forgotten: 0 if they cannot be told apart.
 
     Args:
@@ -85,7 +85,7 @@ def normalized_mutual_information(one: Integer[np.ndarray, "example"], other: In
     return float(np.clip(2 * shared / (a + b), 0, 1)) if a + b > 0 else 0.0
 
 
-def linear_cka(X: Float[np.ndarray, "n d1"], Y: Float[np.ndarray, "n d2"]) -> float:
+def linear_cka(X: Float[np.ndarray, "n d1"], Y: Float[np.ndarray, "m d2"]) -> float:
     """`|X^T Y|_F^2 / (|X^T X|_F |Y^T Y|_F)` of centred features of the same examples: 1 for a rotation or a scale.
 
     With fewer examples than dimensions it is near 1 for any two models: use `debiased_cka`.
@@ -105,7 +105,7 @@ def linear_cka(X: Float[np.ndarray, "n d1"], Y: Float[np.ndarray, "n d2"]) -> fl
     return float(np.linalg.norm(X.T @ Y) ** 2 / whole)
 
 
-def debiased_cka(X: Float[np.ndarray, "n d1"], Y: Float[np.ndarray, "n d2"]) -> float:
+def debiased_cka(X: Float[np.ndarray, "n d1"], Y: Float[np.ndarray, "m d2"]) -> float:
     """CKA from unbiased estimates of HSIC (Song et al. 2012; Nguyen et al. 2021), which independent features make 0.
 
     `HSIC(K, L) = (tr K'L' + s(K') s(L') / ((n-1)(n-2)) - 2 s(K'L') / (n-2)) / (n (n-3))`, with `K'` the products of
