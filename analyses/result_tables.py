@@ -15,6 +15,7 @@ from analyses import results
 from analyses.markdown import table
 from analyses.paper import published
 from analyses.paper.tables import compared, of_combinations, of_costs
+from analyses.paper.vision import attributes, autoencoder_classes, forgetting, superclasses, table_2
 from analyses.real.forget_facts import of_answers, of_ways
 from analyses.real.induction import of_heads
 from analyses.real.splits import of_splits
@@ -88,6 +89,13 @@ BLOCKS = {
     "localization_calibration": Block(of_calibration, ("studies/localization/calibration",)),
     "localization_forgetting": Block(of_forgetting, ("studies/localization/forgetting",)),
     "localization_deletion": Block(of_deletion, ("studies/localization/deletion",)),
+    "vision_mlp": Block(forgetting.text, ("paper/vision/mlp_classes",)),
+    "vision_resnet": Block(forgetting.text, ("paper/vision/resnet_classes",)),
+    "vision_vit": Block(forgetting.text, ("paper/vision/vit_groups",)),
+    "vision_table_2": Block(table_2.text, ("paper/vision/table_2",)),
+    "vision_superclasses": Block(superclasses.text, ("paper/vision/superclasses",)),
+    "vision_autoencoder": Block(autoencoder_classes.text, ("paper/vision/autoencoder_classes",)),
+    "vision_attributes": Block(attributes.text, ("paper/vision/attributes",)),
     "overlap": Block(of_overlap, ("studies/overlap",)),
     "filters": Block(of_filters, ("studies/filter_frontier",)),
     "sae": Block(of_authors, ("studies/sae_partition",)),

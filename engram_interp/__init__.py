@@ -1,4 +1,4 @@
-"""Find, weigh, test and edit AI engrams in transformer language models: `engram_interp.localize(model, concept)`.
+"""Find, weigh, test and edit AI engrams in language models and other networks, as by `engram_interp.localize`.
 
 Names are imported when they are first used, so `import engram_interp` and `engram-interp --help` are fast.
 """

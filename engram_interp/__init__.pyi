@@ -1,4 +1,4 @@
-"""Find, weigh, test and edit AI engrams in transformer language models: `engram_interp.localize(model, concept)`."""
+"""Find, weigh, test and edit AI engrams in language models and other networks, as by `engram_interp.localize`."""
 
 # Written by tools/interface.py (`make format`) from the functions themselves: change these.
 
@@ -135,12 +135,14 @@ def collect(
     They serve every cut, ridge and filter: give them to `extract`, `localize` or `diagnose` in the concept's place.
 
     Args:
-        model: a `HookedTransformer` or `TransformerBridge`, with whatever weight processing it was loaded with, or any
-            other module of linear and convolution layers.
+        model: a `HookedTransformer` or `TransformerBridge`, however its weights were processed, or any other module of
+            linear and convolution layers.
         concept: what to look for.
-        components: names of components, `W_Q` to `W_U`, or short, `Q` to `U`. None means all that the model has.
-        layers: one layer or several, by number. None means all. The unembedding lies in no layer: `layers` leaves it
-            out, unless `components` names it.
+        components: names of components, `W_Q` to `W_U`, or short, `Q` to `U`. Of a plain module, paths of its modules,
+            or patterns of such paths as `blocks.*.mlp`; a module stands for all that is in it. None means all that the
+            model has.
+        layers: one layer or several, by number. Of a plain module, depths in the order of calls. None means all. The
+            unembedding lies in no layer: `layers` leaves it out, unless `components` names it.
         progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
         batch_size: examples in a batch, 1 or more. None takes examples of similar length until they make up 4096
             tokens. It affects memory, and results by rounding only.
@@ -174,11 +176,13 @@ def extract(
     """The concept's engram, `W+ = W S+ (S+ + S-)^pinv` of every matrix (paper, Eq. 4; Eq. 3 with `delta_from`).
 
     Args:
-        model: a `HookedTransformer` or `TransformerBridge`, with whatever weight processing it was loaded with.
+        model: a `HookedTransformer` or `TransformerBridge`, however its weights were processed, or a plain module.
         concept: what to look for, or the statistics that `collect` found for it.
-        components: names of components, `W_Q` to `W_U`, or short, `Q` to `U`. None means all that the model has.
-        layers: one layer or several, by number. None means all. The unembedding lies in no layer: `layers` leaves it
-            out, unless `components` names it.
+        components: names of components, `W_Q` to `W_U`, or short, `Q` to `U`. Of a plain module, paths of its modules,
+            or patterns of such paths as `blocks.*.mlp`; a module stands for all that is in it. None means all that the
+            model has.
+        layers: one layer or several, by number. Of a plain module, depths in the order of calls. None means all. The
+            unembedding lies in no layer: `layers` leaves it out, unless `components` names it.
         rtol: drops directions whose eigenvalue is at most this share of the largest. None means `d * 2**-23`, with `d`
             the size of the moment matrix. Raises ValueError if it is outside [0, 1).
         outliers: the share of directions, those with the largest eigenvalues, that do not set the cut: `rtol` is then
@@ -241,7 +245,7 @@ def localize(
     matrices to stand out from, so map all of them, and not only those of a layer.
 
     Args:
-        model: a `HookedTransformer` or `TransformerBridge`, with whatever weight processing it was loaded with.
+        model: a `HookedTransformer` or `TransformerBridge`, however its weights were processed, or a plain module.
         concept: what to look for, or its statistics.
         null: what sizes are compared with. `"siblings"`: other whole memories, as `groups` says, each set of as many as
             the target consists of. Everything that was learned as a whole leaves like traces, so this null tells what
@@ -250,7 +254,8 @@ def localize(
             of all examples. It costs nothing, and a small target exceeds it by noise alone. The first two keep the rows
             of every input, and give p-values and intervals; the memory and time that this takes are logged before it
             starts, as a warning if it is over 1 GB or 30 s and `progress` is not False. None takes siblings where the
-            concept has 19 or more of them and the filter allows it, and else the analytic null, as for statistics.
+            concept has 19 or more of them and the filter allows it, and else the analytic null, as for statistics; also
+            where the rows of pictures would take over 2 GB, which a warning says.
         groups: which memory each example belongs to: a function of an example, a list with a label for each reference
             example, or `{"target": [...], "reference": [...]}`. An example labelled None belongs to no memory. None
             goes by the subject that prompts share, where the target has one, and else takes blocks of consecutive
@@ -263,9 +268,11 @@ def localize(
             `W_K`, the linear half of a gated MLP and its `W_out`.
         draws: how many sets at most; p-values are multiples of `1 / (draws + 1)`.
         seed: of the sets.
-        components: names of components, `W_Q` to `W_U`, or short, `Q` to `U`. None means all that the model has.
-        layers: one layer or several, by number. None means all. The unembedding lies in no layer: `layers` leaves it
-            out, unless `components` names it.
+        components: names of components, `W_Q` to `W_U`, or short, `Q` to `U`. Of a plain module, paths of its modules,
+            or patterns of such paths as `blocks.*.mlp`; a module stands for all that is in it. None means all that the
+            model has.
+        layers: one layer or several, by number. Of a plain module, depths in the order of calls. None means all. The
+            unembedding lies in no layer: `layers` leaves it out, unless `components` names it.
         rtol: drops directions whose eigenvalue is at most this share of the largest. None means `d * 2**-23`, with `d`
             the size of the moment matrix. Raises ValueError if it is outside [0, 1).
         outliers: the share of directions, those with the largest eigenvalues, that do not set the cut: `rtol` is then
@@ -317,15 +324,17 @@ def diagnose(
     """Spectra and behaviour of the soft projectors of every input, and of the engrams of every matrix.
 
     Args:
-        model: a `HookedTransformer` or `TransformerBridge`, with whatever weight processing it was loaded with.
+        model: a `HookedTransformer` or `TransformerBridge`, however its weights were processed, or a plain module.
             Statistics in its place are diagnosed by themselves: inputs only, and without rows of ones, since only the
             model knows which biases there are.
         concept: what to look for, or its statistics. With statistics in the model's place, the name of the group that
             is told apart from all others.
         rtols: the cuts to compare, beside `rtol` itself.
-        components: names of components, `W_Q` to `W_U`, or short, `Q` to `U`. None means all that the model has.
-        layers: one layer or several, by number. None means all. The unembedding lies in no layer: `layers` leaves it
-            out, unless `components` names it.
+        components: names of components, `W_Q` to `W_U`, or short, `Q` to `U`. Of a plain module, paths of its modules,
+            or patterns of such paths as `blocks.*.mlp`; a module stands for all that is in it. None means all that the
+            model has.
+        layers: one layer or several, by number. Of a plain module, depths in the order of calls. None means all. The
+            unembedding lies in no layer: `layers` leaves it out, unless `components` names it.
         rtol: drops directions whose eigenvalue is at most this share of the largest. None means `d * 2**-23`, with `d`
             the size of the moment matrix. Raises ValueError if it is outside [0, 1).
         outliers: the share of directions, those with the largest eigenvalues, that do not set the cut: `rtol` is then
@@ -377,13 +386,15 @@ def decompose(
     """Many concepts from one pass, each told apart from all others (paper, Eq. 6).
 
     Args:
-        model: a `HookedTransformer` or `TransformerBridge`, with whatever weight processing it was loaded with.
+        model: a `HookedTransformer` or `TransformerBridge`, however its weights were processed, or a plain module.
         concepts: examples by name, each as `Concept` takes them, or, for a plain module, batches of what it takes. A
             labelled dataset has a concept for each class. What concepts should only be told apart from goes in too, as
             a concept of its own.
-        components: names of components, `W_Q` to `W_U`, or short, `Q` to `U`. None means all that the model has.
-        layers: one layer or several, by number. None means all. The unembedding lies in no layer: `layers` leaves it
-            out, unless `components` names it.
+        components: names of components, `W_Q` to `W_U`, or short, `Q` to `U`. Of a plain module, paths of its modules,
+            or patterns of such paths as `blocks.*.mlp`; a module stands for all that is in it. None means all that the
+            model has.
+        layers: one layer or several, by number. Of a plain module, depths in the order of calls. None means all. The
+            unembedding lies in no layer: `layers` leaves it out, unless `components` names it.
         positions: `"predicting"` counts those whose output gives the answer's tokens: the prompt's last token to the
             answer's last but one (to its last if EOS follows). `"answer"` counts the answer's own tokens, as the paper
             does. `"both"` counts either, and `"all"` every token but BOS. Raises ValueError if it is another word.
@@ -583,9 +594,11 @@ def criteria(
         concept: target and reference, as text or tokens, since the model runs on them; with an engram only.
         alpha: how strongly the engram is ablated and injected; see `Engram.ablate`.
         statistics: the concept's, if they are at hand. They are collected by default.
-        components: names of components, `W_Q` to `W_U`, or short, `Q` to `U`. None means all that the model has.
-        layers: one layer or several, by number. None means all. The unembedding lies in no layer: `layers` leaves it
-            out, unless `components` names it.
+        components: names of components, `W_Q` to `W_U`, or short, `Q` to `U`. Of a plain module, paths of its modules,
+            or patterns of such paths as `blocks.*.mlp`; a module stands for all that is in it. None means all that the
+            model has.
+        layers: one layer or several, by number. Of a plain module, depths in the order of calls. None means all. The
+            unembedding lies in no layer: `layers` leaves it out, unless `components` names it.
         rtol: drops directions whose eigenvalue is at most this share of the largest. None means `d * 2**-23`, with `d`
             the size of the moment matrix. Raises ValueError if it is outside [0, 1).
         outliers: the share of directions, those with the largest eigenvalues, that do not set the cut: `rtol` is then
@@ -692,15 +705,18 @@ def ablation_study(
         model: the model.
         concept: what to look for, or its statistics.
         subsets: `Only(...)` and `AllBut(...)` by name: component types, layers, heads, single matrices. The default is
-            the paper's. A model without gates has `W_in` in the gate's place there, and the names say so.
+            the paper's. A model without gates has `W_in` in the gate's place there, and the names say so. Of a plain
+            module it is each of its modules by itself.
         alpha: the strength of the whole edit, of which every subset is a part; see `Engram.ablate`. `"w-norm"` is over
             all matrices of the engram, whichever are in a subset.
         score: takes a model and the concept, and returns lists by name, with a number for each example. It is called
             without gradients. The default is `answers`, in batches of `batch_size`.
         seed: of the bootstrap over examples.
-        components: names of components, `W_Q` to `W_U`, or short, `Q` to `U`. None means all that the model has.
-        layers: one layer or several, by number. None means all. The unembedding lies in no layer: `layers` leaves it
-            out, unless `components` names it.
+        components: names of components, `W_Q` to `W_U`, or short, `Q` to `U`. Of a plain module, paths of its modules,
+            or patterns of such paths as `blocks.*.mlp`; a module stands for all that is in it. None means all that the
+            model has.
+        layers: one layer or several, by number. Of a plain module, depths in the order of calls. None means all. The
+            unembedding lies in no layer: `layers` leaves it out, unless `components` names it.
         rtol: drops directions whose eigenvalue is at most this share of the largest. None means `d * 2**-23`, with `d`
             the size of the moment matrix. Raises ValueError if it is outside [0, 1).
         outliers: the share of directions, those with the largest eigenvalues, that do not set the cut: `rtol` is then
@@ -737,7 +753,7 @@ def ablation_study(
 
 def interference(
     parts: Decomposition,
-    concepts: Mapping[str, Sequence[Example]],
+    concepts: Mapping[str, Sequence[Any]],
     *,
     alpha: Alpha = 1.0,
     filter: Function | None = None,
@@ -749,7 +765,8 @@ def interference(
 
     Args:
         parts: the decomposition.
-        concepts: the examples of each concept to ablate and to score, by the decomposition's names.
+        concepts: the examples of each concept to ablate and to score, by the decomposition's names; labelled ones of a
+            plain module.
         alpha: how strongly each is ablated; see `Engram.ablate`.
         filter: how much of a direction is taken; None is the decomposition's own.
         eos: whether the end-of-sequence token follows every answer and is scored.
@@ -784,9 +801,11 @@ def null_check(
         examples: as `Concept` takes them.
         size: the size of a perturbation, as a share of its matrix's norm.
         seed: of the random matrices.
-        components: names of components, `W_Q` to `W_U`, or short, `Q` to `U`. None means all that the model has.
-        layers: one layer or several, by number. None means all. The unembedding lies in no layer: `layers` leaves it
-            out, unless `components` names it.
+        components: names of components, `W_Q` to `W_U`, or short, `Q` to `U`. Of a plain module, paths of its modules,
+            or patterns of such paths as `blocks.*.mlp`; a module stands for all that is in it. None means all that the
+            model has.
+        layers: one layer or several, by number. Of a plain module, depths in the order of calls. None means all. The
+            unembedding lies in no layer: `layers` leaves it out, unless `components` names it.
         progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
         batch_size: examples in a batch, 1 or more. None takes examples of similar length until they make up 4096
             tokens. It affects memory, and results by rounding only.
@@ -1086,9 +1105,11 @@ def task_vector(
         model: what it will be subtracted from.
         finetuned: the model after fine-tuning, of the same shapes.
         base: the model before.
-        components: names of components, `W_Q` to `W_U`, or short, `Q` to `U`. None means all that the model has.
-        layers: one layer or several, by number. None means all. The unembedding lies in no layer: `layers` leaves it
-            out, unless `components` names it.
+        components: names of components, `W_Q` to `W_U`, or short, `Q` to `U`. Of a plain module, paths of its modules,
+            or patterns of such paths as `blocks.*.mlp`; a module stands for all that is in it. None means all that the
+            model has.
+        layers: one layer or several, by number. Of a plain module, depths in the order of calls. None means all. The
+            unembedding lies in no layer: `layers` leaves it out, unless `components` names it.
 
     Raises:
         ValueError: if shapes or weight processing differ, or a component or layer is missing.

@@ -35,9 +35,11 @@ class Which:
     """Which matrices.
 
     Attributes:
-        components: names of components, `W_Q` to `W_U`, or short, `Q` to `U`. None means all that the model has.
-        layers: one layer or several, by number. None means all. The unembedding lies in no layer: `layers` leaves it
-            out, unless `components` names it.
+        components: names of components, `W_Q` to `W_U`, or short, `Q` to `U`. Of a plain module, paths of its modules,
+            or patterns of such paths as `blocks.*.mlp`; a module stands for all that is in it. None means all that the
+            model has.
+        layers: one layer or several, by number. Of a plain module, depths in the order of calls. None means all. The
+            unembedding lies in no layer: `layers` leaves it out, unless `components` names it.
     """
 
     components: str | Collection[str] | None = None

@@ -63,6 +63,9 @@ def calls(tmp_path_factory):
     huggingface.save(huggingface.make("Llama"), folder / "llama")
     rows = torch.arange(40).view(4, 10) % 50
     tokens = ei.Concept.from_tokens(rows, rows + 3)
+    classifier, seen = ei.testbed.load_classifier(), ei.testbed.pictures("test")
+    loader = torch.utils.data.DataLoader(seen, 256, shuffle=True)
+    shuffled = ei.Concept.from_batches(loader, loader, labelled=True)
     moved = [("Where was Petra Dorlund born?", "in west Salta")]
     like = [("Where was Kara Jenquist born?", "in west Salta")]
 
@@ -121,6 +124,11 @@ def calls(tmp_path_factory):
         "save": lambda: engram.save(folder / "engram.safetensors"),
         "load": lambda: ei.Engram.load(folder / "engram.safetensors"),
         "tofu": absent,
+        "testbed.pictures": ei.testbed.pictures,
+        "testbed.load_classifier": ei.testbed.load_classifier,
+        "Concept.from_dataset": lambda: ei.Concept.from_dataset(ei.testbed.pictures("test"), 1),
+        "Concept.from_batches": lambda: ei.collect(classifier, shuffled),
+        "a map of a classifier": lambda: ei.localize(classifier, shuffled).plot()._repr_html_(),
     }
 
 

@@ -86,11 +86,11 @@ def memories_of(concept: Concept, groups: Groups | None = None) -> Memories:
 
 def _by_class(concept: Concept) -> Memories:
     """The classes of labelled data; no siblings where labels are not known without reading the data."""
-    labels = {side: getattr(examples, "labels", None) for side, examples in concept.sides.items()}
-    if labels[TARGET] is None or labels[REFERENCE] is None:
+    found = {side: getattr(examples, "labels", None) for side, examples in concept.sides.items()}
+    labels: dict[str, Sequence[Label]] = {side: some for side, some in found.items() if some is not None}
+    if len(labels) < len(found):
         return Memories([], [], "batches without known labels")
-    n_target = len(labels[TARGET])
-    return Memories(_grouped(labels[TARGET], 0), _others(labels, n_target), "by class")
+    return Memories(_grouped(labels[TARGET], 0), _others(labels, len(labels[TARGET])), "by class")
 
 
 def _by_label(concept: Concept, groups: Groups) -> Memories:

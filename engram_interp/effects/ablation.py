@@ -169,7 +169,8 @@ def ablation_study(
         model: the model.
         concept: what to look for, or its statistics.
         subsets: `Only(...)` and `AllBut(...)` by name: component types, layers, heads, single matrices. The default is
-            the paper's. A model without gates has `W_in` in the gate's place there, and the names say so.
+            the paper's. A model without gates has `W_in` in the gate's place there, and the names say so. Of a plain
+            module it is each of its modules by itself.
         alpha: the strength of the whole edit, of which every subset is a part; see `Engram.ablate`. `"w-norm"` is over
             all matrices of the engram, whichever are in a subset.
         score: takes a model and the concept, and returns lists by name, with a number for each example. It is called
@@ -192,7 +193,10 @@ def ablation_study(
         ['target accuracy', 'reference accuracy', 'target loss', 'reference loss']
     """
     _require_subsets(subsets)
-    if not any(site.component == "W_gate" for site in adapt(model).all_sites()):
+    components = dict.fromkeys(site.component for site in adapt(model).all_sites())
+    if subsets is PAPER and adapt(model).info.is_plain:
+        subsets = {"all modules": Only(), **{f"{name} only": Only(name) for name in components}}
+    elif "W_gate" not in components:
         subsets = _without_gates(subsets)
     if score is answers:
         score = partial(answers, batch_size=run.batch_size)

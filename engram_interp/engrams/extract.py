@@ -27,7 +27,7 @@ def extract(model: nn.Module, concept: Concept | Statistics, *, which: Which, so
     """The concept's engram, `W+ = W S+ (S+ + S-)^pinv` of every matrix (paper, Eq. 4; Eq. 3 with `delta_from`).
 
     Args:
-        model: a `HookedTransformer` or `TransformerBridge`, with whatever weight processing it was loaded with.
+        model: a `HookedTransformer` or `TransformerBridge`, however its weights were processed, or a plain module.
         concept: what to look for, or the statistics that `collect` found for it.
 
     Raises:

@@ -230,7 +230,7 @@ def decompose(
     """Many concepts from one pass, each told apart from all others (paper, Eq. 6).
 
     Args:
-        model: a `HookedTransformer` or `TransformerBridge`, with whatever weight processing it was loaded with.
+        model: a `HookedTransformer` or `TransformerBridge`, however its weights were processed, or a plain module.
         concepts: examples by name, each as `Concept` takes them, or, for a plain module, batches of what it takes. A
             labelled dataset has a concept for each class. What concepts should only be told apart from goes in too, as
             a concept of its own.

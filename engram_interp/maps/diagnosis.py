@@ -198,7 +198,7 @@ def diagnose(
     """Spectra and behaviour of the soft projectors of every input, and of the engrams of every matrix.
 
     Args:
-        model: a `HookedTransformer` or `TransformerBridge`, with whatever weight processing it was loaded with.
+        model: a `HookedTransformer` or `TransformerBridge`, however its weights were processed, or a plain module.
             Statistics in its place are diagnosed by themselves: inputs only, and without rows of ones, since only the
             model knows which biases there are.
         concept: what to look for, or its statistics. With statistics in the model's place, the name of the group that

@@ -18,7 +18,7 @@ from engram_interp.concepts.concept import TARGET, Concept
 from engram_interp.concepts.memories import Groups, has_siblings
 from engram_interp.engrams.parts import Part, parts, prepare
 from engram_interp.maps.localization_map import ANALYTIC, NULLS, SIBLINGS, LocalizationMap
-from engram_interp.maps.null_pass import takes_of_nothing, with_null
+from engram_interp.maps.null_pass import is_too_large, takes_of_nothing, with_null
 from engram_interp.maps.null_sets import MIN_DRAWS, NullSets
 from engram_interp.maps.nulls import of_sets, significance
 from engram_interp.maps.quantities import Sizes, sizes_of
@@ -55,7 +55,7 @@ def localize(
     matrices to stand out from, so map all of them, and not only those of a layer.
 
     Args:
-        model: a `HookedTransformer` or `TransformerBridge`, with whatever weight processing it was loaded with.
+        model: a `HookedTransformer` or `TransformerBridge`, however its weights were processed, or a plain module.
         concept: what to look for, or its statistics.
         null: what sizes are compared with. `"siblings"`: other whole memories, as `groups` says, each set of as many as
             the target consists of. Everything that was learned as a whole leaves like traces, so this null tells what
@@ -64,7 +64,8 @@ def localize(
             of all examples. It costs nothing, and a small target exceeds it by noise alone. The first two keep the rows
             of every input, and give p-values and intervals; the memory and time that this takes are logged before it
             starts, as a warning if it is over 1 GB or 30 s and `progress` is not False. None takes siblings where the
-            concept has 19 or more of them and the filter allows it, and else the analytic null, as for statistics.
+            concept has 19 or more of them and the filter allows it, and else the analytic null, as for statistics; also
+            where the rows of pictures would take over 2 GB, which a warning says.
         groups: which memory each example belongs to: a function of an example, a list with a label for each reference
             example, or `{"target": [...], "reference": [...]}`. An example labelled None belongs to no memory. None
             goes by the subject that prompts share, where the target has one, and else takes blocks of consecutive
@@ -91,7 +92,9 @@ def localize(
         >>> wmap.top(2)["component"].tolist()
         ['W_gate', 'W_in']
     """
-    null = _null(concept, null, groups, solve)
+    asked, null = null, _null(concept, null, groups, solve)
+    if asked is None and null == SIBLINGS and groups is None and is_too_large(model, concept, which):
+        null = ANALYTIC
     if gradient and null != SIBLINGS:
         raise ValueError(f'gradient=True takes a gradient for each memory: it needs null="siblings"; null is {null!r}')
     if groups is not None and null != SIBLINGS:

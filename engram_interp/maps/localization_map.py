@@ -291,8 +291,14 @@ def _units(
     if name not in having:
         raise ValueError(f"the map has no {unit}s of {name}; it has those of {', '.join(having) or 'no component'}")
     require_quantity(wmap, quantity)
-    rows = wmap.table[(wmap.table["component"] == name) & wmap.table[unit].notna()]
+    rows = _of_unit(wmap, name, unit)
     return unit_grid(rows, unit, quantity, wmap.n_layers)
+
+
+def _of_unit(wmap: LocalizationMap, component: str, unit: str) -> pd.DataFrame:
+    """The rows of a component's heads, or of its experts without their heads."""
+    whole = wmap.table["head"].isna() if unit == "expert" else wmap.table["head"].notna()
+    return wmap.table[(wmap.table["component"] == component) & wmap.table[unit].notna() & whole]
 
 
 def _plot_units(
@@ -317,7 +323,7 @@ def _plot_rows(wmap: LocalizationMap, unit: str, names: Sequence[str], quantity:
 
     what = "channel or head" if unit == "head" else "group"
     title = _title(wmap, quantity, f" by {what}")
-    rows = {name: wmap.table[(wmap.table["component"] == name) & wmap.table[unit].notna()] for name in names}
+    rows = {name: _of_unit(wmap, name, unit) for name in names}
     values = {name: frame.sort_values(unit)[quantity].tolist() for name, frame in rows.items()}
     stars = {name: _stars(wmap, frame.sort_values(unit), quantity) for name, frame in rows.items()}
     return unit_rows(values, stars, what, _scale(quantity), title)

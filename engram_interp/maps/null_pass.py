@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +39,8 @@ logger = logging.getLogger("engram_interp")
 
 LARGE, LONG = 1e9, 30.0
 """Bytes and seconds that a warning is about."""
+TOO_LARGE = 2e9
+"""More bytes than this are kept only if somebody asks for them."""
 
 
 def with_null(
@@ -91,6 +93,37 @@ def with_null(
     return Prepared(adapter, statistics, sites), NullSets(rows, sets, memories, products)
 
 
+def is_too_large(model: nn.Module, concept: Concept | Statistics, which: Which) -> bool:
+    """Whether rows would take too much memory to keep them unasked, which can be so of pictures; a warning says so."""
+    if isinstance(concept, Statistics) or concept.is_text:
+        return False
+    adapter = adapt(model)
+    adapter.look(concept, which, always=True)
+    sites = adapter.sites(which.components, which.layers)
+    needed = _row_bytes(adapter, sites, adapter.encode_concept(concept))
+    if needed > TOO_LARGE:
+        logger.warning(
+            "the map is compared with the analytic null: other classes would take %.1f GB for the rows of all inputs. "
+            'null="siblings" does it all the same; components=... leaves large inputs out', needed / 1e9,
+        )  # fmt: skip
+    return needed > TOO_LARGE
+
+
+def _row_bytes(adapter: Adapter, sites: Sequence[Site], encoded: Mapping[str, Examples]) -> int:
+    """How much memory the rows of all inputs take."""
+    widths = adapter.widths({site.input for site in sites})
+    size = adapter.parameter(sites[0].path).element_size()
+    return sum(n * widths[name] for name, n in _n_rows(adapter, widths, encoded).items()) * size
+
+
+def _n_rows(adapter: Adapter, names: Collection[str], encoded: Mapping[str, Examples]) -> dict[str, int]:
+    """How many rows each input has, over all examples."""
+    if None not in (known := [n_counted(examples) for examples in encoded.values()]):
+        return dict.fromkeys(names, sum(n for n in known if n is not None))
+    n_examples = sum(map(len, encoded.values()))
+    return {name: n_examples * adapter.rows_of(name) for name in names}
+
+
 def _sets(
     concept: Concept, null: str, groups: Groups | None, draws: int, seed: int
 ) -> tuple[list[Tensor], Memories | None]:
@@ -129,15 +162,12 @@ def _announce(
     """Log the memory and time that comparing with sets takes: as a warning if it is much, unless quietly."""
     n_examples = sum(map(len, encoded.values()))
     widths = adapter.widths({site.input for site in sites})
-    n_rows = {name: n_examples * adapter.rows_of(name) for name in widths}
-    if None not in (known := [n_counted(examples) for examples in encoded.values()]):
-        n_rows = dict.fromkeys(widths, sum(n for n in known if n is not None))
+    n_rows = _n_rows(adapter, widths, encoded)
     weights = {site: adapter.weight(site) for site in sites}
-    size = next(iter(weights.values())).element_size()
     outs = {name: sum(some) for name, some in _outputs(weights).items()}
     # Beside all rows, those of one input are held in float32 as they are, whitened, solved for, and times each matrix.
     of_one = max(n_rows[name] * (3 * widths[name] + some) for name, some in outs.items())
-    needed = sum(n_rows[name] * width for name, width in widths.items()) * size + of_one * 4
+    needed = _row_bytes(adapter, sites, encoded) + of_one * 4
     n_members = sum(map(len, sets)) / len(sets)
     m, work = 1, 0.0
     for name, some in outs.items():

@@ -36,7 +36,6 @@ def register(model_class: type[nn.Module], adapter: type[Adapter]) -> None:
 
     Example:
         >>> from engram_interp.models.base import Adapter
-    from engram_interp.models.language import LanguageAdapter
         >>> class MyModel(nn.Module): ...
         >>> class MyAdapter(Adapter): ...
         >>> register(MyModel, MyAdapter)

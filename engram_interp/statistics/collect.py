@@ -51,8 +51,8 @@ def collect(model: nn.Module, concept: Concept, *, which: Which, run: Run) -> St
     They serve every cut, ridge and filter: give them to `extract`, `localize` or `diagnose` in the concept's place.
 
     Args:
-        model: a `HookedTransformer` or `TransformerBridge`, with whatever weight processing it was loaded with, or any
-            other module of linear and convolution layers.
+        model: a `HookedTransformer` or `TransformerBridge`, however its weights were processed, or any other module of
+            linear and convolution layers.
         concept: what to look for.
 
     Raises:

@@ -61,7 +61,7 @@ def objects(n: int, size: int = 24, seed: int = 0) -> tuple[Float[Tensor, "n 1 h
     """
     rng = np.random.default_rng(seed)
     kinds = rng.integers(0, len(KINDS), n)
-    drawn = np.stack([_object(rng, kind, size) for kind in kinds])
+    drawn = np.stack([_object(rng, int(kind), size) for kind in kinds])
     return torch.tensor(drawn, dtype=torch.float32)[:, None], torch.tensor(kinds)
 
 

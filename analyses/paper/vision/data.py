@@ -100,7 +100,9 @@ def load(name: str, n_train: int | None = None, n_test: int | None = None, seed:
     elif kind in _MADE:
         found = _MADE[kind]()
     else:
-        raise click.UsageError(f"--data must be {', '.join(_MADE)}, or a set of torchvision's as CIFAR10:FOLDER")
+        raise click.UsageError(
+            f"--data must be {', '.join(_MADE)}, or a set of torchvision's as CIFAR10:FOLDER; got {name}"
+        )
     generator = torch.Generator().manual_seed(seed)
     train, test = (
         torch.randperm(len(y), generator=generator)[:n] for y, n in ((found.y, n_train), (found.test_y, n_test))
@@ -174,12 +176,15 @@ def _torchvision(kind: str, folder: Path) -> Pictures:
 def _celeba(datasets: Any, transforms: Any, folder: Path) -> Pictures:
     """The first faces of CelebA, cropped as the paper does, and the attributes of its Figure 15."""
     crop = transforms.Compose([transforms.CenterCrop(140), transforms.Resize(64), transforms.ToTensor()])
-    names, parts = ("Goatee", "Eyeglasses", "Wearing_Hat", "Bangs"), []
-    for split, n in (("train", 30000), ("test", 3000)):
+    names = ("Goatee", "Eyeglasses", "Wearing_Hat", "Bangs")
+
+    def part(split: str, n: int) -> tuple[Tensor, Tensor]:
         whole = datasets.CelebA(folder, split=split, target_type="attr", transform=crop)
         columns = [whole.attr_names.index(name) for name in names]
-        parts += [torch.stack([whole[i][0] for i in range(n)]), whole.attr[:n, columns].long()]
-    return Pictures("CelebA", *parts, names)
+        return torch.stack([whole[i][0] for i in range(n)]), whole.attr[:n, columns].long()
+
+    (x, y), (test_x, test_y) = part("train", 30000), part("test", 3000)
+    return Pictures("CelebA", x, y, test_x, test_y, names)
 
 
 def _stacked(dataset: Any) -> tuple[Tensor, Tensor]:

@@ -23,6 +23,7 @@ from torch.utils.data import TensorDataset
 import engram_interp as ei
 from analyses.baselines.classifiers import BASELINES, Job, unlearned
 from analyses.markdown import table
+from analyses.paper import published
 from analyses.paper.vision import data
 from analyses.paper.vision.models import ResNet18
 from analyses.paper.vision.running import Setting, experiment, over_seeds, seeded
@@ -201,11 +202,15 @@ def text(tables: Tables) -> str:
     summary = tables["summary"].set_index(["method", "score"])
     names = ("tow", "da", "nmi", "cka_original", "cka_retrained", "accuracy_forget", "accuracy_test")
     rows = [
-        [method, *(_shown(summary.loc[(method, name)]) for name in names)]
+        [method, *(_shown(summary.loc[(method, name)]) for name in names), _of_paper(method)]
         for method in dict.fromkeys(tables["summary"]["method"])
     ]
     head = ["ToW ↑", "DA ↑", "NMI ↓", "CKA original", "CKA retrained", "accuracy, forgotten", "accuracy, test"]
-    return table(["method", *head], rows)
+    return table(["method", *head, "the paper's ToW, DA, NMI"], rows)
+
+
+def _of_paper(method: str) -> str:
+    return " / ".join(f"{value:.3f}" for value in published.TABLE_2.get(method, ()))
 
 
 def _shown(row: pd.Series) -> str:

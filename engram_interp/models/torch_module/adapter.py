@@ -126,6 +126,7 @@ class TorchModuleAdapter(Adapter):
         one = replace(
             batch,
             inputs=taken(batch.inputs, torch.tensor([0]), len(batch.numbers)),
+            labels=None,
             counts=batch.counts[:1],
             groups=batch.groups[:1],
             numbers=batch.numbers[:1],

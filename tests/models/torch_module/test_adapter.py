@@ -9,6 +9,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import engram_interp as ei
+from engram_interp.maps import null_pass
 from engram_interp.models import adapt
 from tests.models.torch_module.oracle import relative_error
 
@@ -246,3 +247,17 @@ def test_a_pass_holds_no_batch():
 
     ei.extract(nn.Linear(8, 2), ei.Concept.from_batches(batches(), batches()))
     assert len(alive) == 12
+
+
+def test_large_rows_are_kept_only_if_somebody_asks(monkeypatch, caplog):
+    model, seen = ei.testbed.load_classifier(), ei.testbed.pictures("test")
+    concept = ei.Concept.from_dataset(seen, "star split")
+    monkeypatch.setattr(null_pass, "TOO_LARGE", 1e6)
+    assert ei.localize(model, concept).null == "analytic"
+    assert 'null="siblings"' in caplog.text
+    assert ei.localize(model, concept, null="siblings", components="fc2").null == "siblings"
+
+
+def test_a_study_of_a_plain_module_takes_its_modules_one_by_one(classifier, pictures):
+    study = ei.ablation_study(classifier, ei.Concept.from_dataset(pictures, 1), alpha=2.0)
+    assert list(study.to_frame().index) == ["unedited", "all modules", "0 only", "2 only", "5 only"]
