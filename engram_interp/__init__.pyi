@@ -145,7 +145,8 @@ def collect(
             unembedding lies in no layer: `layers` leaves it out, unless `components` names it.
         progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
         batch_size: examples in a batch, 1 or more. None takes examples of similar length until they make up 4096
-            tokens. It affects memory, and results by rounding only.
+            tokens. Batches that a user gives are divided into ones of at most this size. It affects memory, and results
+            by rounding only.
 
     Raises:
         ValueError: if a component or layer is unknown, the model cannot read an example, no position of a group counts,
@@ -199,7 +200,8 @@ def extract(
             3). Sizes remain shares of `W`.
         progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
         batch_size: examples in a batch, 1 or more. None takes examples of similar length until they make up 4096
-            tokens. It affects memory, and results by rounding only.
+            tokens. Batches that a user gives are divided into ones of at most this size. It affects memory, and results
+            by rounding only.
 
     Raises:
         ValueError: if an option is out of range, the statistics are of another model or lack an input, or `delta_from`
@@ -289,7 +291,8 @@ def localize(
             3). Sizes remain shares of `W`.
         progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
         batch_size: examples in a batch, 1 or more. None takes examples of similar length until they make up 4096
-            tokens. It affects memory, and results by rounding only.
+            tokens. Batches that a user gives are divided into ones of at most this size. It affects memory, and results
+            by rounding only.
 
     Raises:
         ValueError: if `null` is another word, the reference has fewer than two memories to compare with, `draws` is
@@ -351,7 +354,8 @@ def diagnose(
             3). Sizes remain shares of `W`.
         progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
         batch_size: examples in a batch, 1 or more. None takes examples of similar length until they make up 4096
-            tokens. It affects memory, and results by rounding only.
+            tokens. Batches that a user gives are divided into ones of at most this size. It affects memory, and results
+            by rounding only.
 
     Raises:
         ValueError: if the statistics lack the group; see also `extract`.
@@ -415,7 +419,8 @@ def decompose(
             3). Sizes remain shares of `W`.
         progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
         batch_size: examples in a batch, 1 or more. None takes examples of similar length until they make up 4096
-            tokens. It affects memory, and results by rounding only.
+            tokens. Batches that a user gives are divided into ones of at most this size. It affects memory, and results
+            by rounding only.
 
     Raises:
         ValueError: see `extract`.
@@ -511,7 +516,8 @@ def reads(
         seed: of the sets.
         progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
         batch_size: examples in a batch, 1 or more. None takes examples of similar length until they make up 4096
-            tokens. It affects memory, and results by rounding only.
+            tokens. Batches that a user gives are divided into ones of at most this size. It affects memory, and results
+            by rounding only.
 
     Raises:
         ValueError: see `writes`; also if the matrix is an expert's, to which only some positions are sent.
@@ -543,7 +549,8 @@ def writes(
         seed: of the sets.
         progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
         batch_size: examples in a batch, 1 or more. None takes examples of similar length until they make up 4096
-            tokens. It affects memory, and results by rounding only.
+            tokens. Batches that a user gives are divided into ones of at most this size. It affects memory, and results
+            by rounding only.
 
     Returns:
         A row for each direction: its `share` of the energy of `W+ x` over all examples; `control`, the mean share of
@@ -615,7 +622,8 @@ def criteria(
             3). Sizes remain shares of `W`.
         progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
         batch_size: examples in a batch, 1 or more. None takes examples of similar length until they make up 4096
-            tokens. It affects memory, and results by rounding only.
+            tokens. Batches that a user gives are divided into ones of at most this size. It affects memory, and results
+            by rounding only.
 
     Raises:
         ValueError: if the engram is of another model, or of a difference without its `delta_from`, or the statistics
@@ -658,7 +666,8 @@ def attribute(
         checked: how many matrices are ablated alone to measure their effect; 0 measures none.
         progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
         batch_size: examples in a batch, 1 or more. None takes examples of similar length until they make up 4096
-            tokens. It affects memory, and results by rounding only.
+            tokens. Batches that a user gives are divided into ones of at most this size. It affects memory, and results
+            by rounding only.
 
     Returns:
         See `Attribution`. The best other token is that of the unedited model throughout, so a lead is above 0 where the
@@ -733,7 +742,8 @@ def ablation_study(
             3). Sizes remain shares of `W`.
         progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
         batch_size: examples in a batch, 1 or more. None takes examples of similar length until they make up 4096
-            tokens. It affects memory, and results by rounding only.
+            tokens. Batches that a user gives are divided into ones of at most this size. It affects memory, and results
+            by rounding only.
 
     Raises:
         ValueError: if a subset names what the engram lacks, or is called `unedited`, or a score is not a finite number
@@ -772,7 +782,8 @@ def interference(
         eos: whether the end-of-sequence token follows every answer and is scored.
         progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
         batch_size: examples in a batch, 1 or more. None takes examples of similar length until they make up 4096
-            tokens. It affects memory, and results by rounding only.
+            tokens. Batches that a user gives are divided into ones of at most this size. It affects memory, and results
+            by rounding only.
 
     Raises:
         ValueError: if the decomposition lacks a name.
@@ -808,7 +819,8 @@ def null_check(
             unembedding lies in no layer: `layers` leaves it out, unless `components` names it.
         progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
         batch_size: examples in a batch, 1 or more. None takes examples of similar length until they make up 4096
-            tokens. It affects memory, and results by rounding only.
+            tokens. Batches that a user gives are divided into ones of at most this size. It affects memory, and results
+            by rounding only.
 
     Returns:
         A row for each perturbation: `matrices` and `directions` perturbed (the mean over matrices), `largest_change`
@@ -844,7 +856,8 @@ def score(
         eos: whether the end-of-sequence token follows every answer and is scored.
         progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
         batch_size: examples in a batch, 1 or more. None takes examples of similar length until they make up 4096
-            tokens. It affects memory, and results by rounding only.
+            tokens. Batches that a user gives are divided into ones of at most this size. It affects memory, and results
+            by rounding only.
 
     Raises:
         ValueError: if no counted token of a group has another token before it.
@@ -876,7 +889,8 @@ def greedy_answers(
             too.
         progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
         batch_size: examples in a batch, 1 or more. None takes examples of similar length until they make up 4096
-            tokens. It affects memory, and results by rounding only.
+            tokens. Batches that a user gives are divided into ones of at most this size. It affects memory, and results
+            by rounding only.
 
     Raises:
         ValueError: if the model cannot read a prompt, or `max_new_tokens` is below 1.
@@ -907,7 +921,8 @@ def measure(
         max_new_tokens: the length at which a generated answer is cut. None means the length of the longest true answer.
         progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
         batch_size: examples in a batch, 1 or more. None takes examples of similar length until they make up 4096
-            tokens. It affects memory, and results by rounding only.
+            tokens. Batches that a user gives are divided into ones of at most this size. It affects memory, and results
+            by rounding only.
 
     Raises:
         ValueError: if the model cannot read an example.
@@ -944,7 +959,8 @@ def evaluate(
         seed: see `Run.evaluate`.
         progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
         batch_size: examples in a batch, 1 or more. None takes examples of similar length until they make up 4096
-            tokens. It affects memory, and results by rounding only.
+            tokens. Batches that a user gives are divided into ones of at most this size. It affects memory, and results
+            by rounding only.
 
     Raises:
         ValueError: see `measure` and `Run.evaluate`.
@@ -994,7 +1010,8 @@ def choose_alpha(
         rel_tol: the search stops when the bracket is this narrow, as a share of alpha, or as narrow as floats allow.
         progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
         batch_size: examples in a batch, 1 or more. None takes examples of similar length until they make up 4096
-            tokens. It affects memory, and results by rounding only.
+            tokens. Batches that a user gives are divided into ones of at most this size. It affects memory, and results
+            by rounding only.
 
     Raises:
         ValueError: if `keep`, `start` or `rel_tol` is out of range; if there are fewer than ten examples to measure the
@@ -1040,7 +1057,8 @@ def rewrite(
         absorb_bias: treats a bias as one more column of its weight.
         progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
         batch_size: examples in a batch, 1 or more. None takes examples of similar length until they make up 4096
-            tokens. It affects memory, and results by rounding only.
+            tokens. Batches that a user gives are divided into ones of at most this size. It affects memory, and results
+            by rounding only.
 
     Raises:
         ValueError: if the model lacks a key, values have another shape or are not finite, or `weight` is 0 or less; see
@@ -1084,7 +1102,8 @@ def values_like(
         eos: whether the end-of-sequence token follows every answer. It is then one of the answer's tokens.
         progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
         batch_size: examples in a batch, 1 or more. None takes examples of similar length until they make up 4096
-            tokens. It affects memory, and results by rounding only.
+            tokens. Batches that a user gives are divided into ones of at most this size. It affects memory, and results
+            by rounding only.
 
     Raises:
         ValueError: if the examples do not pair up, the model lacks the layer, or its `W_out` does not write into the
@@ -1173,7 +1192,8 @@ def concept_from_sae(
         eos: whether the end-of-sequence token follows every answer. It is then one of the answer's tokens.
         progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
         batch_size: examples in a batch, 1 or more. None takes examples of similar length until they make up 4096
-            tokens. It affects memory, and results by rounding only.
+            tokens. Batches that a user gives are divided into ones of at most this size. It affects memory, and results
+            by rounding only.
 
     Raises:
         ImportError: if sae-lens is not installed.
@@ -1230,7 +1250,8 @@ def concepts_from_sae(
         eos: whether the end-of-sequence token follows every answer. It is then one of the answer's tokens.
         progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
         batch_size: examples in a batch, 1 or more. None takes examples of similar length until they make up 4096
-            tokens. It affects memory, and results by rounding only.
+            tokens. Batches that a user gives are divided into ones of at most this size. It affects memory, and results
+            by rounding only.
 
     Raises:
         ValueError: if no token goes to a feature, which is then named; see also `concept_from_sae`.
@@ -1259,7 +1280,8 @@ def rank_features(
             intervals do not correct for.
         progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
         batch_size: examples in a batch, 1 or more. None takes examples of similar length until they make up 4096
-            tokens. It affects memory, and results by rounding only.
+            tokens. Batches that a user gives are divided into ones of at most this size. It affects memory, and results
+            by rounding only.
 
     Returns:
         A table with the columns `feature`; `target_rate` and `reference_rate`, the shares of examples in which it
@@ -1293,7 +1315,8 @@ def reconstruction(
         corpus: see `concept_from_sae`.
         progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
         batch_size: examples in a batch, 1 or more. None takes examples of similar length until they make up 4096
-            tokens. It affects memory, and results by rounding only.
+            tokens. Batches that a user gives are divided into ones of at most this size. It affects memory, and results
+            by rounding only.
 
     Raises:
         NotImplementedError: if `sae` is a transcoder, which does not reconstruct the activation that it reads.

@@ -144,7 +144,8 @@ class Run(Show):
 
     Attributes:
         batch_size: examples in a batch, 1 or more. None takes examples of similar length until they make up 4096
-            tokens. It affects memory, and results by rounding only.
+            tokens. Batches that a user gives are divided into ones of at most this size. It affects memory, and results
+            by rounding only.
     """
 
     batch_size: int | None = None

@@ -100,7 +100,7 @@ def token_examples(data: Data, group: str) -> list[TokenExample]:
         ValueError: if there is padding on the left.
     """
     found = []
-    for batch in data_batches({group: data}, False, ""):
+    for batch in data_batches({group: data}, None, False, ""):
         given = batch.kwargs if isinstance(batch.inputs, Mapping) else {"input_ids": batch.args[0]}
         tokens = given.get("input_ids")
         if not isinstance(tokens, Tensor) or tokens.dim() != 2 or tokens.is_floating_point():
@@ -135,7 +135,7 @@ def any_batches(
 ) -> Iterator[AnyBatch]:
     """Yields every example once: see `batches` for text, and `data_batches` for other data."""
     if any(isinstance(some, Data) or isinstance(next(iter(some), None), DataExample) for some in encoded.values()):
-        return data_batches(cast("Mapping[str, Data]", encoded), progress, describe)
+        return data_batches(encoded, batch_size, progress, describe)
     return batches(cast("dict[str, list[TokenExample]]", dict(encoded)), batch_size, progress, describe)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from jaxtyping import Bool, Int
@@ -62,6 +62,22 @@ class DataBatch:
         return (self.counts & (self.groups == group)[:, None]).flatten().nonzero().flatten()
 
 
+class Found(NamedTuple):
+    """A batch of a group.
+
+    Attributes:
+        numbers: the places of its examples in the group.
+        inputs: what the model takes.
+        labels: the right class of each example; None if there are none.
+        counts: `[batch pos]`, true where a position counts.
+    """
+
+    numbers: list[int]
+    inputs: Any
+    labels: Tensor | None
+    counts: Bool[Tensor, "batch pos"]
+
+
 class Data(Sequence[Any]):
     """A group's examples, as an iterable of batches gives them.
 
@@ -106,8 +122,8 @@ class Data(Sequence[Any]):
         """Whether it can be read once only."""
         return isinstance(self._source, Iterator)
 
-    def raw(self, numbers: Sequence[int] | None = None) -> Iterator[Any]:
-        """The batches as they are given; those of some examples alone where the source can find them.
+    def raw(self) -> Iterator[Any]:
+        """The batches as they are given.
 
         Raises:
             ValueError: if the source can be read once only, and was.
@@ -117,25 +133,27 @@ class Data(Sequence[Any]):
                 "these batches came from an iterator, which can be read once only: give a list or a DataLoader"
             )
         self._is_used = True
-        del numbers
         return apart(self._source)
 
-    def read(self, numbers: Sequence[int] | None = None) -> Iterator[tuple[list[int], Any, Any, Tensor]]:
-        """Batches of examples: their numbers, what the model takes, their labels, and what counts.
+    def read(self, numbers: Sequence[int] | None = None, batch_size: int | None = None) -> Iterator[Found]:
+        """Batches of examples.
 
         Args:
             numbers: which examples, in ascending order. None reads all.
+            batch_size: at most so many in a batch. None takes batches as they are given.
         """
         wanted, start = None if numbers is None else torch.tensor(numbers), 0
-        for batch in self.raw(numbers):
+        for batch in self.raw():
             inputs, labels = self._inputs(batch), self._labels(batch)
             n = size_of(inputs)
             counts = self._counts(batch, n)
-            if wanted is None:
-                yield list(range(start, start + n)), inputs, labels, counts
-            elif len(mine := wanted[(wanted >= start) & (wanted < start + n)] - start):
-                some = [taken(one, mine, n) for one in (inputs, labels)]
-                yield (mine + start).tolist(), *some, counts[mine]
+            mine = torch.arange(n) if wanted is None else wanted[(wanted >= start) & (wanted < start + n)] - start
+            for some in mine.split(batch_size or n):
+                if len(some) == n:
+                    yield Found(list(range(start, start + n)), inputs, labels, counts)
+                elif len(some):
+                    parts = [taken(one, some, n) for one in (inputs, labels)]
+                    yield Found((some + start).tolist(), *parts, counts[some])
             start += n
             if wanted is not None and start > int(wanted[-1]):
                 return
@@ -212,11 +230,14 @@ def taken(inputs: Any, rows: Int[Tensor, "n"], size: int) -> Any:
     return inputs[rows.to(inputs.device)] if is_rows else inputs
 
 
-def data_batches(groups: Mapping[str, Sequence[Any]], progress: bool | None, describe: str) -> Iterator[DataBatch]:
+def data_batches(
+    groups: Mapping[str, Sequence[Any]], batch_size: int | None, progress: bool | None, describe: str
+) -> Iterator[DataBatch]:
     """Yields every example of every group once, as its source gives them.
 
     Args:
         groups: by name: a whole group, or some examples of one or of several.
+        batch_size: at most so many examples in a batch. None takes batches as they are given.
         progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
         describe: what the bar says.
     """
@@ -224,7 +245,7 @@ def data_batches(groups: Mapping[str, Sequence[Any]], progress: bool | None, des
         for place, (name, examples) in enumerate(groups.items()):
             for data, own in _by_source(examples):
                 numbers = None if own is None else sorted(own)
-                for found, inputs, labels, counts in data.read(numbers):
+                for found, inputs, labels, counts in data.read(numbers, batch_size):
                     mine = found if own is None else [own[number] for number in found]
                     yield DataBatch(
                         inputs, labels, counts, torch.full((len(found),), place), torch.tensor(mine),

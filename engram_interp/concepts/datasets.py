@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
 from engram_interp.common.arguments import whole
 from engram_interp.common.randomness import apart
-from engram_interp.concepts.data import Data
+from engram_interp.concepts.data import Data, Found
 
 Wanted: TypeAlias = Any
 """A label, the name of a class, a list of these, or a function of a label that says whether it is wanted."""
@@ -36,19 +36,13 @@ class DatasetPart(Data):
         self._dataset, self._indices = dataset, list(indices)
         self._batch_size = whole(batch_size, "batch_size", at_least=1)
 
-    def raw(self, numbers: Sequence[int] | None = None) -> Iterator[Any]:
-        """Batches of items; see `Data.raw`."""
-        chosen = self._indices if numbers is None else [self._indices[number] for number in numbers]
-        some: Dataset[Any] = Subset(self._dataset, chosen)
-        return apart(DataLoader(some, self._batch_size, collate_fn=_collated))
-
-    def read(self, numbers: Sequence[int] | None = None) -> Iterator[tuple[list[int], Any, Any, Tensor]]:
+    def read(self, numbers: Sequence[int] | None = None, batch_size: int | None = None) -> Iterator[Found]:
         """Batches of examples; see `Data.read`. Only those that are asked for are read."""
-        wanted = list(range(len(self))) if numbers is None else list(numbers)
-        start = 0
-        for inputs, labels in self.raw(numbers):
+        wanted, start = list(range(len(self))) if numbers is None else list(numbers), 0
+        some: Dataset[Any] = Subset(self._dataset, [self._indices[number] for number in wanted])
+        for inputs, labels in apart(DataLoader(some, batch_size or self._batch_size, collate_fn=_collated)):
             n = len(labels)
-            yield wanted[start : start + n], inputs, labels, torch.ones(n, 1, dtype=torch.bool)
+            yield Found(wanted[start : start + n], inputs, labels, torch.ones(n, 1, dtype=torch.bool))
             start += n
 
 

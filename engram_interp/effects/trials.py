@@ -227,7 +227,7 @@ class Trials:
         if isinstance(some[0], TokenExample):
             return self._measure.own(self._adapter.model, [self._check.examples[i] for i in numbers])
         found = torch.zeros(len(some), dtype=torch.float64)
-        for batch in data_batches({CHECK: some}, False, ""):
+        for batch in data_batches({CHECK: some}, self._run.batch_size, False, ""):
             found[batch.numbers] = self._measure.own(self._adapter.model, batch)
         return found
 

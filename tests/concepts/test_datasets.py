@@ -29,7 +29,7 @@ class Named(Dataset):
 
 def target_of(dataset, wanted, **options) -> list[float]:
     concept = Concept.from_dataset(dataset, wanted, **options)
-    return [float(x) for batch in data_batches({"a": concept.target}, False, "") for x in batch.args[0]]
+    return [float(x) for batch in data_batches({"a": concept.target}, None, False, "") for x in batch.args[0]]
 
 
 def test_a_class_several_or_a_rule_against_all_others():
@@ -55,7 +55,7 @@ def test_only_what_is_asked_for_is_read_and_labels_that_are_known_are_not_read()
     dataset = Named()
     concept = Concept.from_dataset(dataset, "owl", batch_size=1)
     assert dataset.read == []
-    list(data_batches({"a": [concept.target[1]]}, False, ""))
+    list(data_batches({"a": [concept.target[1]]}, None, False, ""))
     assert dataset.read == [5]
     without = Named(targets=False)
     assert labels_of(without) == Y.tolist()
@@ -68,7 +68,7 @@ def test_items_may_be_dictionaries():
             return {"pixels": X[index], "label": int(Y[index])}
 
     concept = Concept.from_dataset(Dicts(targets=False), 2)
-    (batch,) = data_batches({"a": concept.target}, False, "")
+    (batch,) = data_batches({"a": concept.target}, None, False, "")
     assert batch.kwargs["pixels"].flatten().tolist() == [2, 5]
     assert batch.labels.tolist() == [2, 2]
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from engram_interp.common.storage import fingerprint
 from engram_interp.concepts.batches import Examples
 from engram_interp.concepts.concept import Concept
-from engram_interp.concepts.data import Data, DataBatch, data_batches, taken
+from engram_interp.concepts.data import Data, DataBatch, data_batches
 from engram_interp.models.base import Adapter
 from engram_interp.models.hooks import Record
 from engram_interp.models.identity import PLAIN, ModelInfo
@@ -122,17 +122,8 @@ class TorchModuleAdapter(Adapter):
                 "layers are in the order of calls, which a first example must show, and these batches can be read "
                 "once only: give a list or a DataLoader, or name components"
             )
-        batch = next(data_batches({"examples": data}, False, ""))  # pyright: ignore[reportArgumentType]
-        one = replace(
-            batch,
-            inputs=taken(batch.inputs, torch.tensor([0]), len(batch.numbers)),
-            labels=None,
-            counts=batch.counts[:1],
-            groups=batch.groups[:1],
-            numbers=batch.numbers[:1],
-            examples=batch.examples[:1],
-        )
-        self.run(one, [], lambda *_: None)
+        batch = next(data_batches({"examples": data}, 1, False, ""))
+        self.run(batch, [], lambda *_: None)
 
     def learn(self, reads: Mapping[str, str]) -> None:
         """Take an order of calls that is known from an earlier pass."""
