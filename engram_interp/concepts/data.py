@@ -7,6 +7,7 @@ an iterator can be read once.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
@@ -103,6 +104,7 @@ class Data(Sequence[Any]):
         self._source, self._labelled, self._mask, self.labels = source, labelled, mask, labels
         self._length: int | None = None if labels is None else len(labels)
         self._is_used = False
+        self._first: list[Any] = []
 
     def __len__(self) -> int:
         """How many examples there are. If nobody knows yet, all are read once to count them."""
@@ -128,12 +130,34 @@ class Data(Sequence[Any]):
         Raises:
             ValueError: if the source can be read once only, and was.
         """
+        self._require_unread()
+        self._is_used = True
+        first, self._first = self._first, []
+        return itertools.chain(first, apart(self._source))
+
+    def _require_unread(self) -> None:
+        """Check that there is something to read.
+
+        Raises:
+            ValueError: if the source can be read once only, and was.
+        """
         if self.is_once and self._is_used:
             raise ValueError(
                 "these batches came from an iterator, which can be read once only: give a list or a DataLoader"
             )
-        self._is_used = True
-        return apart(self._source)
+
+    @property
+    def labelled(self) -> bool:
+        """Whether batches have labels."""
+        return self._labelled
+
+    def peek(self) -> Data:
+        """The first batch alone, as a group. An iterator still gives it afterwards."""
+        self._require_unread()
+        if self.is_once and not self._first:
+            self._first = list(itertools.islice(apart(self._source), 1))
+        batches = self._first if self.is_once else list(itertools.islice(apart(self._source), 1))
+        return Data(list(batches), self._labelled, self._mask)
 
     def read(self, numbers: Sequence[int] | None = None, batch_size: int | None = None) -> Iterator[Found]:
         """Batches of examples.
@@ -152,8 +176,8 @@ class Data(Sequence[Any]):
                 if len(some) == n:
                     yield Found(list(range(start, start + n)), inputs, labels, counts)
                 elif len(some):
-                    parts = [taken(one, some, n) for one in (inputs, labels)]
-                    yield Found((some + start).tolist(), *parts, counts[some])
+                    mine_inputs, mine_labels = (taken(one, some, n) for one in (inputs, labels))
+                    yield Found((some + start).tolist(), mine_inputs, mine_labels, counts[some])
             start += n
             if wanted is not None and start > int(wanted[-1]):
                 return
@@ -207,7 +231,10 @@ def size_of(inputs: Any) -> int:
             if not len(one):
                 raise ValueError("a batch must hold one or more examples; got an empty one")
             return len(one)
-    raise ValueError(f"a batch must hold a tensor with an example in each row; got a {type(inputs).__name__}")
+    raise ValueError(
+        f"a batch must hold a tensor with an example in each row, as torch.as_tensor makes one; got a "
+        f"{type(inputs).__name__}"
+    )
 
 
 def _leaves(inputs: Any) -> Iterator[Any]:
@@ -252,6 +279,11 @@ def data_batches(
                         tuple(f"{name}[{number}]" for number in mine),
                     )  # fmt: skip
                     shown.update()
+
+
+def first_of(examples: Sequence[Any]) -> Sequence[Any]:
+    """The first batch of a group, or the first example of a list."""
+    return examples.peek() if isinstance(examples, Data) else examples[:1]
 
 
 def _by_source(examples: Sequence[Any]) -> list[tuple[Data, dict[int, int] | None]]:

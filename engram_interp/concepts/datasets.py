@@ -35,21 +35,27 @@ class DatasetPart(Data):
         super().__init__((), labelled=True, labels=labels)
         self._dataset, self._indices = dataset, list(indices)
         self._batch_size = whole(batch_size, "batch_size", at_least=1)
+        self._codes = _codes(dataset)
+
+    def _collated(self, items: Sequence[Any]) -> tuple[Any, Tensor]:
+        pairs = [_pair(item) for item in items]
+        labels = [_number(label) for _, label in pairs]
+        inputs = torch.utils.data.default_collate([inputs for inputs, _ in pairs])
+        # A word that is no class's name says nothing of a model's outputs.
+        return inputs, torch.tensor([self._codes.get(one, -1) if isinstance(one, str) else int(one) for one in labels])
+
+    def peek(self) -> Data:
+        """The first example alone."""
+        return DatasetPart(self._dataset, self._indices[:1], list(self.labels or ())[:1], 1)
 
     def read(self, numbers: Sequence[int] | None = None, batch_size: int | None = None) -> Iterator[Found]:
         """Batches of examples; see `Data.read`. Only those that are asked for are read."""
         wanted, start = list(range(len(self))) if numbers is None else list(numbers), 0
         some: Dataset[Any] = Subset(self._dataset, [self._indices[number] for number in wanted])
-        for inputs, labels in apart(DataLoader(some, batch_size or self._batch_size, collate_fn=_collated)):
+        for inputs, labels in apart(DataLoader(some, batch_size or self._batch_size, collate_fn=self._collated)):
             n = len(labels)
             yield Found(wanted[start : start + n], inputs, labels, torch.ones(n, 1, dtype=torch.bool))
             start += n
-
-
-def _collated(items: Sequence[Any]) -> tuple[Any, Tensor]:
-    pairs = [_pair(item) for item in items]
-    inputs = torch.utils.data.default_collate([inputs for inputs, _ in pairs])
-    return inputs, torch.tensor([int(label) for _, label in pairs])
 
 
 def _pair(item: Any) -> tuple[Any, Any]:
@@ -83,12 +89,27 @@ def labels_of(dataset: Any) -> list[Any]:
 
 
 def _plain(labels: Any) -> list[Any]:
-    """Labels as numbers or words."""
-    return torch.as_tensor(labels).tolist() if not isinstance(labels, list) else [_number(one) for one in labels]
+    """Labels as whole numbers or words.
+
+    Raises:
+        TypeError: if one is anything else.
+    """
+    found = labels.tolist() if hasattr(labels, "tolist") else [_number(one) for one in labels]
+    for one in found:
+        if not isinstance(one, (str, int)) and not (isinstance(one, float) and one.is_integer()):
+            raise TypeError(f"a label must be a whole number or a word, one for each example; got {one!r}")
+    return [int(one) if isinstance(one, float) else one for one in found]
 
 
 def _number(label: Any) -> Any:
-    return label.item() if hasattr(label, "item") else label
+    """A label that is a tensor or an array of one number, as this number."""
+    size = label.numel() if isinstance(label, Tensor) else getattr(label, "size", None)
+    return label.item() if size == 1 else label
+
+
+def _codes(dataset: Any) -> dict[str, int]:
+    """The number of every class that has a name."""
+    return {name: label for label, name in _names(dataset).items()}
 
 
 def by_class(dataset: Any, batch_size: int) -> dict[str, DatasetPart]:
@@ -104,7 +125,7 @@ def by_class(dataset: Any, batch_size: int) -> dict[str, DatasetPart]:
     names = _names(dataset)
     return {
         names.get(label, str(label)): _part(dataset, labels, lambda one, label=label: one == label, batch_size)
-        for label in sorted(set(labels))
+        for label in sorted(set(labels), key=lambda one: (isinstance(one, str), one))
     }
 
 
@@ -140,8 +161,9 @@ def _rule(dataset: Any, labels: Sequence[Any], wanted: Wanted, side: str) -> Cal
     """Whether a label is wanted."""
     if callable(wanted):
         return lambda label: bool(wanted(label))
+    wanted = wanted.tolist() if hasattr(wanted, "tolist") else wanted
     given = list(wanted) if isinstance(wanted, Iterable) and not isinstance(wanted, str) else [wanted]
-    known, by_name = set(labels), {name: label for label, name in _names(dataset).items()}
+    known, by_name = set(labels), _codes(dataset)
     chosen = {_number(one) if _number(one) in known else by_name.get(one, one) for one in given}
     if missing := [one for one in chosen if one not in known]:
         raise ValueError(f"{side} has no class {missing[0]!r}: the labels are {_listed(labels)}")

@@ -155,7 +155,8 @@ def criteria(
     adapter = adapt(model)
     engram.info.require(adapter.info, "the engram")
     statistics.info.require(adapter.info, "the statistics")
-    sites = [site for site in adapter.all_sites() if site.path in engram.weight_norms]
+    mine = {site.key for site in engram.sites}
+    sites = [site for site in adapter.all_sites() if site.key in mine]
     base = base_of(adapter, solve.delta_from, sites)
     return Criteria(
         matrices=_matrices(adapter, base, sites, engram, alpha, statistics, run.progress),

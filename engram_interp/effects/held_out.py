@@ -13,6 +13,7 @@ from typing import Any
 
 from engram_interp.concepts.batches import Examples, n_counted
 from engram_interp.concepts.concept import REFERENCE, TARGET, Concept, TokenExample
+from engram_interp.concepts.data import DataExample
 from engram_interp.engrams.engram import Engram
 from engram_interp.engrams.extract import extract
 from engram_interp.linalg.filters import named
@@ -51,6 +52,11 @@ def n_scored(example: Any) -> int:
     return int(example.scored.sum()) if isinstance(example, TokenExample) else 1
 
 
+def is_labelled(example: Any) -> bool:
+    """Whether an example says what is right: all texts do."""
+    return not isinstance(example, DataExample) or example.data.labelled
+
+
 def require_enough(n: int, what: str) -> None:
     """Check that there are enough examples to measure a cost on.
 
@@ -85,8 +91,10 @@ def held_out(
     reference = encoded[REFERENCE]
     require_enough(len(reference), "the reference")
     _require_origin(engram, encoded)
-    sites = [site for site in adapter.all_sites() if site.path in engram.tensors]
-    _require_fits_again(adapter, engram, sites[:1], encoded, run)
+    mine = {site.key for site in engram.sites}
+    sites = [site for site in adapter.all_sites() if site.key in mine]
+    first = [site for site in sites if site.path == sites[0].path]
+    _require_fits_again(adapter, engram, first, encoded, run)
     folds = folds_of(len(reference))[:n_folds]
     engrams = []
     for fold in folds:

@@ -62,6 +62,8 @@ def kept_accuracy(right: Float[Tensor, "n"], right_before: Float[Tensor, "n"]) -
         (0.98, 0.956, 0.991)
     """
     total = float(right_before.sum())
+    if not total:
+        return Kept(0.0, 0.0, 1.0)
     share = float(right.sum()) / total
     p = min(share, 1.0)
     n = total

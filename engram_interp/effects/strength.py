@@ -21,7 +21,7 @@ from engram_interp.common.progress import bar
 from engram_interp.concepts.batches import Examples
 from engram_interp.concepts.concept import REFERENCE, Concept, listed_examples, require_concept
 from engram_interp.concepts.data import Data
-from engram_interp.effects.held_out import N_FOLDS, Check, held_out, n_scored, require_enough
+from engram_interp.effects.held_out import N_FOLDS, Check, held_out, is_labelled, n_scored, require_enough
 from engram_interp.effects.kept import ACCURACY, UserScore, fewest_tokens, measure_of
 from engram_interp.effects.trials import Trials
 from engram_interp.engrams.engram import Engram, require_engram
@@ -160,6 +160,8 @@ def choose_alpha(
     require_engram(engram)
     adapter, kind = adapt(model), measure_of(measure)
     encoded = {side: list(examples) for side, examples in adapter.encode_concept(concept).items()}
+    if kind.user is None and not all(is_labelled(one) for one in encoded[REFERENCE][:1]):
+        raise ValueError(f"measure={kind.name!r} needs labels, and the batches have none: give a function, or labels")
     held = _check(adapter, engram, concept, encoded, check, keep, run)
     trials = Trials(adapter, engram, encoded, held, kind, keep, run)
     kept: dict[float, bool] = {}

@@ -17,7 +17,7 @@ from torch import nn
 from engram_interp.common.arguments import Layers
 from engram_interp.engrams.editing import editing, require_fit, require_shapes, write
 from engram_interp.engrams.engram_file import read_engram, write_engram
-from engram_interp.engrams.selection import selected
+from engram_interp.engrams.selection import norms_by_path, norms_by_site, selected
 from engram_interp.engrams.strengths import Alpha, alphas_of
 from engram_interp.engrams.vector import EngramVector
 from engram_interp.linalg.norms import share
@@ -71,8 +71,8 @@ class Engram(EngramVector):
             ValueError: if the engram lacks a component, layer, matrix or head, or nothing is left.
         """
         tensors, sites = selected(self.tensors, self.sites, components, layers, heads, keys)
-        norms = {key: norms for key, norms in self.weight_norms.items() if key in tensors}
-        return replace(self, tensors=tensors, weight_norms=norms, sites=sites)
+        every = norms_by_site(self.weight_norms, self.sites, self.tensors)
+        return replace(self, tensors=tensors, weight_norms=norms_by_path(every, sites), sites=sites)
 
     def wnorm(self) -> dict[str, float]:
         """`|W+|_F / |W|_F` of every weight (never of a bias), by key. It may exceed 1: `P+` is an oblique operator."""

@@ -13,6 +13,7 @@ from torch import Tensor
 from engram_interp.common.arguments import Number, number
 from engram_interp.common.mappings import IdentityMapping
 from engram_interp.engrams.editing import is_finite
+from engram_interp.engrams.selection import norms_by_path, norms_by_site
 from engram_interp.models import ModelInfo
 from engram_interp.models.sites import Site, lens_sites
 
@@ -76,13 +77,15 @@ class EngramVector(IdentityMapping[str, Tensor]):
             return NotImplemented
         other.info.require(self.info, "the second engram")
         keys = dict.fromkeys([*self.tensors, *other.tensors])
+        sites = tuple({site.key: site for site in (*self.sites, *other.sites)}.values())
+        by_site = [norms_by_site(one.weight_norms, one.sites, one.tensors) for one in (self, other)]
         return replace(
             self,
             tensors={key: _sum([one.tensors[key] for one in (self, other) if key in one.tensors]) for key in keys},
-            weight_norms={**self.weight_norms, **other.weight_norms},
+            weight_norms=norms_by_path(by_site[0] | by_site[1], sites),
             name=f"({self.name} + {other.name})",
             options={key: value for key, value in self.options.items() if other.options.get(key) == value},
-            sites=tuple({site.key: site for site in (*self.sites, *other.sites)}.values()),
+            sites=sites,
         )
 
     def __sub__(self, other: Self) -> Self:

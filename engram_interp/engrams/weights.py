@@ -72,5 +72,5 @@ def absorbing_inputs(adapter: Adapter, base: Adapter | None) -> set[str]:
     return {
         site.input
         for site in adapter.all_sites()
-        if any(bias is not None and bool(bias.count_nonzero()) for bias in (one.bias(site) for one in models))
+        if site.bias is not None and any(bool(one.parameter(site.bias).count_nonzero()) for one in models)
     }

@@ -248,13 +248,13 @@ def decompose(
         >>> edited = parts.ablate({first, second}, alpha=2.0)
     """
     concepts = _by_name(concepts)
+    if not concepts:
+        raise ValueError("concepts must hold at least one concept, got none")
     adapter = adapt(model)
-    adapter.look(next(iter(concepts.values()), None), which, always=True)
+    adapter.look(next(iter(concepts.values())))
     sites = adapter.sites(which.components, which.layers)
     base = base_of(adapter, solve.delta_from, sites)
     absorbing = absorbing_inputs(adapter, base) if solve.absorb_bias else set()
-    if not concepts:
-        raise ValueError("concepts must hold at least one concept, got none")
     encoded = adapter.encode(dict(concepts), read)
     kept, counts = _collect(adapter, sites, absorbing, encoded, run)
     sites = [site for site in adapter.reached(sites, which) if site.input in next(iter(kept.values()))]

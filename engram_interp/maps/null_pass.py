@@ -68,7 +68,7 @@ def with_null(
     require_concept(concept)
     _require_nothing_of_nothing(solve.filter)
     adapter = adapt(model)
-    adapter.look(concept, which, always=True)
+    adapter.look(concept)
     sites = adapter.sites(which.components, which.layers)
     base_of(adapter, solve.delta_from, sites)
     encoded = adapter.encode_concept(concept)
@@ -98,7 +98,7 @@ def is_too_large(model: nn.Module, concept: Concept | Statistics, which: Which) 
     if isinstance(concept, Statistics) or concept.is_text:
         return False
     adapter = adapt(model)
-    adapter.look(concept, which, always=True)
+    adapter.look(concept)
     sites = adapter.sites(which.components, which.layers)
     needed = _row_bytes(adapter, sites, adapter.encode_concept(concept))
     if needed > TOO_LARGE:

@@ -60,15 +60,13 @@ class Adapter(ABC):
         """The input of every matrix by key, in the order of calls, where only a pass shows it; else nothing."""
         return {}
 
-    def look(self, concept: Any, which: Which, *, always: bool = False) -> None:
-        """Find out by one example what only a pass tells, if it is needed: the order of calls.
+    def look(self, concept: Any) -> None:
+        """Find out by one example what only a pass tells: the order of calls, and which matrices share an input.
 
         Args:
             concept: where the example comes from: a concept, or a group of examples.
-            which: what is asked for.
-            always: whether it is needed whatever is asked for.
         """
-        del concept, which, always
+        del concept
 
     def rows_of(self, name: str) -> int:
         """How many rows an input has for each example that counts as a whole, as far as is known."""

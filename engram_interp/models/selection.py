@@ -8,6 +8,8 @@ from engram_interp.common.arguments import Layers, indices
 from engram_interp.models.components import COMPONENTS
 from engram_interp.models.sites import Site, named_components, select_sites
 
+MOST_NAMED = 12
+"""So many components are named to choose from, at most."""
 Unreadable = Mapping[tuple[str, int], str]
 """Why a component of a layer cannot be read exactly."""
 
@@ -40,13 +42,13 @@ def readable_sites(
 
 def _refusal(name: str, sites: Sequence[Site], unreadable: Unreadable, refused: Unreadable) -> str:
     names = {component for component, _ in refused}
-    every = sorted({*(site.component for site in sites), *names}, key=_place)
+    every = sorted(dict.fromkeys([*(site.component for site in sites), *names]), key=_place)
     readable = {site.component for site in sites} - {component for component, _ in unreadable}
     first, *others = dict.fromkeys(refused.values())
     return (
         f"cannot read {', '.join(one for one in every if one in names)} of {name!r}: {first}"
         f"{f' (and {len(others)} more)' if others else ''}. Pass components="
-        f"{[one for one in every if one in readable]}, or layers without them"
+        f"{[one for one in every if one in readable][:MOST_NAMED]}, or layers without them"
     )
 
 

@@ -67,7 +67,7 @@ def collect(model: nn.Module, concept: Concept, *, which: Which, run: Run) -> St
     """
     require_concept(concept)
     adapter = adapt(model)
-    adapter.look(concept, which)
+    adapter.look(concept)
     sites = adapter.sites(which.components, which.layers)
     groups = moments_of(adapter, sites, adapter.encode_concept(concept), run)
     sites = adapter.reached(sites, which)

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch import nn
 from torch.utils.data import Dataset, Subset, TensorDataset
 
 from engram_interp import Concept
@@ -96,3 +97,18 @@ def test_what_is_no_labelled_dataset_is_refused():
         Concept.from_dataset(list(X), 1)
     with pytest.raises(ValueError, match="empty"):
         by_class(TensorDataset(X[:0], Y[:0]), 4)
+
+
+def test_labels_are_whole_numbers_or_words():
+    class Words(Named):
+        def __getitem__(self, index):
+            return X[index], self.classes[int(Y[index])]
+
+    assert target_of(Words(targets=False), "dog") == [1, 4, 7]
+    (batch,) = data_batches({"a": Concept.from_dataset(Words(targets=False), "owl").target}, None, False, "")
+    assert batch.labels.tolist() == [2, 2]
+    assert target_of(TensorDataset(X, Y), torch.tensor([0, 2])) == [0, 2, 3, 5, 6]
+    assert labels_of(TensorDataset(X, Y.float())) == Y.tolist()
+    for wrong in (nn.functional.one_hot(Y), Y + 0.5, Y[:, None]):
+        with pytest.raises(TypeError, match="label"):
+            labels_of(TensorDataset(X, wrong))

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from engram_interp.common.storage import fingerprint
 from engram_interp.concepts.batches import Examples
 from engram_interp.concepts.concept import Concept
-from engram_interp.concepts.data import Data, DataBatch, data_batches
+from engram_interp.concepts.data import Data, DataBatch, data_batches, first_of
 from engram_interp.models.base import Adapter
 from engram_interp.models.hooks import Record
 from engram_interp.models.identity import PLAIN, ModelInfo
@@ -45,7 +45,7 @@ class TorchModuleAdapter(Adapter):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
-        matrices.require_initialised(model)
+        matrices.require_plain(model)
         self._sites = matrices.sites_of(model)
         if not self._sites and not self.unreadable:
             kinds = ", ".join(kind.__name__ for kind in matrices.KINDS)
@@ -59,8 +59,7 @@ class TorchModuleAdapter(Adapter):
         config: Any = getattr(self.model, "config", None)
         name = getattr(config, "_name_or_path", None) or type(self.model).__name__
         edited = {id(self.parameter(path)) for site in self._sites for path in (site.path, site.bias) if path}
-        every = [*self.model.named_parameters(), *self.model.named_buffers()]
-        kept = {name: one for name, one in every if id(one) not in edited}
+        kept = {name: one for name, one in self.model.named_parameters() if id(one) not in edited}
         signs = [torch.signbit(one) for one in kept.values() if isinstance(one, Tensor) and one.is_floating_point()]
         shapes = repr([(path, tuple(one.shape)) for path, one in self.model.named_parameters()])
         return ModelInfo(str(name), fingerprint([torch.tensor(list(shapes.encode())), *signs]), PLAIN)
@@ -99,31 +98,26 @@ class TorchModuleAdapter(Adapter):
         """Layers of known kinds whose weights are quantised or computed."""
         return {(name, -1): f"{name} {why}" for name, why in matrices.unreadable(self.model).items()}
 
-    def look(self, concept: Concept | Any, which: Which, *, always: bool = False) -> None:
-        """Run one example, if not all matrices are asked for and no pass has yet shown what they read.
+    def look(self, concept: Concept | Any) -> None:
+        """Run one example, unless a pass has shown already what matrices read and in which order.
 
         Args:
             concept: where the example comes from: a concept, or a group of examples.
-            which: what is asked for.
-            always: run it also if all are asked for.
-
-        Raises:
-            ValueError: if layers are asked for, and the examples can be read once only.
         """
-        if self._known.reads or (which == Which() and not always):
+        if self._known.reads:
             return
-        data = concept.target if isinstance(concept, Concept) else concept
-        if not isinstance(data, Data):
-            data = self.encode({"examples": data})["examples"]
-        if isinstance(data, Data) and data.is_once and which.layers is None:
-            return
-        if isinstance(data, Data) and data.is_once:
-            raise ValueError(
-                "layers are in the order of calls, which a first example must show, and these batches can be read "
-                "once only: give a list or a DataLoader, or name components"
-            )
-        batch = next(data_batches({"examples": data}, 1, False, ""))
-        self.run(batch, [], lambda *_: None)
+        name, data = ("target", concept.target) if isinstance(concept, Concept) else ("examples", concept)
+        (data,) = self.encode({name: data}).values()
+        for batch_size in (1, None):  # some models take a batch as a whole only
+            batch = next(data_batches({name: first_of(data)}, batch_size, False, ""), None)
+            if batch is None:
+                raise ValueError(f"{name} must hold one or more batches; got none")
+            try:
+                self.run(batch, [], lambda *_: None)
+                return
+            except ValueError:
+                if batch_size is None:
+                    raise
 
     def learn(self, reads: Mapping[str, str]) -> None:
         """Take an order of calls that is known from an earlier pass."""
@@ -281,5 +275,6 @@ def _moved(value: Any, device: torch.device) -> Any:
     if isinstance(value, Mapping):
         return {name: _moved(one, device) for name, one in value.items()}
     if isinstance(value, (tuple, list)):
-        return type(value)(_moved(one, device) for one in value)
+        moved = [_moved(one, device) for one in value]
+        return type(value)(*moved) if hasattr(value, "_fields") else type(value)(moved)
     return value

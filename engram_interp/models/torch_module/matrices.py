@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from transformers.pytorch_utils import Conv1D
@@ -34,13 +35,15 @@ _ELEMENTWISE = (nn.Embedding, nn.EmbeddingBag, nn.LayerNorm, nn.RMSNorm, nn.Grou
 """Modules whose weights are looked up, or multiply number by number."""
 
 
-def require_initialised(model: nn.Module) -> None:
-    """Check that no module waits for its first batch to know its shape.
+def require_plain(model: nn.Module) -> None:
+    """Check that modules are Python's own, and that none waits for its first batch to know its shape.
 
     Raises:
-        ValueError: if one does; the message names it.
+        ValueError: if one does, or is scripted; the message names it.
     """
     for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ValueError(f"{name or type(module).__name__} is scripted, and does not show what it multiplies")
         if any(one is not None and is_lazy(one) for one in module._parameters.values()):
             raise ValueError(f"{name or type(module).__name__} is not initialised yet: run the model on a batch first")
 
@@ -58,7 +61,15 @@ def sites_of(model: nn.Module) -> list[Site]:
             if known.bias != site.bias:
                 # One weight with two biases: neither is added to all of its products.
                 found[site.key] = replace(known, bias=None)
-    return list(found.values())
+    owners: dict[str, set[str]] = {}
+    for site in found.values():
+        if site.bias is not None:
+            owners.setdefault(site.bias, set()).add(site.path)
+    # A bias of two weights cannot be absorbed in both: a Q, K and V apart share one, each a part of its own.
+    shared = {bias for bias, paths in owners.items() if len(paths) > 1}
+    return [
+        replace(site, bias=None) if site.bias in shared and site.bias_block is None else site for site in found.values()
+    ]
 
 
 def _paths(model: nn.Module) -> dict[int, str]:
@@ -126,8 +137,8 @@ def unreadable(model: nn.Module) -> dict[str, str]:
 
 
 def _why_unreadable(module: nn.Module) -> str | None:
-    if hasattr(module, "_orig_mod"):
-        return "is compiled: give the module that was compiled, `_orig_mod`"
+    if hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None:
+        return "is compiled: give the module that was compiled, `_orig_mod`, or a copy that is not"
     if "quantized" in type(module).__module__:
         return f"is quantised ({type(module).__name__}): load the model unquantised"
     if not isinstance(module, KINDS):

@@ -8,11 +8,12 @@ mistaken for itself. Activations are read as rows, with the example that each ro
 from __future__ import annotations
 
 import inspect
+import itertools
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -67,18 +68,24 @@ PLAIN = View((), lambda x: iter([x]))
 
 @dataclass
 class Learned:
-    """What passes over a model have shown.
+    """What the first pass over a model has shown, which runs one example.
 
     Attributes:
-        reads: the input of every matrix that ran, by key, in the order of calls. Matrices whose calls read one tensor
-            have one input: the name of the first.
-        rows: how many rows an input has for each example, on average over the last batch.
+        reads: the input of every matrix that ran, by key, in the order of calls. Matrices all of whose calls read the
+            same tensors have one input: the name of the first.
+        rows: how many rows an input has for each example.
+        positions_first: parameters whose input has its positions before its examples, `[pos batch d]`.
         elsewhere: parameters that were multiplied in a way that is not read.
     """
 
     reads: dict[str, str] = field(default_factory=dict)
     rows: dict[str, int] = field(default_factory=dict)
+    positions_first: set[str] = field(default_factory=set)
     elsewhere: set[str] = field(default_factory=set)
+
+
+Call: TypeAlias = tuple[int, tuple[Any, ...]]
+"""What a call read: the number of a tensor in this pass, and the settings of the view."""
 
 
 class Listening(TorchFunctionMode):
@@ -108,8 +115,13 @@ class Listening(TorchFunctionMode):
         super().__init__()
         self._sites, self._paths, self._batch, self._learned = sites, paths, batch, learned
         self._wanted, self._record = set(wanted), record
+        self._of_key = {site.key: site for some in sites.values() for site in some}
+        self._by_input = {str(site.input): site.key for site in self._of_key.values()}
         self._n_rows: dict[str, int] = {}
-        self._read: dict[int, tuple[Callable[[], Tensor | None], int, dict[tuple[Any, ...], str]]] = {}
+        self._calls: dict[str, list[Call]] = {}
+        self._tensors: dict[int, tuple[Callable[[], Tensor | None], int, int]] = {}
+        self._numbers = itertools.count()
+        self._is_first = not learned.reads
         self.error: Exception | None = None
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -125,9 +137,39 @@ class Listening(TorchFunctionMode):
         return func(*args, **kwargs)
 
     def finish(self) -> None:
-        """Keep what the pass has shown of rows."""
+        """Keep what the pass has shown.
+
+        Raises:
+            NotImplementedError: if matrices that read the same tensors in the first pass do not do so in this one.
+        """
+        if self._is_first:
+            self._learn()
+            return
+        for key, calls in self._calls.items():
+            owner = self._owner_of(key)
+            if owner != key and self._learned.reads[key] in self._wanted and calls != self._calls.get(owner):
+                for site in self._of_key.values():
+                    self._learned.reads[site.key] = str(site.input)
+                raise NotImplementedError(
+                    f"{key} and {owner} read the same tensors in the first pass over this model, and others in this "
+                    f"one: from now on they are taken apart. Call it again"
+                )
+
+    def _learn(self) -> None:
+        """Which matrices share their inputs, and how many rows these have."""
+        first: dict[tuple[Call, ...], str] = {}
+        for key, calls in self._calls.items():
+            site = self._of_key[key]
+            # A group of a picture's channels is no tensor of its own, so nothing else reads it.
+            name = str(site.input)
+            self._learned.reads[key] = name if site.expert is not None else first.setdefault(tuple(calls), name)
         n = max(1, len(self._batch.examples))
         self._learned.rows |= {name: max(1, round(rows / n)) for name, rows in self._n_rows.items()}
+
+    def _owner_of(self, key: str) -> str:
+        """The matrix whose input this one reads: itself, or the first that reads the same tensors."""
+        name = self._learned.reads.setdefault(key, str(self._of_key[key].input))
+        return self._by_input.get(name, key)
 
     def _multiply(self, x: Tensor, weight: Tensor, view: View) -> None:
         """Hand on the input of a product with one of the parameters."""
@@ -137,40 +179,33 @@ class Listening(TorchFunctionMode):
             self._hand_on(sites, x, view)
 
     def _hand_on(self, sites: list[Site], x: Tensor, view: View) -> None:
-        """Hand on what matrices of one parameter read, unless another matrix has handed it on in this pass."""
+        """Hand on what matrices of one parameter read, unless another matrix hands it on."""
         try:
-            if self._is_handed_on(sites, x, view) or not self._wanted & {str(site.input) for site in sites}:
+            call = self._number_of(x), view.settings
+            for site in sites:
+                self._calls.setdefault(site.key, []).append(call)
+            shared = not self._is_first and self._owner_of(sites[0].key) != sites[0].key
+            if shared or not (self._is_first or self._wanted & {str(site.input) for site in sites}):
                 return
             for rows, examples in self._by_example(x, view, sites[0]):
                 for site, part in zip(sites, rows.chunk(len(sites), dim=1), strict=True):
                     self._n_rows[site.input] = self._n_rows.get(site.input, 0) + len(part)
-                    self._record(site.input, part, examples)
+                    if site.input in self._wanted:
+                        # The model may have switched either on for itself.
+                        with torch.inference_mode(False), torch.no_grad():
+                            self._record(site.input, _plain(part), examples)
         except Exception as error:
             self.error = error
             raise
 
-    def _is_handed_on(self, sites: list[Site], x: Tensor, view: View) -> bool:
-        """Whether another matrix has read the same rows in this pass. What each matrix reads is learned on the way.
-
-        Raises:
-            NotImplementedError: if matrices read the same rows in some calls, and others in others.
-        """
-        reads, first = self._learned.reads, sites[0]
-        known, version, names = self._read.get(id(x), (lambda: None, -1, {}))
-        here = names if known() is x and version == x._version else {}
-        # A group of a picture's channels is no tensor of its own, so nothing else reads it.
-        shared = here.get(view.settings) if len(sites) == 1 else None
-        shared = shared if shared in self._wanted or not self._wanted else None
-        for site in sites:
-            reads.setdefault(site.key, str(site.input) if shared is None else shared)
-        name = reads[first.key]
-        if name not in (str(first.input), shared):
-            raise NotImplementedError(
-                f"{first.key} reads what {name} is in some calls, and something else in others: leave one of the two "
-                f"out with components=[...]"
-            )
-        self._read[id(x)] = weakref.ref(x), x._version, {**here, view.settings: name}
-        return name != str(first.input)
+    def _number_of(self, x: Tensor) -> int:
+        """A number for a tensor as it is now: the same for two calls that read the same."""
+        version = 0 if x.is_inference() else x._version
+        known, seen, number = self._tensors.get(id(x), (lambda: None, -1, -1))
+        if known() is not x or seen != version:
+            number = next(self._numbers)
+            self._tensors[id(x)] = weakref.ref(x), version, number
+        return number
 
     def _by_example(self, x: Tensor, view: View, site: Site) -> Iterator[tuple[Float[Tensor, "n d"], Tensor | None]]:
         """An activation as rows `[n d]`, some at a time, and the position that each counts as."""
@@ -178,7 +213,8 @@ class Listening(TorchFunctionMode):
         if n_positions > 1:
             yield self._by_position(x, view, site), None
             return
-        x = _examples_first(x, n, site) if view.is_plain else x
+        if view.is_plain:
+            x = self._examples_first(x, n, site)
         if len(x) % n:
             raise ValueError(_untold(x, n, site))
         share, start = len(x) // n, 0
@@ -188,10 +224,33 @@ class Listening(TorchFunctionMode):
             rows = some.flatten(0, -2)
             yield rows, numbers.repeat_interleave(len(rows) // len(some)).to(rows.device)
 
+    def _examples_first(self, x: Tensor, n: int, site: Site) -> Tensor:
+        """An activation `[example ... d]`, whichever axis had the examples.
+
+        One example alone shows which axis that is. Where the first axis is a multiple of the batch, its parts are taken
+        to lie example by example.
+
+        Raises:
+            ValueError: if no axis has an entry for each example.
+        """
+        if x.dim() == 1:
+            x = x[None]
+        if self._is_first and n == 1 and x.dim() > 2 and x.shape[1] == 1 < len(x):
+            self._learned.positions_first.add(site.path)
+        if x.dim() > 2 and x.shape[1] == n and (len(x) != n or site.path in self._learned.positions_first):
+            return x.transpose(0, 1)
+        if len(x) == n:
+            return x[:, None] if x.dim() == 2 else x
+        if len(x) % n == 0:
+            return x.reshape(n, -1, x.shape[-1])
+        raise ValueError(_untold(x, n, site))
+
     def _by_position(self, x: Tensor, view: View, site: Site) -> Float[Tensor, "n d"]:
         """An activation `[batch pos d]`, whose positions are those of the mask."""
         shape = tuple(self._batch.counts.shape)
         n = shape[0] * shape[1]
+        if view.is_plain and site.path in self._learned.positions_first and x.dim() == 3:
+            x = x.transpose(0, 1)
         if not view.is_plain or (x.shape[:-1] != shape and tuple(x.shape[:-1]) != (n,)):
             raise ValueError(
                 f"the mask is {list(shape)}, and the input of {site.path} {list(x.shape)} has no row for each of its "
@@ -239,6 +298,11 @@ class Listening(TorchFunctionMode):
                 self._learned.elsewhere.add(path)
 
 
+def _plain(x: Tensor) -> Tensor:
+    """A tensor without a graph, which can be written into."""
+    return x.clone() if x.is_inference() else x.detach()
+
+
 def _tensors(args: Any) -> Iterator[Any]:
     for one in args:
         if isinstance(one, (tuple, list)):
@@ -281,8 +345,14 @@ def _each(value: Any, n: int) -> tuple[int, ...]:
 
 
 def _batched(x: Tensor, n_axes: int) -> Tensor:
-    """Pictures with an axis of examples."""
-    return x if x.dim() == n_axes + 2 else x[None]
+    """Pictures, which must have an axis of examples.
+
+    Raises:
+        ValueError: if they have none.
+    """
+    if x.dim() != n_axes + 2:
+        raise ValueError(f"a convolution reads {list(x.shape)}, without an axis of examples: give it batches")
+    return x
 
 
 def _in_chunks(x: Tensor, rows: Callable[[Tensor], Tensor]) -> Iterator[Float[Tensor, "n pos d"]]:
@@ -291,25 +361,6 @@ def _in_chunks(x: Tensor, rows: Callable[[Tensor], Tensor]) -> Iterator[Float[Te
     step = max(1, CHUNK // max(1, first.numel()))
     for start in range(0, len(x), step):
         yield rows(x[start : start + step])
-
-
-def _examples_first(x: Tensor, n: int, site: Site) -> Tensor:
-    """An activation `[example ... d]`, whichever axis had the examples.
-
-    Where the first axis is a multiple of the batch, its parts are taken to lie example by example.
-
-    Raises:
-        ValueError: if no axis has an entry for each example.
-    """
-    if x.dim() == 1:
-        x = x[None]
-    if len(x) == n:
-        return x[:, None] if x.dim() == 2 else x
-    if x.dim() > 2 and x.shape[1] == n:
-        return x.transpose(0, 1)
-    if len(x) % n == 0:
-        return x.reshape(n, -1, x.shape[-1])
-    raise ValueError(_untold(x, n, site))
 
 
 def _untold(x: Tensor, n: int, site: Site) -> str:

@@ -328,10 +328,59 @@ def test_a_layer_that_reads_now_this_and_now_that_is_refused():
             self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
 
         def forward(self, x):
-            return self.a(x) + self.b(x if len(x) == 8 else x + 1)
+            return self.a(x) + self.b(x if len(x) < 9 else x + 1)
 
-    with pytest.raises(NotImplementedError, match=r"b\.weight reads what a\.in is"):
-        extract(Model(), Concept.from_batches([torch.randn(8, 4)], [torch.randn(9, 4)]))
+    model, target, reference = Model(), torch.randn(8, 4), torch.randn(9, 4)
+    concept = Concept.from_batches([target], [reference])
+    with pytest.raises(NotImplementedError, match=r"b\.weight and a\.weight.*Call it again"):
+        extract(model, concept)
+    weight, _ = oracle.engram(
+        model.b.weight.detach().double(), model.b.bias.detach(), target.double(), (reference + 1).double()
+    )
+    assert relative_error(extract(model, concept)["b.weight"], weight) < 1e-4
+
+
+def test_a_layer_that_is_called_once_more_has_an_input_of_its_own():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x):
+            return self.a(x) + self.b(x) + self.a(torch.relu(x - 1) * 3)
+
+    model, target, reference = Model(), torch.randn(30, 4), torch.randn(60, 4)
+    found = extract(model, Concept.from_batches([target], [reference]))
+    sides = [target.double(), reference.double()]
+    weight, _ = oracle.engram(model.b.weight.detach().double(), model.b.bias.detach(), *sides)
+    assert relative_error(found["b.weight"], weight) < 1e-4
+    both = [torch.cat([x, torch.relu(x - 1) * 3]) for x in sides]
+    weight, _ = oracle.engram(model.a.weight.detach().double(), model.a.bias.detach(), *both)
+    assert relative_error(found["a.weight"], weight) < 1e-4
+
+
+def test_positions_may_come_before_examples_also_if_there_are_as_many():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.out = nn.Linear(4, 4)
+
+        def forward(self, x):
+            return self.out(x.transpose(0, 1))  # [pos batch d]
+
+    model, target, reference = Model(), torch.randn(6, 6, 4), torch.randn(6, 6, 4)
+    whole = torch.arange(6) < 3
+    found = extract(model, Concept.from_batches([target], [reference], mask=lambda _: whole))
+    sides = [x[whole].flatten(0, 1).double() for x in (target, reference)]
+    weight, _ = oracle.engram(model.out.weight.detach().double(), model.out.bias.detach(), *sides)
+    assert relative_error(found["out.weight"], weight) < 1e-4
+    some = torch.rand(6, 6, generator=torch.Generator().manual_seed(0)) < 0.7
+    found = extract(Model(), Concept.from_batches([target], [reference], mask=lambda _: some), components="out")
+    del found
+    found = extract(model, Concept.from_batches([target], [reference], mask=lambda _: some))
+    sides = [x[some].double() for x in (target, reference)]
+    weight, _ = oracle.engram(model.out.weight.detach().double(), model.out.bias.detach(), *sides)
+    assert relative_error(found["out.weight"], weight) < 1e-4
 
 
 def test_the_model_and_its_settings_are_as_they_were():
