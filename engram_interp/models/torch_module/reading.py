@@ -22,6 +22,7 @@ from torch.overrides import TorchFunctionMode
 
 from engram_interp.concepts.data import DataBatch
 from engram_interp.models.hooks import Record
+from engram_interp.models.layouts import Layout
 from engram_interp.models.sites import Site
 from engram_interp.models.torch_module.patches import patches, pixels
 
@@ -52,18 +53,28 @@ class View:
     Attributes:
         settings: what tells two views of one tensor apart; nothing if it is rows already.
         rows: the rows of some examples at a time, `[example *positions d]`.
+        axes: where a weight's axis of inputs stands that such a product multiplies by: first, second or last.
     """
 
     settings: tuple[Any, ...]
     rows: Callable[[Tensor], Iterator[Tensor]]
+    axes: str = "last"
 
     @property
     def is_plain(self) -> bool:
         """Whether the activation is rows already."""
         return not self.settings
 
+    def fits(self, layout: Layout) -> bool:
+        """Whether a weight of this layout is multiplied as its module multiplies it."""
+        first, *others = layout.parameter_axes.split()
+        place = "first" if first == "d_in" else "second" if others[0] == "d_in" and len(others) > 1 else "last"
+        return place == self.axes
+
 
 PLAIN = View((), lambda x: iter([x]))
+TURNED = View((), lambda x: iter([x]), "first")
+"""Rows that are multiplied by a weight `[in out]`."""
 
 
 @dataclass
@@ -172,8 +183,9 @@ class Listening(TorchFunctionMode):
         return self._by_input.get(name, key)
 
     def _multiply(self, x: Tensor, weight: Tensor, view: View) -> None:
-        """Hand on the input of a product with one of the parameters."""
-        if (sites := self._sites.get(id(weight))) is None:
+        """Hand on the input of a product with one of the parameters, if the product is what its module makes."""
+        sites = self._sites.get(id(weight))
+        if sites is None or not view.fits(sites[0].layout):
             self._note(weight)
         else:
             self._hand_on(sites, x, view)
@@ -184,12 +196,13 @@ class Listening(TorchFunctionMode):
             call = self._number_of(x), view.settings
             for site in sites:
                 self._calls.setdefault(site.key, []).append(call)
+            if self._is_first:
+                self._note_rows(sites, x, view)
             shared = not self._is_first and self._owner_of(sites[0].key) != sites[0].key
-            if shared or not (self._is_first or self._wanted & {str(site.input) for site in sites}):
+            if shared or not self._wanted & {str(site.input) for site in sites}:
                 return
             for rows, examples in self._by_example(x, view, sites[0]):
                 for site, part in zip(sites, rows.chunk(len(sites), dim=1), strict=True):
-                    self._n_rows[site.input] = self._n_rows.get(site.input, 0) + len(part)
                     if site.input in self._wanted:
                         # The model may have switched either on for itself.
                         with torch.inference_mode(False), torch.no_grad():
@@ -197,6 +210,14 @@ class Listening(TorchFunctionMode):
         except Exception as error:
             self.error = error
             raise
+
+    def _note_rows(self, sites: list[Site], x: Tensor, view: View) -> None:
+        """How many rows an input has, and whether its positions come before its examples: one example shows it."""
+        n_rows = sum(some.numel() // some.shape[-1] for some in view.rows(x))
+        for site in sites:
+            self._n_rows[site.input] = self._n_rows.get(site.input, 0) + n_rows
+        if view.is_plain and len(self._batch.examples) == 1 and x.dim() > 2 and x.shape[1] == 1 < len(x):
+            self._learned.positions_first.add(sites[0].path)
 
     def _number_of(self, x: Tensor) -> int:
         """A number for a tensor as it is now: the same for two calls that read the same."""
@@ -227,16 +248,13 @@ class Listening(TorchFunctionMode):
     def _examples_first(self, x: Tensor, n: int, site: Site) -> Tensor:
         """An activation `[example ... d]`, whichever axis had the examples.
 
-        One example alone shows which axis that is. Where the first axis is a multiple of the batch, its parts are taken
-        to lie example by example.
+        Where the first axis is a multiple of the batch, its parts are taken to lie example by example.
 
         Raises:
             ValueError: if no axis has an entry for each example.
         """
         if x.dim() == 1:
             x = x[None]
-        if self._is_first and n == 1 and x.dim() > 2 and x.shape[1] == 1 < len(x):
-            self._learned.positions_first.add(site.path)
         if x.dim() > 2 and x.shape[1] == n and (len(x) != n or site.path in self._learned.positions_first):
             return x.transpose(0, 1)
         if len(x) == n:
@@ -316,13 +334,13 @@ def _product(func: Any, args: Any, kwargs: Any) -> tuple[Tensor, Tensor, View] |
     if func is _LINEAR:
         return _argument(args, kwargs, 0, "input"), _argument(args, kwargs, 1, "weight"), PLAIN
     if func is torch.addmm:
-        return _argument(args, kwargs, 1, "mat1"), _argument(args, kwargs, 2, "mat2"), PLAIN
+        return _argument(args, kwargs, 1, "mat1"), _argument(args, kwargs, 2, "mat2"), TURNED
     if func not in _CONVOLUTIONS and func not in _TRANSPOSED:
         return None
     x, weight = _argument(args, kwargs, 0, "input"), _argument(args, kwargs, 1, "weight")
     if func in _TRANSPOSED:
         n = _TRANSPOSED[func]
-        return x, weight, View((n,), lambda x: _in_chunks(_batched(x, n), pixels))
+        return x, weight, View((n,), lambda x: _in_chunks(_batched(x, n), pixels), "first")
     n, kernel = _CONVOLUTIONS[func], tuple(weight.shape[2:])
     stride, dilation = (_each(_argument(args, kwargs, i, name, 1), n) for i, name in ((3, "stride"), (5, "dilation")))
     padding = _argument(args, kwargs, 4, "padding", 0)
@@ -331,7 +349,7 @@ def _product(func: Any, args: Any, kwargs: Any) -> tuple[Tensor, Tensor, View] |
     def rows(x: Tensor) -> Iterator[Tensor]:
         return _in_chunks(_batched(x, n), lambda some: patches(some, kernel, stride, padding, dilation))
 
-    return x, weight, View((kernel, stride, padding, dilation), rows)
+    return x, weight, View((kernel, stride, padding, dilation), rows, "second")
 
 
 def _argument(args: Any, kwargs: Any, place: int, name: str, default: Any = None) -> Any:

@@ -268,6 +268,36 @@ def test_a_language_model_has_the_same_map_as_a_plain_module_and_through_its_own
         assert third.to_numpy() == pytest.approx(expected.to_numpy(), rel=1e-4), theirs
 
 
+def test_a_weight_that_is_multiplied_the_other_way_round_is_not_read():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.out, self.turned = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x):
+            return torch.addmm(self.turned.bias, self.out(x), self.turned.weight)  # x @ W, not W x
+
+    found = extract(Model(), Concept.from_batches([torch.randn(20, 4)], [torch.randn(20, 4)]))
+    assert set(found) == {"out.weight", "out.bias"}
+
+
+def test_a_mask_of_positions_serves_what_has_them():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.patches, self.mix, self.head = nn.Conv2d(1, 4, 2, 2), nn.Linear(4, 4), nn.Linear(4, 2)
+
+        def forward(self, x):
+            x = self.patches(x).flatten(2).transpose(1, 2)  # [batch 4 4]
+            return self.head(self.mix(x).mean(1))
+
+    x, mask = torch.randn(12, 1, 4, 4), torch.rand(12, 4) < 0.5
+    concept = Concept.from_batches([x], [x + 1], mask=lambda _: mask)
+    assert list(extract(Model(), concept, components="mix")) == ["mix.weight", "mix.bias"]
+    with pytest.raises(ValueError, match=r"\[12, 4\].*patches\.weight"):
+        extract(Model(), concept)
+
+
 class Odd(nn.Module):
     """A linear layer beside what is not read: a recurrent layer, a bare parameter, a layer that never runs."""
 
