@@ -124,7 +124,7 @@ class ConceptSum:
         size = rows.shape[1] + self._absorbed
         if sum(len(waiting) for waiting in self._waiting) * rows.shape[1] > size * (size + 1) // 2:
             self._moments = self._moments or MomentSum(precise(rows[:0]))
-            self._moments.add(precise(torch.cat(self._waiting)))
+            self._moments.add(rows if len(self._waiting) == 1 else torch.cat(self._waiting))
             self._waiting = []
 
     def result(self, none: Float[Tensor, "0 d"]) -> Factor | Packed:
@@ -132,5 +132,5 @@ class ConceptSum:
         rows, self._waiting = torch.cat([none, *self._waiting]), []
         if self._moments is None:
             return Factor(rows, self._absorbed)
-        self._moments.add(precise(rows))
+        self._moments.add(rows)
         return Packed.of(self._moments.result(), self._absorbed)

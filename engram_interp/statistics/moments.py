@@ -231,7 +231,8 @@ class MomentSum:
     energy of many inputs, and what is left has smaller products, so these may be made in float32.
 
     Args:
-        like: an activation `[... d]` of the input, for its width, device and precision.
+        like: an activation `[... d]` of the input, for its width, device and precision. Products are made in its
+            precision at least.
 
     Attributes:
         spoiled: the first batch of which a row was not finite, or `NEVER`. It stays on its device, so nobody waits.
@@ -241,6 +242,7 @@ class MomentSum:
         d = like.shape[-1]
         self._squares = torch.zeros(d, d, dtype=moment_dtype(d, like.dtype), device=like.device)
         self._sums = torch.zeros(d, dtype=torch.float64, device=like.device)
+        self._products = torch.promote_types(like.dtype, torch.float64 if d < EXACT_BELOW else torch.float32)
         self._mean: Tensor | None = None
         self._count = self._offered = 0
         self.like = like.detach().new_empty(0, d)
@@ -263,7 +265,7 @@ class MomentSum:
         self._offered += len(X) if offered is None else offered
         if not len(X):
             return
-        mean = self._mean = _mean(X) if self._mean is None else self._mean
+        mean = self._mean = _mean(X, self._products) if self._mean is None else self._mean
         with full_precision():
             for rows in X.split(ROWS):
                 # Rows in half precision have exact products, and inexact differences from a mean.
@@ -382,9 +384,8 @@ def moment_sum(
     return RowsKept(like, room) if rows_are_fewer(n_rows, like.shape[-1], like.dtype) else MomentSum(like)
 
 
-def _mean(X: Float[Tensor, "n d"]) -> Float[Tensor, "d"]:
+def _mean(X: Float[Tensor, "n d"], dtype: torch.dtype) -> Float[Tensor, "d"]:
     """The mean of rows, in the precision in which they are multiplied."""
-    dtype = torch.promote_types(X.dtype, torch.float64 if X.shape[1] < EXACT_BELOW else torch.float32)
     return X.new_zeros(X.shape[1], dtype=dtype) if multiplies_exactly(X) else X.to(dtype).mean(0)
 
 

@@ -77,7 +77,8 @@ def finite_rows(
         NonFiniteError: if one of the rows is not finite.
     """
     rows, positions = taken_rows(activation, at, routed)
-    if not rows.isfinite().all():
+    # A sum is finite if all rows are, but for an overflow, and makes no tensor of their size.
+    if not rows.sum(dtype=torch.promote_types(rows.dtype, torch.float32)).isfinite() and not rows.isfinite().all():
         raise NonFiniteError(name)
     return rows.detach(), positions.cpu()
 

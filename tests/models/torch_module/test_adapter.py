@@ -187,16 +187,16 @@ def test_layers_are_depths_in_the_order_of_calls():
 @pytest.mark.parametrize(
     ("model", "batch", "match"),
     [
-        (nn.ReLU(), torch.zeros(3, 4), "ReLU has no layer"),
-        (nn.LazyLinear(3), torch.zeros(3, 4), "not initialised"),
-        (nn.Linear(5, 3), torch.zeros(3, 4), r"refuses the batch target\[0\] to target\[2\]"),
-        (nn.Linear(4, 3), torch.full((3, 4), torch.nan), r"non-finite.*weight, batch 0 \(target\[0\]"),
-        (nn.Linear(4, 3), torch.zeros(0, 4), "empty"),
+        (nn.ReLU, torch.zeros(3, 4), "ReLU has no layer"),
+        (lambda: nn.LazyLinear(3), torch.zeros(3, 4), "not initialised"),
+        (lambda: nn.Linear(5, 3), torch.zeros(3, 4), r"refuses the batch target\[0\] to target\[2\]"),
+        (lambda: nn.Linear(4, 3), torch.full((3, 4), torch.nan), r"non-finite.*weight, batch 0 \(target\[0\]"),
+        (lambda: nn.Linear(4, 3), torch.zeros(0, 4), "empty"),
     ],
 )
 def test_bad_input_is_refused_by_name(model, batch, match):
     with pytest.raises(ValueError, match=match):
-        ei.extract(model, ei.Concept.from_batches([batch], [torch.ones(3, 4)]))
+        ei.extract(model(), ei.Concept.from_batches([batch], [torch.ones(3, 4)]))
 
 
 def test_labels_out_of_range_and_text_are_refused(classifier, pictures):
