@@ -113,8 +113,8 @@ def module_bars(
     figure = go.Figure(bars)
     figure.update_xaxes(title_text=scale.title)
     figure.update_yaxes(title_text="matrix, in the order of calls", autorange="reversed", type="category")
-    styled(figure, title, 160 + 24 * len(names))
-    return figure.update_layout(coloraxis=scale.axis(values), margin={"l": 40 + 7 * max(map(len, names), default=0)})
+    drawn = styled(figure, title, 160 + 24 * len(names))
+    return drawn.update_layout(coloraxis=scale.axis(values))
 
 
 def unit_rows(
@@ -142,8 +142,8 @@ def unit_rows(
     figure = go.Figure(_heatmap(grid, stars, columns, list(values), scale, f"%{{y}}, {unit} %{{x}}"))
     figure.update_xaxes(title_text=unit, type="category")
     figure.update_yaxes(title_text="module, in the order of calls", autorange="reversed", type="category")
-    styled(figure, title, 190 + 28 * len(values))
-    return figure.update_layout(coloraxis=scale.axis(grid.flatten().tolist()))
+    drawn = styled(figure, title, 190 + 28 * len(values))
+    return drawn.update_layout(coloraxis=scale.axis(grid.flatten().tolist()))
 
 
 def layer_maps(

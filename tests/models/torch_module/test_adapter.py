@@ -102,6 +102,8 @@ def test_a_map_has_modules_in_call_order_with_channels_and_groups(classifier, pi
     engram = ei.extract(classifier, ei.Concept.from_dataset(pictures, 1))
     assert wmap["2.weight"] == pytest.approx(engram.wnorm()["2.weight"])
     assert wmap.wnorm.shape == (3, 3)
+    assert wmap.plot("fisher_excess").layout.title.text.startswith("Fisher share over its analytic null of '1'")
+    assert wmap.plot_heads().layout.title.text.startswith("W-Norm by channel or head of '1'")
     (bars,) = wmap.plot("fisher_excess").data
     assert list(bars.y) == frame["key"].tolist()
     (rows,) = wmap.plot_heads().data
