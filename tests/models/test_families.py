@@ -134,12 +134,17 @@ def test_every_engram_equals_the_authors_package(family, checkpoint):
     theirs = editor.compute_engram_weights(statistics(sides[0]), statistics(*sides))
     share = MASKS[0].sum() / (MASKS[0].sum() + MASKS[1].sum())  # they keep means, and n / N apart
     expected: dict[str, Tensor] = {}
+    plain: dict[str, Tensor] = {}
     for name, module in huggingface.linear_modules(hf).items():
         projection = theirs.layers[name].projection * share
         bias = theirs.bias[name] * share if name in theirs.bias else None
         weight = projection.T if type(module).__name__ == "Conv1D" else projection
         expected |= huggingface.in_transformer_lens_shape(hf, name, weight, bias)
+        plain[f"{name}.weight"] = projection
     assert_equal(extract(load_model(checkpoint(family)), CONCEPT), expected)
+    batches = Concept.from_batches([TARGET], [REFERENCE], mask=lambda rows: MASKS[int(len(rows) == len(REFERENCE))])
+    found = extract(hf, batches)
+    assert_equal({key: found[key] for key in plain}, plain)
 
 
 def unit(model: nn.Module, norm: nn.Module) -> bool:

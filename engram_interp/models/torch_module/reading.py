@@ -42,7 +42,8 @@ _ELSEWHERE = {
     torch.addbmm,
     torch.nn.functional.bilinear,
 }
-_ELSEWHERE |= {Tensor.matmul, Tensor.__matmul__, Tensor.__rmatmul__, Tensor.mm, Tensor.bmm}
+_MATMUL = {torch.matmul, torch.mm, Tensor.matmul, Tensor.__matmul__, Tensor.mm}
+_ELSEWHERE |= {*_MATMUL, Tensor.__rmatmul__, Tensor.bmm}
 """Other calls that multiply. What they make of a parameter is not read, and is listed."""
 
 
@@ -168,12 +169,13 @@ class Listening(TorchFunctionMode):
 
     def _learn(self) -> None:
         """Which matrices share their inputs, and how many rows these have."""
-        first: dict[tuple[Call, ...], str] = {}
+        first: dict[tuple[Any, ...], str] = {}
         for key, calls in self._calls.items():
             site = self._of_key[key]
-            # A group of a picture's channels is no tensor of its own, so nothing else reads it.
-            name = str(site.input)
-            self._learned.reads[key] = name if site.expert is not None else first.setdefault(tuple(calls), name)
+            # A group of a picture's channels is no tensor of its own, so nothing else reads it. Only those with a bias
+            # read a row of ones beside it.
+            name, kind = str(site.input), (site.bias is not None, *calls)
+            self._learned.reads[key] = name if site.expert is not None else first.setdefault(kind, name)
         n = max(1, len(self._batch.examples))
         self._learned.rows |= {name: max(1, round(rows / n)) for name, rows in self._n_rows.items()}
 
@@ -335,6 +337,8 @@ def _product(func: Any, args: Any, kwargs: Any) -> tuple[Tensor, Tensor, View] |
         return _argument(args, kwargs, 0, "input"), _argument(args, kwargs, 1, "weight"), PLAIN
     if func is torch.addmm:
         return _argument(args, kwargs, 1, "mat1"), _argument(args, kwargs, 2, "mat2"), TURNED
+    if func in _MATMUL and len(args) == 2:
+        return _transposed(*args)
     if func not in _CONVOLUTIONS and func not in _TRANSPOSED:
         return None
     x, weight = _argument(args, kwargs, 0, "input"), _argument(args, kwargs, 1, "weight")
@@ -350,6 +354,14 @@ def _product(func: Any, args: Any, kwargs: Any) -> tuple[Tensor, Tensor, View] |
         return _in_chunks(_batched(x, n), lambda some: patches(some, kernel, stride, padding, dilation))
 
     return x, weight, View((kernel, stride, padding, dilation), rows, "second")
+
+
+def _transposed(x: Any, other: Any) -> tuple[Tensor, Tensor, View] | None:
+    """`x @ W.T` as the product with `W`; None if the second factor is no transposed parameter."""
+    whole = other._base if isinstance(other, Tensor) and other.dim() == 2 else None
+    if whole is None or whole.dim() != 2 or other.stride() != whole.stride()[::-1] or other.shape != whole.shape[::-1]:
+        return None
+    return (x, whole, PLAIN) if other.data_ptr() == whole.data_ptr() else None
 
 
 def _argument(args: Any, kwargs: Any, place: int, name: str, default: Any = None) -> Any:

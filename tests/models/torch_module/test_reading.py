@@ -268,6 +268,26 @@ def test_a_language_model_has_the_same_map_as_a_plain_module_and_through_its_own
         assert third.to_numpy() == pytest.approx(expected.to_numpy(), rel=1e-4), theirs
 
 
+def test_matrices_without_a_bias_have_no_row_of_ones_whoever_reads_the_same():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.q, self.k, self.v = nn.Linear(4, 4), nn.Linear(4, 4, bias=False), nn.Linear(4, 4)
+
+        def forward(self, x):
+            return self.q(x) + self.k(x) + x @ self.v.weight.T + self.v.bias
+
+    model, target, reference = Model(), torch.randn(30, 4) + 1, torch.randn(60, 4)
+    concept = Concept.from_batches([target], [reference])
+    found = extract(model, concept)
+    assert collect(model, concept).inputs == ("q.in", "k.in")
+    for name in "qkv":
+        module = getattr(model, name)
+        bias = None if module.bias is None else module.bias.detach()
+        weight, _ = oracle.engram(module.weight.detach().double(), bias, target.double(), reference.double())
+        assert relative_error(found[f"{name}.weight"], weight) < 1e-4, name
+
+
 def test_a_weight_that_is_multiplied_the_other_way_round_is_not_read():
     class Model(nn.Module):
         def __init__(self):
