@@ -425,8 +425,6 @@ def test_positions_may_come_before_examples_also_if_there_are_as_many():
     weight, _ = oracle.engram(model.out.weight.detach().double(), model.out.bias.detach(), *sides)
     assert relative_error(found["out.weight"], weight) < 1e-4
     some = torch.rand(6, 6, generator=torch.Generator().manual_seed(0)) < 0.7
-    found = extract(Model(), Concept.from_batches([target], [reference], mask=lambda _: some), components="out")
-    del found
     found = extract(model, Concept.from_batches([target], [reference], mask=lambda _: some))
     sides = [x[some].double() for x in (target, reference)]
     weight, _ = oracle.engram(model.out.weight.detach().double(), model.out.bias.detach(), *sides)
