@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import version
 from typing import Any
@@ -17,6 +16,7 @@ from torch import Tensor
 from engram_interp.concepts.batches import Batch
 from engram_interp.models.bridge.copying import modules_of
 from engram_interp.models.bridge.parts import wrapped
+from engram_interp.models.evaluation import evaluation_mode
 from engram_interp.models.hooks import PRE_HOOK, Stopped, hooked
 from engram_interp.models.lens import TransformerBridge
 
@@ -52,7 +52,8 @@ def _run(model: TransformerBridge, name: str, batch: Batch, returned: str | None
             f"{name!r} attends in both directions, so padding would reach the tokens that count: give examples of one "
             f"length, or batch_size=1"
         )
-    with _without_dropout(model):
+    # A bridge around a model made in memory starts in training mode.
+    with evaluation_mode(modules_of(model)):
         # Nothing is generated, but OLMo-2 in bf16 runs only with its cache, so use_cache=False is not passed.
         return model(batch.tokens.to(_device(model)), return_type=returned, attention_mask=mask)
 
@@ -67,7 +68,7 @@ def unembed(model: TransformerBridge, rows: Float[Tensor, "n d_model"]) -> Float
     def replace(_module: object, args: tuple[Tensor, ...], kwargs: dict[str, Any]) -> Any:
         return (rows[None].to(args[0].device), *args[1:]), kwargs
 
-    with hooked([(model.unembed, replace, PRE_HOOK)]), _without_dropout(model):
+    with hooked([(model.unembed, replace, PRE_HOOK)]), evaluation_mode(modules_of(model)):
         return model(torch.zeros(1, 1, dtype=torch.long, device=_device(model)))[0]
 
 
@@ -91,7 +92,7 @@ def next_logits(
     options: dict[str, Any] = {} if seen is None else {"past_key_values": seen}
     if mask is not None:
         options["attention_mask"] = mask.long().to(_device(model))
-    with _without_dropout(model), warnings.catch_warnings():
+    with evaluation_mode(modules_of(model)), warnings.catch_warnings():
         # TransformerLens passes the cache on under the name that it had before transformers 5.24.
         warnings.filterwarnings("ignore", "`past_key_values` is deprecated", FutureWarning)
         logits, kept = model(tokens.to(_device(model)), use_cache=True, return_type="logits_and_cache", **options)
@@ -122,16 +123,3 @@ def _length(seen: Any) -> int:
 
 def _device(model: TransformerBridge) -> torch.device:
     return wrapped(model.embed).weight.device
-
-
-@contextmanager
-def _without_dropout(model: TransformerBridge) -> Iterator[None]:
-    """Evaluation mode for the length of the block. A bridge around a model made in memory starts in training mode."""
-    training = [module for module in modules_of(model) if module.training]
-    try:
-        for module in training:
-            module.training = False
-        yield
-    finally:
-        for module in training:
-            module.training = True

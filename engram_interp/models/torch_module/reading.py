@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from engram_interp.concepts.data import DataBatch
+from engram_interp.models.evaluation import evaluation_mode
 from engram_interp.models.hooks import Record
 from engram_interp.models.layouts import Layout
 from engram_interp.models.sites import Site
@@ -403,14 +404,10 @@ def _untold(x: Tensor, n: int, site: Site) -> str:
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Evaluation mode, and attention without fused kernels, for the length of the block."""
-    training = [module for module in model.modules() if module.training]
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        for module in training:
-            module.training = False
-        yield
+        with evaluation_mode(model.modules()):
+            yield
     finally:
-        for module in training:
-            module.training = True
         torch.backends.mha.set_fastpath_enabled(fast)
