@@ -76,8 +76,9 @@ class Engram(EngramVector):
 
     def wnorm(self) -> dict[str, float]:
         """`|W+|_F / |W|_F` of every weight (never of a bias), by key. It may exceed 1: `P+` is an oblique operator."""
+        # In row-major order, which a file keeps: the sum of squares is then the same to the last bit.
         return {
-            key: share(self.tensors[key].double().norm().cpu(), norms.norm()).item()
+            key: share(self.tensors[key].double().contiguous().norm().cpu(), norms.norm()).item()
             for key, norms in self.weight_norms.items()
         }
 

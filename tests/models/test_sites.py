@@ -22,9 +22,9 @@ def test_matrix_and_parameter_are_a_round_trip(component, a, b, c):
 def test_the_matrix_multiplies_columns_as_the_parameter_multiplies_rows():
     x = torch.randn(6)
     W_Q, W_O, W_in = torch.randn(2, 6, 3), torch.randn(2, 3, 4), torch.randn(6, 5)
-    assert torch.allclose(COMPONENT["W_Q"].to_matrix(W_Q) @ x, torch.einsum("d,hde->he", x, W_Q).flatten())
-    assert torch.allclose(COMPONENT["W_O"].to_matrix(W_O) @ x, torch.einsum("he,hed->d", x.view(2, 3), W_O))
-    assert torch.allclose(COMPONENT["W_in"].to_matrix(W_in) @ x, x @ W_in)
+    torch.testing.assert_close(COMPONENT["W_Q"].to_matrix(W_Q) @ x, torch.einsum("d,hde->he", x, W_Q).flatten())
+    torch.testing.assert_close(COMPONENT["W_O"].to_matrix(W_O) @ x, torch.einsum("he,hed->d", x.view(2, 3), W_O))
+    torch.testing.assert_close(COMPONENT["W_in"].to_matrix(W_in) @ x, x @ W_in)
 
 
 def test_keys_say_what_they_are():
