@@ -1,4 +1,4 @@
-"""The options that calls share: which matrices, how to solve, how to run. Each is declared and checked here, once.
+"""The options that calls share: which matrices, how to solve, how to run, where to keep. Each is declared and checked here, once.
 
 A function that takes them is written with one argument for each kind, and called with the options as keywords:
 
@@ -13,14 +13,16 @@ Its signature and its docstring, as `help` and notebooks show them, list every o
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, fields
 from functools import wraps
 from typing import Any, TypeVar
 
+import torch
 from torch import nn
 
-from engram_interp.common.arguments import Layers, number, whole
+from engram_interp.common.arguments import Layers, n_bytes, number, whole
 from engram_interp.linalg.filters import Function, require_filter, soft
 from engram_interp.linalg.spectrum import require_ridge, require_rtol
 
@@ -155,11 +157,62 @@ class Run(Show):
             object.__setattr__(self, "batch_size", whole(self.batch_size, "batch_size", at_least=1))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Keep:
+    """Where moments are kept, and how much is read for them.
+
+    Attributes:
+        store: a folder for the moments. They are written there as they are done, with checkpoints, and read one input
+            at a time, so that memory holds the largest input only. Without a null that keeps rows, maps are then
+            compared with the analytic null. None keeps all moments in memory.
+        budget: how much memory moments may take while they are summed, beside the model and a batch: a number of bytes,
+            or `"24GB"`. Inputs beyond it wait for a further pass over the examples. None sums all in one pass. It needs
+            a store. Raises ValueError if it does not hold the largest input.
+        resume: goes on with a store that is there: after a process was killed, from its last checkpoint, and with the
+            same bits in the end. A finished store is opened. Raises ValueError if the model, the examples or the
+            options are others, and FileExistsError if `resume` is False and there is a store.
+        checkpoint_every: seconds between checkpoints. They are rarer if writing them takes over a twentieth of the
+            time.
+        storage_device: where sums are kept, such as `"cpu"`. None keeps each where its input is computed.
+        max_tokens: how many positions that count are read of each side, in the order in which its examples come. The
+            example that exceeds it is left out. None reads all.
+        until: ends the pass when the 95 % interval of every W-Norm that is watched is at most this wide; see
+            `statistics/convergence.py`. None reads all.
+    """
+
+    store: str | os.PathLike[str] | None = None
+    budget: int | str | None = None
+    resume: bool = True
+    checkpoint_every: float | int = 300.0
+    storage_device: str | torch.device | None = None
+    max_tokens: int | None = None
+    until: float | int | None = None
+
+    def __post_init__(self) -> None:
+        if self.budget is not None:
+            object.__setattr__(self, "budget", n_bytes(self.budget, "budget"))
+        if self.budget is not None and self.store is None:
+            raise ValueError("budget needs store, a folder for what waits: store='statistics'")
+        if self.resume not in (True, False):
+            raise TypeError(f"resume must be True or False; got {self.resume!r}")
+        if number(self.checkpoint_every, "checkpoint_every") < 0:
+            raise ValueError(f"checkpoint_every must be 0 or more seconds; got {self.checkpoint_every}")
+        if self.max_tokens is not None:
+            object.__setattr__(self, "max_tokens", whole(self.max_tokens, "max_tokens", at_least=1))
+        if self.until is not None and number(self.until, "until") <= 0:
+            raise ValueError(f"until must be above 0, the width of an interval of W-Norms; got {self.until}")
+
+    @property
+    def room(self) -> int | None:
+        """The budget in bytes."""
+        return None if self.budget is None else n_bytes(self.budget, "budget")
+
+
 def takes(*kinds: type) -> Callable[[Callable[..., R]], Callable[..., R]]:
     """Let a function be called with the options of these kinds as keywords.
 
     Args:
-        kinds: `Which`, `Read`, `Cut`, `Solve`, `Show` or `Run`. The function has an argument for each, named as its
+        kinds: `Which`, `Read`, `Cut`, `Solve`, `Show`, `Run` or `Keep`. The function has an argument for each, named as its
             kind in lower case.
 
     Example:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import operator
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, SupportsFloat, SupportsIndex, TypeAlias
 
@@ -61,6 +62,44 @@ def whole(value: object, name: str, at_least: int) -> int:
     if found < at_least:
         raise ValueError(f"{name} must be a whole number, {at_least} or more; got {found}")
     return found
+
+
+def n_bytes(value: object, name: str) -> int:
+    """A size in bytes: a whole number, or a number with a unit, `"24GB"` or `"1.5 GiB"`.
+
+    Raises:
+        ValueError: if it is no size, or zero.
+        TypeError: if it is neither a whole number nor a string.
+
+    Example:
+        >>> n_bytes("1.5GB", "budget"), n_bytes("2 MiB", "budget")
+        (1500000000, 2097152)
+    """
+    if not isinstance(value, str):
+        return whole(value, name, at_least=1)
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?\s*", value, re.IGNORECASE)
+    size = 0 if found is None else _size(float(found[1]), found[2].upper(), binary=bool(found[3]))
+    if size < 1:
+        raise ValueError(f'{name} must be a size such as "24GB" or "500 MiB", or a number of bytes; got {value!r}')
+    return size
+
+
+def _size(n: float, prefix: str, binary: bool) -> int:
+    return int(n * (1024 if binary else 1000) ** " KMGT".index(prefix or " "))
+
+
+def in_units(size: float) -> str:
+    """A size in bytes for people: `1.2 GB`.
+
+    Example:
+        >>> in_units(1_234_567_890), in_units(999)
+        ('1.2 GB', '999 B')
+    """
+    for unit in ("B", "KB", "MB", "GB", "TB"):
+        if size < 1000 or unit == "TB":
+            break
+        size /= 1000
+    return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"
 
 
 def indices(values: object, name: str) -> tuple[int, ...] | None:

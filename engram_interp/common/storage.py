@@ -34,11 +34,13 @@ class Content:
         path: the file.
         tensors: by name.
         fields: the fields of whoever wrote the file, as JSON gives them.
+        checksum: of all this.
     """
 
     path: Path
     tensors: dict[str, Tensor]
     fields: dict[str, Any]
+    checksum: str = ""
 
     def error(self, why: str) -> ValueError:
         """The error to raise if the content is not what its kind says."""
@@ -114,8 +116,11 @@ def fingerprint(tensors: Iterable[Tensor]) -> str:
     return digest.hexdigest()
 
 
-def write(path: str | Path, kind: str, tensors: dict[str, Tensor], fields: dict[str, Any]) -> None:
-    """Writes tensors and JSON fields as a file of a kind: `engram` or `statistics`.
+def write(path: str | Path, kind: str, tensors: dict[str, Tensor], fields: dict[str, Any]) -> str:
+    """Writes tensors and JSON fields as a file of a kind: `engram`, `statistics` or `moments`.
+
+    Returns:
+        The checksum of its content.
 
     Raises:
         OSError: if the file cannot be written. A file that was there before is then unchanged.
@@ -123,8 +128,10 @@ def write(path: str | Path, kind: str, tensors: dict[str, Tensor], fields: dict[
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(tensors.items())}
     header = json.dumps(fields)
     metadata = {"format": FORMAT, "version": VERSION, "kind": kind, "fields": header}
+    checksum = _checksum(header, tensors)
     with replacing(path) as aside:
-        save_file(tensors, aside, {**metadata, "checksum": _checksum(header, tensors)})
+        save_file(tensors, aside, {**metadata, "checksum": checksum})
+    return checksum
 
 
 def read(path: str | Path, kind: str) -> Content:
@@ -141,9 +148,10 @@ def read(path: str | Path, kind: str) -> Content:
     _check_whole(path)
     metadata, tensors = _opened(path)
     _check_header(path, metadata, kind)
-    if metadata.get("checksum") != _checksum(metadata.get("fields", ""), tensors):
+    checksum = _checksum(metadata.get("fields", ""), tensors)
+    if metadata.get("checksum") != checksum:
         raise ValueError(f"{path} was altered: its content does not match its checksum")
-    return Content(path, tensors, _fields(path, metadata))
+    return Content(path, tensors, _fields(path, metadata), checksum)
 
 
 def _opened(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:

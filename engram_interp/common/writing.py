@@ -40,7 +40,9 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
             place.rmdir()
         if aside.is_file():
             aside.chmod(_mode(place, aside.parent))
+            _flush(aside)
         os.replace(aside, place)
+        _flush(place.parent)
 
 
 @contextmanager
@@ -63,6 +65,17 @@ def beside(path: str | os.PathLike[str]) -> Iterator[Path]:
             yield folder / place.name
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _flush(path: Path) -> None:
+    """Have the system write a file, or the names in a folder, to the disk: after a power cut it is there."""
+    if path.is_dir() and os.name != "posix":
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _mode(place: Path, folder: Path) -> int:

@@ -226,8 +226,8 @@ def size_of(inputs: Any) -> int:
     Raises:
         ValueError: if it has no tensor with rows, or no row.
     """
-    for one in _leaves(inputs):
-        if isinstance(one, Tensor) and one.dim():
+    for one in tensors_in(inputs):
+        if one.dim():
             if not len(one):
                 raise ValueError("a batch must hold one or more examples; got an empty one")
             return len(one)
@@ -237,13 +237,14 @@ def size_of(inputs: Any) -> int:
     )
 
 
-def _leaves(inputs: Any) -> Iterator[Any]:
+def tensors_in(inputs: Any) -> Iterator[Tensor]:
+    """Every tensor of what a model takes, in order."""
     if isinstance(inputs, Mapping):
         inputs = list(inputs.values())
     if isinstance(inputs, (tuple, list)):
         for one in inputs:
-            yield from _leaves(one)
-    else:
+            yield from tensors_in(one)
+    elif isinstance(inputs, Tensor):
         yield inputs
 
 

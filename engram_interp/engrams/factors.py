@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from engram_interp.statistics.moments import Moment, MomentSum, moment_dtype, moment_of, with_ones
+from engram_interp.statistics.moments import Moment, moment_dtype, with_ones
+from engram_interp.statistics.sums import MomentSum, moment_of
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ from engram_interp.models import Adapter, Record, adapt
 from engram_interp.models.exclusive import exclusive
 from engram_interp.models.sites import Site, by_input
 from engram_interp.options import Read, Run, Solve, Which, takes
-from engram_interp.statistics.passes import finite_rows, one_pass, warn_of_few
+from engram_interp.statistics.passes import batches_of, finite_rows, one_pass, warn_of_few
 
 
 @dataclass(frozen=True, eq=False)
@@ -291,7 +291,7 @@ def _collect(
         concept = batch.groups[:, None].expand_as(batch.counts).flatten()
         return partial(_add, sums, none, batch.counts.flatten().nonzero().flatten(), concept)
 
-    one_pass(adapter, sites, encoded, begin, run)
+    one_pass(adapter, sites, batches_of(encoded, run), begin)
     for concept, count in zip(encoded, counts.tolist(), strict=True):
         if not count:
             raise ValueError(f"{concept} must have a position that counts; none of its examples has one")

@@ -5,12 +5,13 @@ The model is known by the signs in its embedding, and processing by what it leav
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict, dataclass
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from engram_interp.common.storage import Content, fingerprint
 from engram_interp.models.once import once
@@ -138,3 +139,18 @@ def processing_of(
         "unembedding-centred": is_centred(W_U),
     }
     return ", ".join(word for word, seen in done.items() if seen) or "raw"
+
+
+def weights_digest(model: nn.Module) -> str:
+    """A hash of the shape, sum and size of every parameter, which nearly any edit or training step changes.
+
+    Parameters that are not in memory, because they are offloaded, are known by their shapes.
+    """
+    found = hashlib.sha256()
+    for name, one in model.named_parameters():
+        found.update(repr((name, tuple(one.shape), str(one.dtype))).encode())
+        if one.device.type != "meta" and one.is_floating_point():
+            wide = torch.promote_types(one.dtype, torch.float32)
+            sums = torch.stack([one.detach().sum(dtype=wide), one.detach().abs().sum(dtype=wide)])
+            found.update(sums.double().cpu().numpy().tobytes())
+    return found.hexdigest()

@@ -11,7 +11,8 @@ from torch import Tensor
 from engram_interp.models import LanguageAdapter
 from engram_interp.models.lens import ActivationCache
 from engram_interp.models.sites import Input
-from engram_interp.statistics.moments import AnyMoment, moment_of
+from engram_interp.statistics.moments import AnyMoment
+from engram_interp.statistics.sums import moment_of
 
 
 def moments_of_cache(

@@ -30,7 +30,7 @@ def moment_in(content: Content, place: str) -> AnyMoment:
             symmetric and positive, or the counts do not fit; or if rows are not finite, or not as many as is said.
     """
     if f"{place}/rows" in content.tensors:
-        return _rows_in(content, place)
+        return rows_in(content, place)
     second, first, count = (content.tensor(f"{place}/{part}") for part in ("second", "first", "count"))
     d = len(second) if second.dim() == 2 else 0
     wide = (torch.float32, torch.float64)
@@ -47,7 +47,12 @@ def moment_in(content: Content, place: str) -> AnyMoment:
     return Moment(second, first, taken, offered)
 
 
-def _rows_in(content: Content, place: str) -> MomentOfRows:
+def rows_in(content: Content, place: str) -> MomentOfRows:
+    """The moment of a group and input that a file holds as rows.
+
+    Raises:
+        ValueError: if the tensors are not finite rows, as many as is said.
+    """
     X, count = (content.tensor(f"{place}/{part}") for part in ("rows", "count"))
     if X.dim() != 2 or not X.shape[1] or tuple(count.shape) != (2,):
         raise content.error(f"{place} has shapes {list(X.shape)} and {list(count.shape)}, not [n, d] and [2]")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -18,6 +18,11 @@ from engram_interp.options import Run
 logger = logging.getLogger("engram_interp")
 
 
+def batches_of(encoded: Mapping[str, Examples], run: Run) -> Iterator[AnyBatch]:
+    """Every example of every group once, in batches, with a bar if one is wanted."""
+    return any_batches(encoded, run.batch_size, run.progress, "collecting")
+
+
 class NonFiniteError(ValueError):
     """Carries the name of the input that was not finite."""
 
@@ -25,26 +30,24 @@ class NonFiniteError(ValueError):
 def one_pass(
     adapter: Adapter,
     sites: Iterable[Site],
-    encoded: Mapping[str, Examples],
+    batches: Iterable[AnyBatch],
     begin: Callable[[AnyBatch], Record],
-    run: Run,
 ) -> None:
-    """Run the model over every example once, as far as the sites' inputs need it.
+    """Run the model over every batch once, as far as the sites' inputs need it.
 
     Args:
         adapter: the model.
         sites: the matrices whose inputs are wanted.
-        encoded: examples by group.
+        batches: the examples.
         begin: takes a batch and returns the function that gets every input's activation; see `Record`. That function
             raises `NonFiniteError` if an activation is not finite.
-        run: how examples go through the model.
 
     Raises:
         ValueError: if an activation is not finite. The message names the matrices that read it, and the batch.
     """
     readers = by_input(sites)
     _warn_of_hooks(adapter)
-    for index, batch in enumerate(any_batches(encoded, run.batch_size, run.progress, "collecting")):
+    for index, batch in enumerate(batches):
         try:
             adapter.run(batch, readers, begin(batch))
         except NonFiniteError as error:

@@ -17,8 +17,9 @@ from engram_interp.concepts.batches import AnyBatch, Examples
 from engram_interp.models import Adapter, Record
 from engram_interp.models.sites import Site
 from engram_interp.options import Run
-from engram_interp.statistics.moments import AnyMoment, moment_of
-from engram_interp.statistics.passes import finite_rows, one_pass
+from engram_interp.statistics.moments import AnyMoment
+from engram_interp.statistics.passes import batches_of, finite_rows, one_pass
+from engram_interp.statistics.sums import moment_of
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def collect_rows(
         example = numbers[:, None].expand_as(batch.counts).flatten()
         return partial(_add, pieces, batch.counts.flatten().nonzero().flatten(), example)
 
-    one_pass(adapter, sites, encoded, begin, run)
+    one_pass(adapter, sites, batches_of(encoded, run), begin)
     # The pieces of an input are dropped once they are joined, so only one input is in memory twice.
     return {name: _joined(pieces.pop(name), offered) for name in list(pieces)}
 

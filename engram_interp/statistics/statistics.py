@@ -6,7 +6,7 @@ moment of few positions is held as these rows: see `statistics/moments.py`.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from operator import add
@@ -27,6 +27,8 @@ from engram_interp.options import Which, takes
 from engram_interp.statistics.caches import moments_of_cache
 from engram_interp.statistics.moment_file import moment_in, tensors_of
 from engram_interp.statistics.moments import AnyMoment
+from engram_interp.statistics.store.folder import Store
+from engram_interp.statistics.store.lazy import StoredGroup
 
 KEPT_BYTES = 2 * 2**30
 """What statistics may keep of what was factorised, by default."""
@@ -68,7 +70,7 @@ class Statistics:
 
     info: ModelInfo
     keys: tuple[str, ...]
-    groups: dict[str, dict[str, AnyMoment]]
+    groups: Mapping[str, Mapping[str, AnyMoment]]
     name: str | None = None
     positions: str | None = None
     keep_bytes: int = KEPT_BYTES
@@ -197,6 +199,20 @@ class Statistics:
         return cls(info, keys, groups, content.name(), content.text("positions"), reads=reads)
 
     @classmethod
+    def open(cls, folder: str | Path) -> Statistics:
+        """The statistics in a folder that `collect(store=...)` filled. Moments are read one input at a time.
+
+        Raises:
+            FileNotFoundError: if there is no store.
+            ValueError: if the store is not finished, cut short or altered; the message names the file.
+        """
+        store = Store.open(folder)
+        index, settings = store.index, store.index.settings
+        groups = {group: StoredGroup(store, group) for group in store.groups}
+        info = ModelInfo(**settings["model"])
+        return cls(info, index.keys, groups, None, settings["positions"], keep_bytes=0, reads=index.reads)
+
+    @classmethod
     @torch.no_grad()
     @takes(Which)
     def from_caches(
@@ -244,7 +260,7 @@ def names_filter(model: nn.Module, components: str | Collection[str] | None = No
     return adapter.cache_names(list(dict.fromkeys(site.input for site in adapter.sites(components))))
 
 
-def _sum_groups(summands: list[dict[str, AnyMoment]]) -> dict[str, AnyMoment]:
+def _sum_groups(summands: list[Mapping[str, AnyMoment]]) -> Mapping[str, AnyMoment]:
     first, *others = summands
     for other in others:
         first = {name: moment + other[name] for name, moment in first.items()}

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from engram_interp import Concept, collect, extract
-from engram_interp.statistics.collect import statistics_bytes
+from engram_interp.statistics.sizes import statistics_bytes
 from engram_interp.statistics.passes import warn_of_few
 from tests.conftest import build, token_concept, tokens
 

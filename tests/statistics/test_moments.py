@@ -8,16 +8,12 @@ from hypothesis import strategies as st
 from engram_interp import Concept, Statistics, collect
 from engram_interp.statistics.moments import (
     FLOAT64_BELOW,
-    NEVER,
     Moment,
     MomentOfRows,
-    MomentSum,
-    RowsKept,
-    moment_of,
-    moment_sum,
     rank_of,
     rows_are_fewer,
 )
+from engram_interp.statistics.sums import NEVER, MomentSum, RowsKept, moment_of, moment_sum
 from tests.conftest import tokens
 
 

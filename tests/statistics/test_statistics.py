@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 
 from engram_interp import Concept, Statistics, collect, diagnose, extract, localize, names_filter
 from engram_interp.models import adapt
-from engram_interp.statistics import moments as module
-from engram_interp.statistics.moments import EXACT_BELOW, FLOAT64_BELOW, MomentSum, moment_dtype
+from engram_interp.statistics import sums as module
+from engram_interp.statistics.moments import FLOAT64_BELOW, moment_dtype
+from engram_interp.statistics.sums import EXACT_BELOW, MomentSum
 from tests.conftest import VARIANTS, build, folded, skip_unless_it_runs, token_concept, tokens
 
 

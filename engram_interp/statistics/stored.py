@@ -1,0 +1,225 @@
+"""Model + examples -> a folder of moments: in as many passes as the budget makes, with checkpoints in between.
+
+A killed run leaves its last checkpoint. The same call reads the examples again up to there, checks that they are the
+same, and goes on with the sums as they were, so that the moments end in the same bits.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from engram_interp.common.arguments import in_units
+from engram_interp.concepts.batches import AnyBatch, Examples, n_counted
+from engram_interp.concepts.digest import Digests, require_same_examples
+from engram_interp.models import Adapter
+from engram_interp.models.identity import weights_digest
+from engram_interp.models.sites import Site, by_input
+from engram_interp.options import Keep, Run, Which
+from engram_interp.statistics.passes import batches_of, one_pass
+from engram_interp.statistics.sizes import passes_within, sizes_of_inputs
+from engram_interp.statistics.store.folder import Store
+from engram_interp.statistics.store.index import Progress
+from engram_interp.statistics.summing import Summing
+
+logger = logging.getLogger("engram_interp")
+
+LEAST_SHARE = 20
+"""Between two checkpoints there is so many times what the last one took."""
+
+
+def fill_store(
+    adapter: Adapter,
+    sites: list[Site],
+    encoded: Mapping[str, Examples],
+    positions: str | None,
+    which: Which,
+    run: Run,
+    keep: Keep,
+) -> list[Site]:
+    """Sum every input of these matrices into a store, or finish it.
+
+    Args:
+        adapter: the model.
+        sites: the matrices.
+        encoded: examples by group.
+        positions: which positions count, in words.
+        which: which matrices were asked for.
+        run: how examples go through the model.
+        keep: where the store is, and how it is written.
+
+    Returns:
+        The matrices that a pass reached.
+
+    Raises:
+        ValueError: if the store was made with something else, the budget is too small, or an activation is not finite.
+        FileExistsError: if there is a store and `resume` is False.
+        RuntimeError: if another process writes into it.
+    """
+    assert keep.store is not None
+    settings = _settings(adapter, sites, encoded, positions, run, keep)
+    n_rows = {group: n_counted(examples) for group, examples in encoded.items()}
+    dtype = adapter.parameter(sites[0].path).dtype
+    sizes = sizes_of_inputs(adapter.widths(by_input(sites)), n_rows.values(), dtype)
+    with Store.writing(keep.store, settings, sizes, keep.resume) as store:
+        if store.index.is_finished:
+            adapter.learn(store.index.reads)
+            _require_examples(store, batches_of(encoded, replace(run, progress=False)))
+            return adapter.reached(sites, which)
+        passes = _passes(store, sizes, keep.room)
+        logger.info(
+            "%d inputs take %s of moments, %d of them in %d passes to come",
+            len(sizes), in_units(sum(map(sum, sizes.values()))), sum(map(len, passes)), len(passes),
+        )  # fmt: skip
+        for names in passes:
+            some = [site for site in sites if site.input in names]
+            _StoredPass(store, adapter, some, names, n_rows, keep).run(batches_of(encoded, run))
+        reached = adapter.reached([site for site in sites if site.input in store.index.done], which)
+        store.close(dict.fromkeys(by_input(reached)), adapter.reads, [site.key for site in reached])
+    return reached
+
+
+def _settings(
+    adapter: Adapter,
+    sites: Iterable[Site],
+    encoded: Mapping[str, Examples],
+    positions: str | None,
+    run: Run,
+    keep: Keep,
+) -> dict[str, Any]:
+    """What the moments depend on, as the store's index says it."""
+    return {
+        "model": adapter.info.to_dict(),
+        "weights": weights_digest(adapter.model),
+        "matrices": [site.key for site in sites],
+        "groups": list(encoded),
+        "positions": positions,
+        "batch_size": run.batch_size,
+        "max_tokens": keep.max_tokens,
+        "until": keep.until,
+    }
+
+
+def _passes(store: Store, sizes: Mapping[str, list[int]], room: int | None) -> list[tuple[str, ...]]:
+    """What each pass to come sums: first what was begun, if the budget holds it, then the rest."""
+    progress, left = store.index.progress, store.left
+    if progress is None:
+        return passes_within({name: sizes[name] for name in left}, room) if left else []
+    begun = {name: sizes[name] for name in progress.inputs}
+    if len(passes_within(begun, room)) > 1:
+        logger.warning("the pass that was begun sums %d inputs, more than the budget holds: it starts over", len(begun))
+        store.drop_progress()
+        return _passes(store, sizes, room)
+    rest = {name: sizes[name] for name in left if name not in begun}
+    return [tuple(begun), *(passes_within(rest, room) if rest else [])]
+
+
+def _require_examples(store: Store, batches: Iterable[AnyBatch]) -> None:
+    """Check that these examples are those of a finished store."""
+    digests = Digests(store.groups)
+    for index, batch in enumerate(batches):
+        if index == store.index.n_batches:
+            break
+        digests.add(batch)
+    store.require_examples(digests)
+
+
+class _StoredPass:
+    """One pass over the examples, from its last checkpoint on.
+
+    Args:
+        store: where its moments go.
+        adapter: the model.
+        sites: the matrices whose inputs it sums.
+        names: these inputs.
+        n_rows: how many positions count, by group.
+        keep: how the store is written.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        adapter: Adapter,
+        sites: list[Site],
+        names: tuple[str, ...],
+        n_rows: Mapping[str, int | None],
+        keep: Keep,
+    ) -> None:
+        self._store, self._adapter, self._sites, self._names, self._keep = store, adapter, sites, names, keep
+        devices = {str(site.input): adapter.parameter(site.path).device for site in sites}
+        sums = store.sums(keep.storage_device, devices)
+        self._summing = Summing(sites, n_rows, sums, keep.storage_device)
+        self._digests = Digests(store.groups)
+        self._n_batches = 0
+        self._clock = _Clock(float(keep.checkpoint_every))
+
+    def run(self, batches: Iterable[AnyBatch]) -> None:
+        """Sum the batches that are left, and write the moments."""
+        one_pass(self._adapter, self._sites, self._to_run(batches), self._summing.record)
+        self._summing.check()
+        self._summing.require_seen()
+        if self._store.index.n_batches is not None:
+            self._store.require_examples(self._digests)
+        seen, offered = self._summing.seen, dict(self._summing.offered)
+        done = {name: self._store.write_input(name, self._summing.result(name)) for name in seen}
+        self._store.finish(done, self._digests, offered, self._n_batches)
+
+    def _to_run(self, batches: Iterable[AnyBatch]) -> Iterator[AnyBatch]:
+        """The batches that the sums do not hold yet. Between two of them, what is due is done."""
+        begun = self._store.index.progress
+        for index, batch in enumerate(batches):
+            if index == self._store.index.n_batches:
+                return
+            self._digests.add(batch)
+            self._n_batches = index + 1
+            if begun is not None and index < begun.batches:
+                self._pass_over(begun, index)
+                continue
+            self._summing.see(index, batch)
+            yield batch
+            if self._summing.is_due:
+                self._summing.check()
+            if self._clock.is_due:
+                self._checkpoint()
+        if begun is not None and self._n_batches < begun.batches:
+            require_same_examples({}, begun.digests, f"the store {self._store.folder}, which has more of them")
+
+    def _pass_over(self, begun: Progress, index: int) -> None:
+        """At the last batch that the sums hold, check that all so far were the same."""
+        if index + 1 == begun.batches:
+            require_same_examples(self._digests.values, begun.digests, f"the store {self._store.folder}")
+            self._summing.offered = dict(begun.offered)
+
+    def _checkpoint(self) -> None:
+        self._summing.check()
+        with self._clock:
+            shards = self._store.write_states(self._summing.sums, self._n_batches)
+            self._store.checkpoint(
+                Progress(
+                    self._names, self._n_batches, dict(self._digests.values), shards, dict(self._summing.offered)
+                )
+            )
+
+
+class _Clock:
+    """When is a checkpoint due? After a time, and not before many times what the last one took."""
+
+    def __init__(self, every: float) -> None:
+        self._every, self._next, self._began = every, time.monotonic() + every, 0.0
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is time."""
+        return time.monotonic() >= self._next
+
+    def __enter__(self) -> None:
+        self._began = time.monotonic()
+
+    def __exit__(self, *_: object) -> None:
+        now = time.monotonic()
+        self._next = now + max(self._every, LEAST_SHARE * (now - self._began))
