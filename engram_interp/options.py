@@ -1,4 +1,4 @@
-"""The options that calls share: which matrices, how to solve, how to run, where to keep. Each is declared and checked here, once.
+"""The options that calls share: which matrices, how to solve, how to run, where to keep. Each is declared here, once.
 
 A function that takes them is written with one argument for each kind, and called with the options as keywords:
 
@@ -212,8 +212,8 @@ def takes(*kinds: type) -> Callable[[Callable[..., R]], Callable[..., R]]:
     """Let a function be called with the options of these kinds as keywords.
 
     Args:
-        kinds: `Which`, `Read`, `Cut`, `Solve`, `Show`, `Run` or `Keep`. The function has an argument for each, named as its
-            kind in lower case.
+        kinds: `Which`, `Read`, `Cut`, `Solve`, `Show`, `Run` or `Keep`. The function has an argument for each, named
+            as its kind in lower case.
 
     Example:
         >>> @takes(Run)

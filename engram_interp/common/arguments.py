@@ -88,7 +88,7 @@ def _size(n: float, prefix: str, binary: bool) -> int:
     return int(n * (1024 if binary else 1000) ** " KMGT".index(prefix or " "))
 
 
-def in_units(size: float) -> str:
+def in_units(size: float | int) -> str:
     """A size in bytes for people: `1.2 GB`.
 
     Example:

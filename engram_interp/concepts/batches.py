@@ -5,6 +5,7 @@ Text is put into batches here; other data come in batches of their own: see `dat
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -19,12 +20,15 @@ from engram_interp.common.progress import bar
 from engram_interp.concepts.concept import TokenExample, listed_examples
 from engram_interp.concepts.data import Data, DataBatch, DataExample, data_batches
 from engram_interp.concepts.encoding import Encoder
+from engram_interp.concepts.streams import Stream
 from engram_interp.options import Read
 
 Examples: TypeAlias = Sequence[Any]
 """A group's examples as models read them: of `TokenExample`, of `DataExample`, or `Data`."""
 TOKENS = 4096
 """Tokens in a batch, padding included, where no number of examples is given."""
+WINDOW = 1024
+"""So many examples of a stream are in memory at a time."""
 PADDING = 256
 """Tokens of padding in such a batch, at most, for each pass over it: about what a pass costs beside its tokens."""
 
@@ -75,17 +79,113 @@ def encode_groups(
         ValueError: if the model cannot read an example, or if no position of a group counts.
         TypeError: if `groups` is not a mapping, or a group does not hold examples.
     """
+    found = encode_streams(groups, encoder, read)
+    return {group: list(cast("Sequence[TokenExample]", examples)) for group, examples in found.items()}
+
+
+def encode_streams(
+    groups: Mapping[str, Iterable[Any]], encoder: Encoder, read: Read | None = None
+) -> dict[str, Examples]:
+    """`encode_groups`, but examples of a stream become tokens only when they are read, and are not held."""
     if not isinstance(groups, Mapping):
         raise TypeError(f"groups must be lists of examples by name, {{'facts': [...]}}; got a {type(groups).__name__}")
-    listed = {
-        group: token_examples(examples, group) if isinstance(examples, Data) else listed_examples(examples, group)
-        for group, examples in groups.items()
+    encoded: dict[str, Examples] = {
+        group: _encoded(examples, group, encoder, read) for group, examples in groups.items()
     }
-    encoded = {group: encoder.encode_all(examples, group, read) for group, examples in listed.items()}
     for group, examples in encoded.items():
-        if not any(bool(example.counts.any()) for example in examples):
+        if not isinstance(examples, TokenStream) and not any(bool(example.counts.any()) for example in examples):
             raise ValueError(f"{group} must have a position that counts; none of its {len(examples)} examples has one")
     return encoded
+
+
+def _encoded(
+    examples: Iterable[Any], group: str, encoder: Encoder, read: Read | None
+) -> list[TokenExample] | TokenStream:
+    if isinstance(examples, Data):
+        return encoder.encode_all(token_examples(examples, group), group, read)
+    found = examples if isinstance(examples, Stream) else listed_examples(examples, group)
+    return (
+        TokenStream(found, group, encoder, read)
+        if isinstance(found, Stream)
+        else encoder.encode_all(found, group, read)
+    )
+
+
+class TokenStream(Sequence[TokenExample]):
+    """A stream's examples as tokens. They are encoded some at a time, and never held.
+
+    Args:
+        stream: the examples.
+        group: what errors call them.
+        encoder: how the model reads text.
+        read: which positions of a pair count.
+        most: how many positions that count are read. None reads all.
+    """
+
+    def __init__(
+        self, stream: Stream, group: str, encoder: Encoder, read: Read | None, most: int | None = None
+    ) -> None:
+        self._stream, self._group, self._encoder, self._read, self._most = stream, group, encoder, read, most
+
+    def __iter__(self) -> Iterator[TokenExample]:
+        found = self._all()
+        return found if self._most is None else first_tokens(found, self._most)
+
+    def _all(self) -> Iterator[TokenExample]:
+        examples, start = iter(self._stream), 0
+        while some := list(itertools.islice(examples, WINDOW)):
+            yield from self._encoder.encode_all(some, self._group, self._read, start)
+            start += len(some)
+
+    def limited(self, most: int) -> TokenStream:
+        """The same up to so many positions that count."""
+        return TokenStream(self._stream, self._group, self._encoder, self._read, most)
+
+    def __len__(self) -> int:
+        return len(self._stream)
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __getitem__(self, place: Any) -> Any:
+        return self._stream[place]
+
+
+def first_tokens(examples: Iterable[TokenExample], most: int) -> Iterator[TokenExample]:
+    """The first examples, as long as no more than so many positions count.
+
+    Example:
+        >>> some = [TokenExample(torch.tensor([3, 4]), torch.tensor([True, True]))] * 3
+        >>> len(list(first_tokens(some, most=5)))
+        2
+    """
+    taken = 0
+    for example in examples:
+        taken += int(example.counts.sum())
+        if taken > most:
+            return
+        yield example
+
+
+def limited(encoded: Mapping[str, Examples], most: int | None) -> dict[str, Examples]:
+    """Groups of examples, each up to so many positions that count. None takes all.
+
+    Raises:
+        ValueError: if the first example of a group has more.
+    """
+    if most is None:
+        return dict(encoded)
+    found: dict[str, Examples] = {}
+    for group, examples in encoded.items():
+        if isinstance(examples, (TokenStream, Data)):
+            found[group] = examples.limited(most)
+        else:
+            found[group] = list(first_tokens(examples, most))
+            if not found[group]:
+                raise ValueError(
+                    f"max_tokens must be {int(examples[0].counts.sum())} or more, as {group}[0] has; got {most}"
+                )
+    return found
 
 
 def token_examples(data: Data, group: str) -> list[TokenExample]:
@@ -122,7 +222,7 @@ def n_counted(examples: Examples) -> int | None:
         >>> n_counted([TokenExample(torch.tensor([3, 4]), torch.tensor([False, True]))] * 2)
         2
     """
-    if isinstance(examples, Data) or any(isinstance(one, DataExample) for one in examples):
+    if isinstance(examples, (Data, TokenStream)) or any(isinstance(one, DataExample) for one in examples):
         return None
     return sum(int(one.counts.sum()) for one in cast("Sequence[TokenExample]", examples))
 
@@ -133,7 +233,9 @@ AnyBatch: TypeAlias = Batch | DataBatch
 def any_batches(
     encoded: Mapping[str, Examples], batch_size: int | None, progress: bool | None, describe: str
 ) -> Iterator[AnyBatch]:
-    """Yields every example once: see `batches` for text, and `data_batches` for other data."""
+    """Yields every example once: `batches` of text, `stream_batches` of streams, `data_batches` of other data."""
+    if any(isinstance(some, TokenStream) for some in encoded.values()):
+        return stream_batches(encoded, batch_size, progress, describe)
     if any(isinstance(some, Data) or isinstance(next(iter(some), None), DataExample) for some in encoded.values()):
         return data_batches(encoded, batch_size, progress, describe)
     return batches(cast("dict[str, list[TokenExample]]", dict(encoded)), batch_size, progress, describe)
@@ -159,6 +261,38 @@ def batches(
     ends = batch_ends([len(example.tokens) for example, *_ in flat], batch_size)
     for start, stop in bar(list(pairwise(ends)), progress, describe, "batch"):
         yield _pad(flat[start:stop])
+
+
+def stream_batches(
+    encoded: Mapping[str, Iterable[TokenExample]],
+    batch_size: int | None,
+    progress: bool | None,
+    describe: str,
+    shares: Mapping[str, int] | None = None,
+) -> Iterator[Batch]:
+    """Yields every example once, some of each group at a time, in batches of examples of similar length.
+
+    Args:
+        encoded: token examples by group.
+        batch_size: examples in a batch. None takes as many as make up `TOKENS` tokens, with little padding.
+        progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
+        describe: what the bar says.
+        shares: how many of each group are taken at a time. None takes `WINDOW`.
+    """
+    sources = {group: enumerate(examples) for group, examples in encoded.items()}
+    with bar(None, progress, describe, "batch") as shown:
+        while True:
+            flat = [
+                (example, place, i, f"{group}[{i}]")
+                for place, (group, source) in enumerate(sources.items())
+                for i, example in itertools.islice(source, WINDOW if shares is None else shares[group])
+            ]
+            if not flat:
+                return
+            flat.sort(key=lambda item: len(item[0].tokens))
+            for start, stop in pairwise(batch_ends([len(example.tokens) for example, *_ in flat], batch_size)):
+                yield _pad(flat[start:stop])
+                shown.update()
 
 
 def batch_ends(lengths: Sequence[int], batch_size: int | None, longer: int = 0) -> list[int]:

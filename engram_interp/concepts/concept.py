@@ -7,10 +7,10 @@ Tensors bring a mask.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 from types import NoneType
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor
 from engram_interp.concepts.data import BATCH_SIZE, Data, Mask
 from engram_interp.concepts.datasets import Wanted, sides_of
 from engram_interp.concepts.positions import counted
+from engram_interp.concepts.streams import KEPT, Stream, listed_or_stream
 from engram_interp.options import ANSWER, PREDICTING, Read
 
 TARGET, REFERENCE = "target", "reference"
@@ -92,9 +93,11 @@ class Concept:
     """Target examples, whose memory is sought, and reference examples, which it is told apart from.
 
     Args:
-        target: strings or `(prompt, answer)` pairs, in a list or any other ordered iterable, which is read once. In a
-            string every real token counts, but not BOS. In a pair those count that `positions` names. Prompt and answer
-            are joined by a space, unless one of them brings its own. A `Pair` says for itself which positions count.
+        target: strings or `(prompt, answer)` pairs, in a list or any other ordered iterable. In a string every real
+            token counts, but not BOS. In a pair those count that `positions` names. Prompt and answer are joined by a
+            space, unless one of them brings its own. A `Pair` says for itself which positions count. A dataset's
+            records may say them too: `{"prompt": ..., "answer": ...}`, `{"text": ...}`. An iterable without a length
+            that has more than 4096 examples is never held: each pass reads it, an iterator for one pass only.
         reference: examples of what must not change, in the same form. Target and reference together give the total
             statistics.
         name: what reports and files call the concept.
@@ -135,12 +138,13 @@ class Concept:
     def __repr__(self) -> str:
         if not self.is_text:
             return f"Concept({self.name!r}, batches of target and reference)"
-        return f"Concept({self.name!r}, {len(self.target)} target and {len(self.reference)} reference examples)"
+        counts = [f"{'a stream' if isinstance(one, Stream) else len(one)}" for one in self.sides.values()]
+        return f"Concept({self.name!r}, {counts[0]} target and {counts[1]} reference examples)"
 
     def _repr_html_(self) -> str:
         from engram_interp.common.html import concept_html
 
-        return concept_html(self.name, self.sides) if self.is_text else repr(self)
+        return concept_html(self.name, self.sides) if self.is_text and not self.is_stream else repr(self)
 
     @property
     def sides(self) -> dict[str, Sequence[Any]]:
@@ -151,6 +155,11 @@ class Concept:
     def is_text(self) -> bool:
         """Whether the examples are text or tokens, and not batches of other data."""
         return not isinstance(self.target, Data)
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether a side is a stream, of which single examples cannot be asked for."""
+        return any(isinstance(side, Stream) for side in self.sides.values())
 
     @property
     def in_words(self) -> str | None:
@@ -167,14 +176,14 @@ class Concept:
         cls,
         target: Int[Tensor, "n_target pos"] | np.ndarray,
         reference: Int[Tensor, "n_reference ref_pos"] | np.ndarray,
-        target_mask: Bool[Tensor, "..."] | None = None,
-        reference_mask: Bool[Tensor, "..."] | None = None,
+        target_mask: Bool[Tensor, "..."] | np.ndarray | None = None,
+        reference_mask: Bool[Tensor, "..."] | np.ndarray | None = None,
         name: str | None = None,
         positions: str = ANSWER,
     ) -> Concept:
         """A concept from tokens, which go through the model exactly as given: nothing is added or left out.
 
-        The tensors are copied.
+        Tensors and arrays are copied. The rows of a memory-mapped array are read from it when they are needed.
 
         Args:
             target: `[batch pos]` integers, in a tensor or a NumPy array.
@@ -197,8 +206,8 @@ class Concept:
             [1, 2]
         """
         return cls(
-            target=_from_rows(target, target_mask, TARGET, Read(positions=positions)),
-            reference=_from_rows(reference, reference_mask, REFERENCE, Read(positions=positions)),
+            target=_rows_of(target, target_mask, TARGET, Read(positions=positions)),
+            reference=_rows_of(reference, reference_mask, REFERENCE, Read(positions=positions)),
             name=name,
             positions=positions,
         )
@@ -283,8 +292,8 @@ def require_concept(concept: object) -> None:
         raise TypeError(f"concept must be a Concept(target=[...], reference=[...]); got a {type(concept).__name__}")
 
 
-def listed_examples(examples: Iterable[Example], group: str) -> list[Example]:
-    """The examples as a list. Errors call them `group`.
+def listed_examples(examples: Iterable[Example], group: str) -> list[Example] | Stream:
+    """The examples as a list, or as a stream if they have no length and are many. Errors call them `group`.
 
     Raises:
         ValueError: if there are no examples, or one is blank.
@@ -296,18 +305,70 @@ def listed_examples(examples: Iterable[Example], group: str) -> list[Example]:
         raise ValueError(f"{group} must be a list of examples; got {examples!r}: put a single pair in a list")
     if not _has_order(examples):
         raise TypeError(f"{group} must be a list of one or more examples; got a {type(examples).__name__}")
-    found = list(examples)
-    if not found:
+    if hasattr(examples, "__len__"):
+        return [_checked(example, f"{group}[{i}]") for i, example in enumerate(examples)]
+    found = listed_or_stream(examples, group, _checked)
+    if not isinstance(found, Stream) and not found:
         raise ValueError(f"{group} must be a list of one or more examples; got an empty {type(examples).__name__}")
-    for i, example in enumerate(found):
-        check_example(example, f"{group}[{i}]")
     return found
+
+
+def _checked(example: Any, place: str) -> Example:
+    """An example as it is given, or what a dataset's record says."""
+    if isinstance(example, Mapping):
+        return example_of(example, place)
+    check_example(example, place)
+    return example
 
 
 def _has_order(examples: object) -> bool:
     """Whether these can be read in order: neither a set, nor a mapping, nor a data frame, which has `columns`."""
     unordered = isinstance(examples, (bytes, Set, Mapping)) or hasattr(examples, "columns")
     return isinstance(examples, Iterable) and not unordered
+
+
+def example_of(value: object, place: str) -> Example:
+    """The example that a record says: of a file's JSON, or of a dataset.
+
+    Args:
+        value: a string, a `[prompt, answer]` list, an object with `prompt` (or `question`) and `answer`, or an object
+            with `text`.
+        place: what errors call it.
+
+    Raises:
+        ValueError: if it is nothing of this, or a text is blank.
+    """
+    match value:
+        case str() as example:
+            found: Example = example
+        case [str() as prompt, str() as answer]:
+            found = prompt, answer
+        case {"prompt": str() as prompt, "answer": str() as answer}:
+            found = _pair(prompt, answer, cast("dict[Any, Any]", value), place)
+        case {"question": str() as prompt, "answer": str() as answer}:
+            found = _pair(prompt, answer, cast("dict[Any, Any]", value), place)
+        case {"text": str() as text}:
+            found = text
+        case _:
+            raise ValueError(
+                f"{place} must be a string, a [prompt, answer] list, an object with prompt (or question) and answer, "
+                f"or an object with text; got {value!r}"
+            )
+    check_example(found, place)
+    try:
+        "".join(found).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{place} holds half of a character (a lone surrogate): {found!r}") from error
+    return found
+
+
+def _pair(prompt: str, answer: str, value: dict[Any, Any], place: str) -> tuple[str, str]:
+    """The pair, with the positions that count if the object says which."""
+    chosen = {name: value[name] for name in ("positions", "eos") if value.get(name) is not None}
+    try:
+        return Pair(prompt, answer, **chosen) if chosen else (prompt, answer)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{place}: {error}") from error
 
 
 def check_example(example: object, place: str) -> None:
@@ -330,7 +391,39 @@ def check_example(example: object, place: str) -> None:
             raise ValueError(f"{place} must not hold a blank text; got {example!r}")
 
 
-def _from_rows(tokens: Tensor | np.ndarray, mask: Tensor | None, side: str, read: Read = PAPERS) -> list[TokenExample]:
+def _rows_of(
+    tokens: Tensor | np.ndarray, mask: Tensor | np.ndarray | None, side: str, read: Read
+) -> list[TokenExample] | Stream:
+    """Rows of tokens as examples; those of a memory-mapped array as a stream, if they are many."""
+    if not isinstance(tokens, np.memmap) or tokens.ndim != 2 or len(tokens) <= KEPT:
+        return _from_rows(tokens, mask, side, read)
+    if mask is not None and len(mask) != len(tokens):
+        raise ValueError(f"{side}_mask must have the shape of its tokens, {list(tokens.shape)}; got {list(mask.shape)}")
+    return Stream(_MappedRows(tokens, mask, side, read), side, lambda example, _place: example)
+
+
+@dataclass(frozen=True)
+class _MappedRows:
+    """Rows of a memory-mapped array as examples, some at a time."""
+
+    tokens: np.ndarray
+    mask: Tensor | np.ndarray | None
+    side: str
+    read: Read
+
+    def __iter__(self) -> Iterator[TokenExample]:
+        for start in range(0, len(self.tokens), KEPT):
+            some = slice(start, start + KEPT)
+            rows, mask = np.array(self.tokens[some]), None if self.mask is None else self.mask[some]
+            # What counts nowhere in these rows may count elsewhere.
+            nowhere = mask is not None and not mask.any()
+            found = _from_rows(rows, None if nowhere else mask, self.side, self.read)
+            yield from (replace(one, counts=torch.zeros_like(one.counts)) for one in found) if nowhere else found
+
+
+def _from_rows(
+    tokens: Tensor | np.ndarray, mask: Tensor | np.ndarray | None, side: str, read: Read = PAPERS
+) -> list[TokenExample]:
     if not isinstance(tokens, (Tensor, np.ndarray)):
         raise TypeError(f"{side} tokens must be a tensor or an array [batch pos]; got a {type(tokens).__name__}")
     if tokens.ndim != 2 or 0 in tokens.shape or not _are_integers(tokens):

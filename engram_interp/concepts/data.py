@@ -87,6 +87,7 @@ class Data(Sequence[Any]):
         labelled: whether each batch is a pair of what the model takes and the labels of its examples.
         mask: which examples or positions count. None counts all.
         labels: the label of every example, where it is known without reading it.
+        most: how many positions that count are read, in whole batches. None reads all.
 
     Raises:
         TypeError: if `source` is not an iterable of batches.
@@ -98,6 +99,7 @@ class Data(Sequence[Any]):
         labelled: bool = False,
         mask: Mask | None = None,
         labels: Sequence[Any] | None = None,
+        most: int | None = None,
     ) -> None:
         if isinstance(source, (Tensor, str, bytes, Mapping)) or not isinstance(source, Iterable):
             raise TypeError(f"batches must be an iterable of what the model takes; got a {type(source).__name__}")
@@ -105,6 +107,7 @@ class Data(Sequence[Any]):
         self._length: int | None = None if labels is None else len(labels)
         self._is_used = False
         self._first: list[Any] = []
+        self._most = most
 
     def __len__(self) -> int:
         """How many examples there are. If nobody knows yet, all are read once to count them."""
@@ -166,11 +169,14 @@ class Data(Sequence[Any]):
             numbers: which examples, in ascending order. None reads all.
             batch_size: at most so many in a batch. None takes batches as they are given.
         """
-        wanted, start = None if numbers is None else torch.tensor(numbers), 0
+        wanted, start, n_counted = None if numbers is None else torch.tensor(numbers), 0, 0
         for batch in self.raw():
             inputs, labels = self._inputs(batch), self._labels(batch)
             n = size_of(inputs)
             counts = self._counts(batch, n)
+            n_counted += int(counts.sum())
+            if self._most is not None and n_counted > self._most:
+                return
             mine = torch.arange(n) if wanted is None else wanted[(wanted >= start) & (wanted < start + n)] - start
             for some in mine.split(batch_size or n):
                 if len(some) == n:
@@ -181,6 +187,12 @@ class Data(Sequence[Any]):
             start += n
             if wanted is not None and start > int(wanted[-1]):
                 return
+
+    def limited(self, most: int) -> Data:
+        """The same, up to so many positions that count. An iterator is shared with it."""
+        found = Data(self._source, self._labelled, self._mask, most=most)
+        found._first = self._first
+        return found
 
     def _inputs(self, batch: Any) -> Any:
         if not self._labelled:

@@ -21,7 +21,7 @@ class Digests:
     """
 
     def __init__(self, groups: Sequence[str], so_far: Mapping[str, str] | None = None) -> None:
-        self.values = {group: "" for group in groups} | dict(so_far or {})
+        self.values = dict.fromkeys(groups, "") | dict(so_far or {})
 
     def add(self, batch: AnyBatch) -> None:
         """Add a batch: what the model reads, and what counts of it."""

@@ -55,20 +55,23 @@ class Encoder:
         """The tokens that are not text: BOS and padding, as far as the tokenizer has them."""
         return [one for one in (self.bos, self.pad) if one is not None]
 
-    def encode_all(self, examples: Sequence[Example], group: str, read: Read | None = None) -> list[TokenExample]:
+    def encode_all(
+        self, examples: Sequence[Example], group: str, read: Read | None = None, start: int = 0
+    ) -> list[TokenExample]:
         """The examples as the model reads them. Their text goes to the tokenizer at once, which is faster.
 
         Args:
             examples: text or tokens.
             group: what errors call them, `group[0]` and so on.
             read: which positions of a pair count, if the pair does not say so. None takes the default.
+            start: the number of the first.
 
         Raises:
             ValueError: if text is given without a fast tokenizer, if there are tokens that the model does not have, or
                 more tokens than it has positions; if a text or an answer has no token, or the positions that produce
                 an answer are asked for and no token stands before it.
         """
-        places = {i: f"{group}[{i}]" for i in range(len(examples))}
+        places = {i: f"{group}[{start + i}]" for i in range(len(examples))}
         texts = {i: one for i, one in enumerate(examples) if not isinstance(one, TokenExample)}
         spelled = self._spelled_out({places[i]: _text_of(one) for i, one in texts.items()})
         read = read or Read()

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import codecs
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, cast
 
-from engram_interp.concepts.concept import Example, Pair, check_example
+from engram_interp.concepts.concept import Example, example_of
 
 TEXT, LINES, JSON = ".txt", ".jsonl", ".json"
 MARKED = {
@@ -34,10 +33,37 @@ def read_examples(path: str | Path) -> list[Example]:
         ValueError: if the suffix or the encoding is another one, if the file holds no example, or if a value is not an
             example. The message gives its line, or its place in the list.
     """
-    examples = [_from_json(value, place) for place, value in _values(Path(path))]
+    examples = [example_of(value, place) for place, value in _values(Path(path))]
     if not examples:
         raise ValueError(f"{path} must hold one or more examples; it holds none")
     return examples
+
+
+class ExamplesIn:
+    """The examples of a `.txt` or `.jsonl` file of any size, read line by line whenever somebody iterates over them.
+
+    Args:
+        path: the file; see `read_examples`.
+
+    Raises:
+        FileNotFoundError: if there is no file at `path`.
+        ValueError: if it is no such file; while it is read, if a line is not an example.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise FileNotFoundError(f"there is no file {self.path}")
+        if self.path.suffix.lower() not in (TEXT, LINES):
+            raise ValueError(f"{self.path} must be a .txt or .jsonl file to be read line by line")
+
+    def __iter__(self) -> Iterator[Example]:
+        is_text = self.path.suffix.lower() == TEXT
+        with self.path.open("rb") as file:
+            encoding = _encoding(file.read(4))
+        with self.path.open(encoding=encoding, newline="\n") as file:
+            for place, line in _told_apart(file, self.path):
+                yield example_of(line if is_text else _parsed(line, place), place)
 
 
 def read_labels(path: str | Path, field: str) -> list[str | int | None]:
@@ -94,7 +120,12 @@ def _read_list(path: Path) -> list[tuple[str, object]]:
 
 
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
-    for n, line in enumerate(_text(path).split("\n"), 1):
+    return _told_apart(_text(path).split("\n"), path)
+
+
+def _told_apart(lines: Iterable[str], path: Path) -> Iterator[tuple[str, str]]:
+    """Lines that are not blank, each after what errors call it."""
+    for n, line in enumerate(lines, 1):
         if "\0" in line:
             raise ValueError(f"{path}, line {n} holds a zero byte, as UTF-16 does: save the file as UTF-8")
         if line := line.strip().strip("\ufeff").strip():
@@ -103,7 +134,7 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
 
 def _text(path: Path) -> str:
     content = path.read_bytes()
-    encoding = next((name for mark, name in MARKED.items() if content.startswith(mark)), "utf-8-sig")
+    encoding = _encoding(content)
     try:
         return content.decode(encoding)
     except UnicodeDecodeError as error:
@@ -114,42 +145,13 @@ def _text(path: Path) -> str:
         ) from error
 
 
+def _encoding(content: bytes) -> str:
+    """What a file that begins with these bytes is encoded in."""
+    return next((name for mark, name in MARKED.items() if content.startswith(mark)), "utf-8-sig")
+
+
 def _parsed(line: str, place: str) -> object:
     try:
         return json.loads(line)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{place} is not valid JSON: {error}") from error
-
-
-def _from_json(value: object, place: str) -> Example:
-    match value:
-        case str() as example:
-            found: Example = example
-        case [str() as prompt, str() as answer]:
-            found = prompt, answer
-        case {"prompt": str() as prompt, "answer": str() as answer}:
-            found = _pair(prompt, answer, cast("dict[Any, Any]", value), place)
-        case {"question": str() as prompt, "answer": str() as answer}:
-            found = _pair(prompt, answer, cast("dict[Any, Any]", value), place)
-        case {"text": str() as text}:
-            found = text
-        case _:
-            raise ValueError(
-                f"{place} must be a string, a [prompt, answer] list, an object with prompt (or question) and answer, "
-                f"or an object with text; got {value!r}"
-            )
-    check_example(found, place)
-    try:
-        "".join(found).encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(f"{place} holds half of a character (a lone surrogate): {found!r}") from error
-    return found
-
-
-def _pair(prompt: str, answer: str, value: dict[Any, Any], place: str) -> tuple[str, str]:
-    """The pair, with the positions that count if the object says which."""
-    chosen = {name: value[name] for name in ("positions", "eos") if value.get(name) is not None}
-    try:
-        return Pair(prompt, answer, **chosen) if chosen else (prompt, answer)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{place}: {error}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,19 +12,22 @@ from torch import Tensor, nn
 
 from engram_interp.concepts.concept import Concept
 from engram_interp.engrams.engram import Engram
-from engram_interp.engrams.parts import Change, parts, prepare
+from engram_interp.engrams.parts import Change, inputs_here, parts, prepare
 from engram_interp.engrams.weights import without_bias
 from engram_interp.linalg.filters import filter_name
 from engram_interp.models import Adapter, adapt
 from engram_interp.models.exclusive import exclusive
 from engram_interp.models.sites import Site
-from engram_interp.options import Run, Solve, Which, takes
+from engram_interp.options import Keep, Run, Solve, Which, takes
+from engram_interp.statistics.ranks import Ranks
 from engram_interp.statistics.statistics import Statistics
 
 
 @exclusive
-@takes(Which, Solve, Run)
-def extract(model: nn.Module, concept: Concept | Statistics, *, which: Which, solve: Solve, run: Run) -> Engram:
+@takes(Which, Solve, Run, Keep)
+def extract(
+    model: nn.Module, concept: Concept | Statistics, *, which: Which, solve: Solve, run: Run, keep: Keep
+) -> Engram:
     """The concept's engram, `W+ = W S+ (S+ + S-)^pinv` of every matrix (paper, Eq. 4; Eq. 3 with `delta_from`).
 
     Args:
@@ -42,10 +46,18 @@ def extract(model: nn.Module, concept: Concept | Statistics, *, which: Which, so
         >>> 0 < engram.wnorm()["blocks.1.attn.W_K"] < 1
         True
     """
-    prepared = prepare(model, concept, which, solve, run)
-    changes = (part.change for part in parts(prepared, solve, run.progress))
+    prepared = prepare(model, concept, which, solve, run, keep)
+    changes = (part.change for part in parts(prepared, solve, run.progress, inputs_here(prepared)))
     options = options_of(solve, prepared.statistics.counts, prepared.statistics.positions)
-    return engram_of(prepared.adapter, prepared.sites, changes, prepared.statistics.name, options)
+    return engram_of(prepared.adapter, prepared.sites, _of_all(changes), prepared.statistics.name, options)
+
+
+def _of_all(changes: Iterable[Change]) -> Iterable[Change]:
+    """The changes that all processes of a group have made."""
+    ranks = Ranks.here()
+    if ranks.size == 1:
+        return changes
+    return (replace(change, matrix=change.matrix.cpu()) for some in ranks.gathered(list(changes)) for change in some)
 
 
 def engram_of(

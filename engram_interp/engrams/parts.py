@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -29,8 +29,9 @@ from engram_interp.linalg.total import Total
 from engram_interp.models import Adapter, adapt
 from engram_interp.models.components import UNEMBED
 from engram_interp.models.sites import Site, by_input
-from engram_interp.options import Run, Solve, Which
+from engram_interp.options import Keep, Run, Solve, Which
 from engram_interp.statistics.collect import collect
+from engram_interp.statistics.ranks import Ranks, owners
 from engram_interp.statistics.statistics import Statistics
 
 logger = logging.getLogger("engram_interp")
@@ -205,36 +206,67 @@ class Part:
         return without_bias(matrix, self.data.absorbed)
 
 
-def prepare(model: nn.Module, concept: Concept | Statistics, which: Which, solve: Solve, run: Run) -> Prepared:
+def prepare(
+    model: nn.Module,
+    concept: Concept | Statistics,
+    which: Which,
+    solve: Solve,
+    run: Run,
+    keep: Keep | None = None,
+) -> Prepared:
     """The model, the concept's statistics, and the matrices that both give.
 
     Raises:
         ValueError: see `collect`; also if the statistics are of another model or lack an input that is asked for, or
             `delta_from` has other shapes.
+        TypeError: if statistics are given that are there already, and options that say how to collect them.
     """
+    keep = keep or Keep()
+    if isinstance(concept, Statistics) and keep != Keep():
+        given = ", ".join(name for name, value in vars(keep).items() if value != getattr(Keep(), name))
+        raise TypeError(f"these statistics are collected already: {given} must be given to collect")
     adapter = adapt(model)
     if not isinstance(concept, Statistics):
         # A `delta_from` of other shapes is refused before the pass.
         base_of(adapter, solve.delta_from, adapter.sites(which.components, which.layers))
         # Nobody can ask these statistics again, so they need not keep what is factorised.
-        concept = replace(collect(model, concept, **vars(which), **vars(run)), keep_bytes=0)
+        concept = replace(collect(model, concept, **vars(which), **vars(run), **vars(keep)), keep_bytes=0)
     adapter.learn(concept.reads)
     return Prepared(adapter, concept, sites_of(adapter, concept, which))
 
 
-def parts(prepared: Prepared, solve: Solve, progress: bool | None) -> Iterator[Part]:
-    """Every matrix with its engram. Matrices that share an input come together, and share its soft projector."""
+def inputs_here(prepared: Prepared) -> list[str]:
+    """The inputs that this process factorises: all of them, or its share in a process group."""
+    ranks = Ranks.here()
+    work = {name: d**3 for name, d in prepared.adapter.widths(by_input(prepared.sites)).items()}
+    owned = owners(work, ranks.size)
+    return [name for name in by_input(prepared.sites) if owned[name] == ranks.rank]
+
+
+def parts(
+    prepared: Prepared, solve: Solve, progress: bool | None, inputs: Collection[str] | None = None
+) -> Iterator[Part]:
+    """Every matrix with its engram. Matrices that share an input come together, and share its soft projector.
+
+    Args:
+        prepared: the model, the statistics and the matrices.
+        solve: how engrams are solved for.
+        progress: whether a bar is shown.
+        inputs: what the matrices read. None takes all.
+    """
     adapter, statistics = prepared.adapter, prepared.statistics
     base = base_of(adapter, solve.delta_from, prepared.sites)
     absorbing = absorbing_inputs(adapter, base) if solve.absorb_bias else set()
     hidden: dict[str, tuple[int, int, int]] = {}
-    for name, readers in bar(by_input(prepared.sites).items(), progress, "solving", "input"):
+    readers_of = {name: some for name, some in by_input(prepared.sites).items() if inputs is None or name in inputs}
+    for name, readers in bar(readers_of.items(), progress, "solving", "input"):
         absorbed = name in absorbing
         data = input_data(statistics, name, absorbed, solve)
         for site in readers:
             yield part_of(site, data, adapter, base)
         if (n := data.n_hidden) > HIDDEN * data.width:
             hidden[name] = n, data.solution.rank, data.width
+        del data  # the next input should not share the memory with this one
     warn_of_hidden(hidden)
     give_back_freed()
 

@@ -23,7 +23,7 @@ from engram_interp.models import Adapter
 from engram_interp.models.components import COMPONENTS
 from engram_interp.models.exclusive import exclusive
 from engram_interp.models.sites import Site
-from engram_interp.options import Run, Solve, Which, takes
+from engram_interp.options import Keep, Run, Solve, Which, takes
 from engram_interp.statistics.statistics import Statistics
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ class Diagnosis:
 
 
 @exclusive
-@takes(Which, Solve, Run)
+@takes(Which, Solve, Run, Keep)
 def diagnose(
     model: nn.Module | Statistics,
     concept: Concept | Statistics | str = TARGET,
@@ -194,6 +194,7 @@ def diagnose(
     which: Which,
     solve: Solve,
     run: Run,
+    keep: Keep,
 ) -> Diagnosis:
     """Spectra and behaviour of the soft projectors of every input, and of the engrams of every matrix.
 
@@ -223,7 +224,7 @@ def diagnose(
         return _of_statistics(model, concept, rtols, which, solve)
     if isinstance(concept, str):
         raise TypeError(f"with a model, concept must be a Concept or its Statistics; got the name {concept!r}")
-    prepared = prepare(model, concept, which, solve, run)
+    prepared = prepare(model, concept, which, solve, run, keep)
     made, statistics = parts(prepared, solve, run.progress), prepared.statistics
     return diagnosis_of(prepared.adapter, prepared.sites, made, rtols, statistics.token_share(), statistics.name)
 

@@ -6,9 +6,9 @@ model and the concept, take every part, measure it, and put the sizes into a tab
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
-from itertools import groupby
+from itertools import islice
 
 import pandas as pd
 import torch
@@ -16,7 +16,7 @@ from torch import nn
 
 from engram_interp.concepts.concept import TARGET, Concept
 from engram_interp.concepts.memories import Groups, has_siblings
-from engram_interp.engrams.parts import Part, parts, prepare
+from engram_interp.engrams.parts import Part, inputs_here, parts, prepare
 from engram_interp.maps.localization_map import ANALYTIC, NULLS, SIBLINGS, LocalizationMap
 from engram_interp.maps.null_pass import is_too_large, takes_of_nothing, with_null
 from engram_interp.maps.null_sets import MIN_DRAWS, NullSets
@@ -24,13 +24,14 @@ from engram_interp.maps.nulls import of_sets, significance
 from engram_interp.maps.quantities import Sizes, sizes_of
 from engram_interp.models import Adapter
 from engram_interp.models.exclusive import exclusive
-from engram_interp.models.sites import Site
-from engram_interp.options import Run, Solve, Which, takes
+from engram_interp.models.sites import Site, by_input
+from engram_interp.options import Keep, Run, Solve, Which, takes
+from engram_interp.statistics.ranks import Ranks
 from engram_interp.statistics.statistics import Statistics
 
 
 @exclusive
-@takes(Which, Solve, Run)
+@takes(Which, Solve, Run, Keep)
 def localize(
     model: nn.Module,
     concept: Concept | Statistics,
@@ -43,6 +44,7 @@ def localize(
     which: Which,
     solve: Solve,
     run: Run,
+    keep: Keep,
 ) -> LocalizationMap:
     """How much of every matrix and head the concept owns, and how much that is over a target with nothing of its own.
 
@@ -92,7 +94,7 @@ def localize(
         >>> wmap.top(2)["component"].tolist()
         ['W_gate', 'W_in']
     """
-    asked, null = null, _null(concept, null, groups, solve)
+    asked, null = null, _null(concept, null, groups, solve, keep)
     if asked is None and null == SIBLINGS and groups is None and is_too_large(model, concept, which):
         null = ANALYTIC
     if gradient and null != SIBLINGS:
@@ -100,24 +102,32 @@ def localize(
     if groups is not None and null != SIBLINGS:
         raise ValueError(f'groups say which examples are one memory: they need null="siblings"; null is {null!r}')
     if null == ANALYTIC:
-        prepared, sets = prepare(model, concept, which, solve, run), None
+        prepared, sets = prepare(model, concept, which, solve, run, keep), None
     else:
         prepared, sets = with_null(model, concept, null, groups, gradient, draws, seed, which, solve, run)
-    made = parts(prepared, solve, run.progress)
+    mine = inputs_here(prepared)
+    made = parts(prepared, solve, run.progress, mine)
     statistics = prepared.statistics
-    wmap = map_of(prepared.adapter, prepared.sites, made, statistics.counts, statistics.name, null, sets)
+    wmap = map_of(prepared.adapter, prepared.sites, made, statistics.counts, statistics.name, null, sets, mine)
     return replace(wmap, positions=statistics.positions)
 
 
-def _null(concept: Concept | Statistics, null: str | None, groups: Groups | None, solve: Solve) -> str:
+def _null(concept: Concept | Statistics, null: str | None, groups: Groups | None, solve: Solve, keep: Keep) -> str:
     """What is compared with, if nobody says it."""
     if null is not None and null not in NULLS:
         raise ValueError(f"null must be {' or '.join(map(repr, NULLS))}; got {null!r}")
+    if keep != Keep():
+        if groups is not None or null not in (None, ANALYTIC):
+            raise ValueError(
+                f"a null of sets keeps the rows of every example in memory, which store, budget and their like do not "
+                f"allow: null must be {ANALYTIC!r} with them; got {null or SIBLINGS!r}"
+            )
+        return ANALYTIC
     if null is not None:
         return null
     if groups is not None:
         return SIBLINGS
-    if not isinstance(concept, Concept) or takes_of_nothing(solve.filter):
+    if not isinstance(concept, Concept) or concept.is_stream or takes_of_nothing(solve.filter):
         return ANALYTIC
     return SIBLINGS if has_siblings(concept, MIN_DRAWS) else ANALYTIC
 
@@ -130,6 +140,7 @@ def map_of(
     name: str | None,
     null: str = ANALYTIC,
     sets: NullSets | None = None,
+    inputs: Collection[str] | None = None,
 ) -> LocalizationMap:
     """The map of matrices whose engrams are at hand.
 
@@ -141,15 +152,23 @@ def map_of(
         name: the concept's name.
         null: what is compared with.
         sets: sets of examples to compare with, if there are any.
+        inputs: what the matrices read that are at hand here. The other processes of a group have the others. None says
+            that all are here.
     """
     target_share = counts[TARGET] / sum(counts.values())
     sizes: dict[str, Sizes] = {}
     drawn = {}
-    for _, readers in groupby(made, key=lambda part: part.site.input):
-        some = list(readers)
+    rest = iter(made)
+    for name_of_input, readers in by_input(sites).items():
+        if inputs is not None and name_of_input not in inputs:
+            continue
+        some = list(islice(rest, len(readers)))
         sizes |= {part.site.key: sizes_of(part, target_share) for part in some}
         if sets is not None:
             drawn |= of_sets(some, sizes, target_share, sets)
+        del some  # the next input should not share the memory with this one
+    if inputs is not None:
+        sizes, drawn = (Ranks.here().merged(found) for found in (sizes, drawn))
     if sets is not None:
         sizes = significance(sizes, drawn, sets.n_target, sets.products)
     return LocalizationMap(

@@ -9,7 +9,7 @@ from typing import Any
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from engram_interp.concepts.batches import Batch, Examples, encode_groups
+from engram_interp.concepts.batches import Batch, Examples, encode_streams
 from engram_interp.concepts.encoding import Encoder
 from engram_interp.models import reading
 from engram_interp.models.base import Adapter
@@ -53,8 +53,8 @@ class LanguageAdapter(Adapter):
         return [*blocks, lens_site(UNEMBED, None, Input("unembed.in"))]
 
     def encode(self, groups: Mapping[str, Sequence[Any]], read: Read | None = None) -> dict[str, Examples]:
-        """Every example of every group as tokens; see `encode_groups`."""
-        return dict(encode_groups(groups, self.encoder, read))
+        """Every example of every group as tokens; see `encode_streams`."""
+        return encode_streams(groups, self.encoder, read)
 
     def can_part(self, key: str, other: Tensor) -> bool:
         """The unembedding may be the embedding: `untie` parts the two."""

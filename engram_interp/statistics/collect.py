@@ -8,25 +8,26 @@ folder, and a budget of memory decides how many passes there are: see `stored.py
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
 from torch import nn
 
 from engram_interp.common.arguments import in_units
-from engram_interp.concepts.batches import AnyBatch, Examples, n_counted
+from engram_interp.concepts.batches import Examples, limited, n_counted
 from engram_interp.concepts.concept import Concept, require_concept
 from engram_interp.models import Adapter, adapt
 from engram_interp.models.exclusive import exclusive
 from engram_interp.models.sites import Site, by_input
 from engram_interp.options import Keep, Run, Which, takes
+from engram_interp.statistics.dealing import Between, dealt, summing_of
 from engram_interp.statistics.moments import AnyMoment, rank_of
 from engram_interp.statistics.passes import batches_of, one_pass, warn_of_few
+from engram_interp.statistics.ranks import Ranks
 from engram_interp.statistics.sizes import statistics_bytes
 from engram_interp.statistics.statistics import Statistics
 from engram_interp.statistics.stored import fill_store
-from engram_interp.statistics.summing import Summing
 
 logger = logging.getLogger("engram_interp")
 
@@ -57,7 +58,7 @@ def collect(model: nn.Module, concept: Concept, *, which: Which, run: Run, keep:
     adapter = adapt(model)
     adapter.look(concept)
     sites = adapter.sites(which.components, which.layers)
-    encoded = adapter.encode_concept(concept)
+    encoded = limited(adapter.encode_concept(concept), keep.max_tokens)
     if keep.store is not None:
         fill_store(adapter, sites, encoded, concept.in_words, which, run, keep)
         return replace(Statistics.open(keep.store), name=concept.name)
@@ -87,24 +88,21 @@ def moments_of(
         run: how examples go through the model.
         device: where sums are kept. None keeps each where its input is.
 
+    In a process group every process runs its share of the examples and owns some inputs, and all get all moments in
+    the end. With a store they stay on disk.
+
     Raises:
         ValueError: if an activation or a moment is not finite; the message names its matrices.
     """
     widths = adapter.widths(by_input(sites))
     size = statistics_bytes(widths.values(), len(encoded))
     logger.info("statistics of %d inputs and %d groups take up to %s", len(widths), len(encoded), in_units(size))
-    summing = Summing(sites, {group: n_counted(examples) for group, examples in encoded.items()}, device=device)
-    one_pass(adapter, sites, _watched(batches_of(encoded, run), summing), summing.record)
+    ranks, n_rows = Ranks.here(), {group: n_counted(examples) for group, examples in encoded.items()}
+    summing = summing_of(ranks, adapter, sites, n_rows, device=device)
+    one_pass(adapter, sites, dealt(batches_of(encoded, run), summing, ranks, Between()), summing.record)
     summing.check()
     summing.require_seen()
-    of_inputs = {name: summing.result(name) for name in summing.seen}
-    return {group: {name: moments[group] for name, moments in of_inputs.items()} for group in encoded}
-
-
-def _watched(batches: Iterator[AnyBatch], summing: Summing) -> Iterator[AnyBatch]:
-    """The batches, each of which the sums take note of before it runs."""
-    for index, batch in enumerate(batches):
-        summing.see(index, batch)
-        yield batch
-        if summing.is_due:
-            summing.check()
+    seen = summing.all_seen()
+    mine = {name: summing.result(name) for name in summing.seen}
+    of_inputs = ranks.merged(mine)
+    return {group: {name: of_inputs[name][group] for name in seen} for group in encoded}

@@ -12,6 +12,7 @@ import torch
 
 from engram_interp.common.arguments import in_units
 from engram_interp.statistics.moments import moment_dtype, most_rows
+from engram_interp.statistics.ranks import owners
 
 
 def moment_bytes(d: int, dtype: torch.dtype = torch.float32) -> int:
@@ -65,12 +66,14 @@ def least_budget(sizes: Mapping[str, list[int]]) -> int:
     return max(map(sum, sizes.values())) + _to_write(sizes)
 
 
-def passes_within(sizes: Mapping[str, list[int]], budget: int | None) -> list[tuple[str, ...]]:
+def passes_within(sizes: Mapping[str, list[int]], budget: int | None, n_ranks: int = 1) -> list[tuple[str, ...]]:
     """The inputs that each pass sums.
 
     Args:
         sizes: what the sums of every input take, group by group, in the model's order.
-        budget: how many bytes sums may take, with what writing the largest of them takes. None sets no limit.
+        budget: how many bytes sums may take in each process, with what writing the largest of them takes. None sets no
+            limit.
+        n_ranks: how many processes share the sums of a pass.
 
     Raises:
         ValueError: if the budget does not hold one of the inputs.
@@ -90,14 +93,20 @@ def passes_within(sizes: Mapping[str, list[int]], budget: int | None) -> list[tu
             f"{in_units(budget)}. components=... leaves out what is large"
         )
     found: list[list[str]] = [[]]
-    taken = 0
-    for name, of_groups in sizes.items():
-        if taken + sum(of_groups) > room:
+    for name in sizes:
+        if _fullest([*found[-1], name], sizes, n_ranks) > room:
             found.append([])
-            taken = 0
         found[-1].append(name)
-        taken += sum(of_groups)
     return [tuple(names) for names in found]
+
+
+def _fullest(names: Iterable[str], sizes: Mapping[str, list[int]], n_ranks: int) -> int:
+    """What the process holds that owns the most of these inputs."""
+    taken = [0] * n_ranks
+    whole = {name: sum(sizes[name]) for name in names}
+    for name, rank in owners(whole, n_ranks).items():
+        taken[rank] += whole[name]
+    return max(taken)
 
 
 def _to_write(sizes: Mapping[str, list[int]]) -> int:

@@ -6,6 +6,7 @@ moment of few positions is held as these rows: see `statistics/moments.py`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import reduce
@@ -199,7 +200,7 @@ class Statistics:
         return cls(info, keys, groups, content.name(), content.text("positions"), reads=reads)
 
     @classmethod
-    def open(cls, folder: str | Path) -> Statistics:
+    def open(cls, folder: str | os.PathLike[str]) -> Statistics:
         """The statistics in a folder that `collect(store=...)` filled. Moments are read one input at a time.
 
         Raises:

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
-
-import torch
 
 from engram_interp.common.arguments import in_units
 from engram_interp.concepts.batches import AnyBatch, Examples, n_counted
@@ -21,11 +19,12 @@ from engram_interp.models import Adapter
 from engram_interp.models.identity import weights_digest
 from engram_interp.models.sites import Site, by_input
 from engram_interp.options import Keep, Run, Which
+from engram_interp.statistics.dealing import Between, dealt, summing_of
 from engram_interp.statistics.passes import batches_of, one_pass
+from engram_interp.statistics.ranks import Ranks
 from engram_interp.statistics.sizes import passes_within, sizes_of_inputs
 from engram_interp.statistics.store.folder import Store
 from engram_interp.statistics.store.index import Progress
-from engram_interp.statistics.summing import Summing
 
 logger = logging.getLogger("engram_interp")
 
@@ -66,19 +65,20 @@ def fill_store(
     n_rows = {group: n_counted(examples) for group, examples in encoded.items()}
     dtype = adapter.parameter(sites[0].path).dtype
     sizes = sizes_of_inputs(adapter.widths(by_input(sites)), n_rows.values(), dtype)
-    with Store.writing(keep.store, settings, sizes, keep.resume) as store:
+    ranks = Ranks.here()
+    with Store.writing(keep.store, settings, sizes, keep.resume, ranks) as store:
         if store.index.is_finished:
             adapter.learn(store.index.reads)
             _require_examples(store, batches_of(encoded, replace(run, progress=False)))
             return adapter.reached(sites, which)
-        passes = _passes(store, sizes, keep.room)
+        passes = _passes(store, sizes, keep.room, ranks)
         logger.info(
             "%d inputs take %s of moments, %d of them in %d passes to come",
             len(sizes), in_units(sum(map(sum, sizes.values()))), sum(map(len, passes)), len(passes),
         )  # fmt: skip
         for names in passes:
             some = [site for site in sites if site.input in names]
-            _StoredPass(store, adapter, some, names, n_rows, keep).run(batches_of(encoded, run))
+            _StoredPass(store, ranks, adapter, some, names, n_rows, keep).run(batches_of(encoded, run))
         reached = adapter.reached([site for site in sites if site.input in store.index.done], which)
         store.close(dict.fromkeys(by_input(reached)), adapter.reads, [site.key for site in reached])
     return reached
@@ -105,18 +105,18 @@ def _settings(
     }
 
 
-def _passes(store: Store, sizes: Mapping[str, list[int]], room: int | None) -> list[tuple[str, ...]]:
+def _passes(store: Store, sizes: Mapping[str, list[int]], room: int | None, ranks: Ranks) -> list[tuple[str, ...]]:
     """What each pass to come sums: first what was begun, if the budget holds it, then the rest."""
     progress, left = store.index.progress, store.left
     if progress is None:
-        return passes_within({name: sizes[name] for name in left}, room) if left else []
+        return passes_within({name: sizes[name] for name in left}, room, ranks.size) if left else []
     begun = {name: sizes[name] for name in progress.inputs}
-    if len(passes_within(begun, room)) > 1:
+    if len(passes_within(begun, room, ranks.size)) > 1:
         logger.warning("the pass that was begun sums %d inputs, more than the budget holds: it starts over", len(begun))
         store.drop_progress()
-        return _passes(store, sizes, room)
+        return _passes(store, sizes, room, ranks)
     rest = {name: sizes[name] for name in left if name not in begun}
-    return [tuple(begun), *(passes_within(rest, room) if rest else [])]
+    return [tuple(begun), *(passes_within(rest, room, ranks.size) if rest else [])]
 
 
 def _require_examples(store: Store, batches: Iterable[AnyBatch]) -> None:
@@ -129,11 +129,12 @@ def _require_examples(store: Store, batches: Iterable[AnyBatch]) -> None:
     store.require_examples(digests)
 
 
-class _StoredPass:
+class _StoredPass(Between):
     """One pass over the examples, from its last checkpoint on.
 
     Args:
         store: where its moments go.
+        ranks: this process among all.
         adapter: the model.
         sites: the matrices whose inputs it sums.
         names: these inputs.
@@ -144,65 +145,64 @@ class _StoredPass:
     def __init__(
         self,
         store: Store,
+        ranks: Ranks,
         adapter: Adapter,
         sites: list[Site],
         names: tuple[str, ...],
         n_rows: Mapping[str, int | None],
         keep: Keep,
     ) -> None:
-        self._store, self._adapter, self._sites, self._names, self._keep = store, adapter, sites, names, keep
+        self._store, self._ranks, self._adapter, self._sites, self._names = store, ranks, adapter, sites, names
         devices = {str(site.input): adapter.parameter(site.path).device for site in sites}
         sums = store.sums(keep.storage_device, devices)
-        self._summing = Summing(sites, n_rows, sums, keep.storage_device)
+        self._summing = summing_of(ranks, adapter, sites, n_rows, sums, keep.storage_device)
+        self._begun = store.index.progress
         self._digests = Digests(store.groups)
         self._n_batches = 0
         self._clock = _Clock(float(keep.checkpoint_every))
 
     def run(self, batches: Iterable[AnyBatch]) -> None:
         """Sum the batches that are left, and write the moments."""
-        one_pass(self._adapter, self._sites, self._to_run(batches), self._summing.record)
+        mine = dealt(batches, self._summing, self._ranks, self)
+        one_pass(self._adapter, self._sites, mine, self._summing.record)
         self._summing.check()
+        self._require_begun()
         self._summing.require_seen()
         if self._store.index.n_batches is not None:
             self._store.require_examples(self._digests)
         seen, offered = self._summing.seen, dict(self._summing.offered)
         done = {name: self._store.write_input(name, self._summing.result(name)) for name in seen}
-        self._store.finish(done, self._digests, offered, self._n_batches)
+        self._store.finish(self._ranks.merged(done), self._digests, offered, self._n_batches)
 
-    def _to_run(self, batches: Iterable[AnyBatch]) -> Iterator[AnyBatch]:
-        """The batches that the sums do not hold yet. Between two of them, what is due is done."""
-        begun = self._store.index.progress
-        for index, batch in enumerate(batches):
-            if index == self._store.index.n_batches:
-                return
-            self._digests.add(batch)
-            self._n_batches = index + 1
-            if begun is not None and index < begun.batches:
-                self._pass_over(begun, index)
-                continue
-            self._summing.see(index, batch)
-            yield batch
-            if self._summing.is_due:
-                self._summing.check()
-            if self._clock.is_due:
-                self._checkpoint()
-        if begun is not None and self._n_batches < begun.batches:
-            require_same_examples({}, begun.digests, f"the store {self._store.folder}, which has more of them")
+    def skips(self, index: int, batch: AnyBatch) -> bool:
+        """Whether the sums hold a batch already. At the last of those, all so far must be the same as before."""
+        if self._store.index.n_batches is not None and index >= self._store.index.n_batches:
+            return True
+        self._digests.add(batch)
+        self._n_batches = index + 1
+        if self._begun is None or index >= self._begun.batches:
+            return False
+        if self._n_batches == self._begun.batches:
+            require_same_examples(self._digests.values, self._begun.digests, f"the store {self._store.folder}")
+            self._summing.offered = dict(self._begun.offered)
+        return True
 
-    def _pass_over(self, begun: Progress, index: int) -> None:
-        """At the last batch that the sums hold, check that all so far were the same."""
-        if index + 1 == begun.batches:
-            require_same_examples(self._digests.values, begun.digests, f"the store {self._store.folder}")
-            self._summing.offered = dict(begun.offered)
+    def after(self, index: int) -> bool:
+        """Write a checkpoint, if one is due."""
+        if self._ranks.from_first(self._clock.is_due):
+            self._checkpoint()
+        return index + 1 != self._store.index.n_batches
+
+    def _require_begun(self) -> None:
+        if self._begun is not None and self._n_batches < self._begun.batches:
+            require_same_examples({}, self._begun.digests, f"the store {self._store.folder}, which has more of them")
 
     def _checkpoint(self) -> None:
         self._summing.check()
         with self._clock:
-            shards = self._store.write_states(self._summing.sums, self._n_batches)
+            shards = self._ranks.merged(self._store.write_states(self._summing.sums, self._n_batches))
             self._store.checkpoint(
-                Progress(
-                    self._names, self._n_batches, dict(self._digests.values), shards, dict(self._summing.offered)
-                )
+                Progress(self._names, self._n_batches, dict(self._digests.values), shards, dict(self._summing.offered))
             )
 
 

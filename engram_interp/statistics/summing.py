@@ -99,6 +99,14 @@ class Summing:
             by_group[group] = moment_sum(rows, self._n_rows[group], len(rows) if routed else None)
         by_group[group].add(rows, offered, index)
 
+    def end_round(self, index: int) -> None:
+        """Do what is left to do once a batch has run, of this number. Here it is nothing."""
+        del index
+
+    def all_seen(self) -> list[str]:
+        """The inputs that anything reached, in any process, in the order in which they run."""
+        return self.seen
+
     @property
     def is_due(self) -> bool:
         """Whether so many batches were seen that a check is due."""
@@ -110,11 +118,30 @@ class Summing:
         Raises:
             ValueError: if one was not; the message names its matrices and its batch.
         """
-        spoiled = [(name, one.spoiled) for name in self.readers for one in self.sums.get(name, {}).values()]
-        found = {batch: name for name, batch in reversed([(name, int(batch)) for name, batch in spoiled])}
-        if (first := min(found, default=NEVER)) < NEVER:
-            examples = self._unchecked[first - self._first_unchecked]
-            raise ValueError(non_finite(self.readers[found[first]], first, examples))
+        self.refuse(self.first_spoiled())
+
+    def first_spoiled(self) -> tuple[int, int] | None:
+        """The first batch with a row that was not finite, and the place of the input where it was; None if all were."""
+        spoiled = [
+            (int(one.spoiled), place)
+            for place, name in enumerate(self.readers)
+            for one in self.sums.get(name, {}).values()
+        ]
+        return min((one for one in spoiled if one[0] < NEVER), default=None)
+
+    def refuse(self, spoiled: tuple[int, int] | None) -> None:
+        """Take it that all batches so far were finite, or raise if one was not.
+
+        Args:
+            spoiled: see `first_spoiled`.
+
+        Raises:
+            ValueError: if one was not; the message names its matrices and its batch.
+        """
+        if spoiled is not None:
+            batch, place = spoiled
+            examples = self._unchecked[batch - self._first_unchecked]
+            raise ValueError(non_finite([*self.readers.values()][place], batch, examples))
         self._unchecked = []
 
     @property
@@ -134,9 +161,7 @@ class Summing:
             total = by_group.pop(group, None) or _nothing(next(iter([*by_group.values(), *moments.values()])), offered)
             moments[group] = total.result()
             if not moments[group].is_finite:
-                raise ValueError(
-                    f"the second moment of {keys_of(self.readers[name])} over the {group} overflowed"
-                )
+                raise ValueError(f"the second moment of {keys_of(self.readers[name])} over the {group} overflowed")
         return moments
 
     def require_seen(self) -> None:
@@ -145,7 +170,7 @@ class Summing:
         Raises:
             ValueError: if no group reached any of the matrices, or a group has no position that counts.
         """
-        if not self.sums:
+        if not self.all_seen():
             keys = keys_of(site for sites in self.readers.values() for site in sites)
             raise ValueError(f"{keys} did not multiply anything that counts: no module ran, or no position counts")
         for group, offered in self.offered.items():

@@ -60,17 +60,21 @@ class MomentSum:
     Args:
         like: an activation `[... d]` of the input, for its width, device and precision. Products are made in its
             precision at least.
+        mean: `m`. None takes the mean of the first rows.
 
     Attributes:
+        squares: the sum of `(x - m)(x - m)^T`. Only what lies on and below the diagonal is defined.
+        sums: the sum of `x - m`.
+        mean: `m`, once it is known.
         spoiled: the first batch of which a row was not finite, or `NEVER`. It stays on its device, so nobody waits.
     """
 
-    def __init__(self, like: Float[Tensor, "... d"]) -> None:
+    def __init__(self, like: Float[Tensor, "... d"], mean: Float[Tensor, "d"] | None = None) -> None:
         d = like.shape[-1]
-        self._squares = torch.zeros(d, d, dtype=moment_dtype(d, like.dtype), device=like.device)
-        self._sums = torch.zeros(d, dtype=torch.float64, device=like.device)
+        self.squares = torch.zeros(d, d, dtype=moment_dtype(d, like.dtype), device=like.device)
+        self.sums = torch.zeros(d, dtype=torch.float64, device=like.device)
         self._products = torch.promote_types(like.dtype, torch.float64 if d < EXACT_BELOW else torch.float32)
-        self._mean: Tensor | None = None
+        self.mean: Tensor | None = None if mean is None else mean.to(self._products)
         self._count = self._offered = 0
         self.like = like.detach().new_empty(0, d)
         self.spoiled: Int[Tensor, ""] = torch.full((), NEVER, device=like.device)
@@ -92,36 +96,59 @@ class MomentSum:
         self._offered += len(X) if offered is None else offered
         if not len(X):
             return
-        mean = self._mean = _mean(X, self._products) if self._mean is None else self._mean
+        mean = self.mean = _mean(X, self._products) if self.mean is None else self.mean
         with full_precision():
             for rows in X.split(ROWS):
                 # Rows in half precision have exact products, and inexact differences from a mean.
                 centred = rows if multiplies_exactly(rows) else rows.to(mean) - mean
-                add_gram(self._squares, centred)
-                self._sums += _column_sums(centred)
-        self.spoiled = self.spoiled.where(self._sums.isfinite().all(), self.spoiled.clamp(max=batch))
+                add_gram(self.squares, centred)
+                self.sums += _column_sums(centred)
+        self.spoiled = self.spoiled.where(self.sums.isfinite().all(), self.spoiled.clamp(max=batch))
+
+    @property
+    def moment_sum(self) -> MomentSum:
+        """Itself: rows are multiplied when they come."""
+        return self
+
+    def merge(
+        self, squares: Float[Tensor, "half"], sums: Float[Tensor, "d"], count: int, offered: int, batch: int
+    ) -> None:
+        """Add what others have summed around the same mean.
+
+        Args:
+            squares: the triangle of their `squares`.
+            sums: their `sums`.
+            count: how many rows they are.
+            offered: how many positions count.
+            batch: the number of the last batch that they come from.
+        """
+        self.squares += unpack_lower(squares).to(self.squares.device)
+        self.sums += sums.to(self.sums.device)
+        self._count += count
+        self._offered += offered
+        self.spoiled = self.spoiled.where(self.sums.isfinite().all(), self.spoiled.clamp(max=batch))
 
     def result(self) -> Moment:
         """The moment. The sum is used up."""
-        mean = torch.zeros_like(self._sums) if self._mean is None else self._mean.double()
-        left = torch.stack([self._count * mean + self._sums, mean])
-        right = torch.stack([mean, self._sums])
+        mean = torch.zeros_like(self.sums) if self.mean is None else self.mean.double()
+        left = torch.stack([self._count * mean + self.sums, mean])
+        right = torch.stack([mean, self.sums])
         for start in range(0, len(mean), COLUMNS):
             stop = start + COLUMNS
-            strip = self._squares[start:, start:stop]
+            strip = self.squares[start:, start:stop]
             strip.copy_(strip.double() + left[:, start:].T @ right[:, start:stop])
-        return Moment(mirror(self._squares), self._sums + self._count * mean, self._count, self._offered)
+        return Moment(mirror(self.squares), self.sums + self._count * mean, self._count, self._offered)
 
     def state(self) -> dict[str, Tensor]:
         """All that `restored` needs, in tensors. Only what lies on and below the diagonal is defined."""
-        found = {"squares": pack(self._squares), "sums": self._sums, "counts": _counts(self), "like": _mark(self.like)}
-        return found if self._mean is None else {**found, "mean": self._mean}
+        found = {"squares": pack(self.squares), "sums": self.sums, "counts": _counts(self), "like": _mark(self.like)}
+        return found if self.mean is None else {**found, "mean": self.mean}
 
     @classmethod
     def of_state(cls, state: Mapping[str, Tensor]) -> MomentSum:
         """The sum whose state this is."""
         found = cls(state["like"][:0])
-        found._squares, found._sums, found._mean = unpack_lower(state["squares"]), state["sums"], state.get("mean")
+        found.squares, found.sums, found.mean = unpack_lower(state["squares"]), state["sums"], state.get("mean")
         found._count, found._offered = state["counts"][:2].tolist()
         return found
 
@@ -167,6 +194,10 @@ class RowsKept:
             self._rows = grown
         self._rows[before : self._count] = X
         self.spoiled = self.spoiled.where(X.isfinite().all(), self.spoiled.clamp(max=batch))
+
+    @property
+    def moment_sum(self) -> None:
+        """Rows are not multiplied yet."""
 
     def result(self) -> MomentOfRows:
         """The moment."""
@@ -217,6 +248,11 @@ class GrowingSum:
             self._sum = MomentSum(X)
             self._sum.add(kept.rows, kept.offered, int(kept.spoiled.clamp(max=batch)))
         self._sum.add(X, offered, batch)
+
+    @property
+    def moment_sum(self) -> MomentSum | None:
+        """What multiplies rows when they come, once there are so many."""
+        return self._sum.moment_sum
 
     def result(self) -> AnyMoment:
         """The moment. The sum is used up."""

@@ -6,8 +6,9 @@ does not name are removed. One process writes at a time; the system lets go of t
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from filelock import FileLock, Timeout
 
 from engram_interp.concepts.digest import Digests, require_same_examples
 from engram_interp.statistics.moments import AnyMoment
+from engram_interp.statistics.ranks import Ranks
 from engram_interp.statistics.store.index import NAME, Index, Progress, Shard, require_same
 from engram_interp.statistics.store.shards import read_moments, read_state, write_moments, write_state
 from engram_interp.statistics.sums import AnySum
@@ -31,14 +33,15 @@ class Store:
     Args:
         folder: where it is.
         index: what it holds.
+        ranks: this process among all that write into it.
     """
 
-    def __init__(self, folder: Path, index: Index) -> None:
-        self.folder, self.index = folder, index
+    def __init__(self, folder: Path, index: Index, ranks: Ranks = Ranks()) -> None:  # noqa: B008 (it is frozen)
+        self.folder, self.index, self._ranks = folder, index, ranks
         self._last: tuple[str, dict[str, AnyMoment]] | None = None
 
     @classmethod
-    def open(cls, folder: str | Path) -> Store:
+    def open(cls, folder: str | os.PathLike[str]) -> Store:
         """A store for reading.
 
         Raises:
@@ -57,7 +60,12 @@ class Store:
     @classmethod
     @contextmanager
     def writing(
-        cls, folder: str | Path, settings: dict[str, Any], inputs: Iterable[str], resume: bool
+        cls,
+        folder: str | os.PathLike[str],
+        settings: dict[str, Any],
+        inputs: Iterable[str],
+        resume: bool,
+        ranks: Ranks = Ranks(),  # noqa: B008 (it is frozen)
     ) -> Iterator[Store]:
         """A store to write into: a new one, or one that was begun with the same settings.
 
@@ -66,6 +74,7 @@ class Store:
             settings: what the moments depend on.
             inputs: all inputs, in the model's order.
             resume: whether to go on with a store that is there.
+            ranks: this process among all that write into it together: the first of them has the lock and the index.
 
         Raises:
             FileExistsError: if there is a store and it should not go on, or the folder holds other files.
@@ -73,32 +82,35 @@ class Store:
             RuntimeError: if another process writes into it.
         """
         path = Path(folder).expanduser()
-        path.mkdir(parents=True, exist_ok=True)
-        with _locked(path):
-            yield cls._begun(path, settings, tuple(inputs), resume)
+        with ExitStack() as stack:
+            with ranks.first_alone() as is_first:
+                if is_first:
+                    path.mkdir(parents=True, exist_ok=True)
+                    stack.enter_context(_locked(path))
+                    cls._begin(path, settings, tuple(inputs), resume)
+            yield cls(path, Index.read(path), ranks)
 
     @classmethod
-    def _begun(cls, path: Path, settings: dict[str, Any], inputs: tuple[str, ...], resume: bool) -> Store:
+    def _begin(cls, path: Path, settings: dict[str, Any], inputs: tuple[str, ...], resume: bool) -> None:
         if not (path / NAME).is_file():
-            if others := [one.name for one in path.iterdir() if not one.name.startswith(".")]:
-                if any(not name.endswith(SUFFIX) for name in others):
-                    raise FileExistsError(f"{path} holds {others[0]}, which is no part of a store: give another folder")
-            store = cls(path, Index(settings, inputs))
-            store._replace(store.index)
-            return store
+            others = [one.name for one in path.iterdir() if not one.name.startswith(".") and one.suffix != SUFFIX]
+            if others:
+                raise FileExistsError(f"{path} holds {others[0]}, which is no part of a store: give another folder")
+            Index(settings, inputs).write(path)
+            return
         if not resume:
             raise FileExistsError(f"there is a store in {path} already: resume=True goes on with it, or opens it")
-        index = Index.read(path)
-        require_same(index.settings, settings, path)
-        return cls(path, index)
+        require_same(Index.read(path).settings, settings, path)
 
     def _replace(self, index: Index) -> None:
         """Write the index, and remove what it does not name."""
-        index.write(self.folder)
         self.index = index
-        for found in self.folder.glob(f"*{SUFFIX}"):
-            if found.name not in index.files:
-                found.unlink(missing_ok=True)
+        with self._ranks.first_alone() as is_first:
+            if is_first:
+                index.write(self.folder)
+                for found in self.folder.glob(f"*{SUFFIX}"):
+                    if found.name not in index.files:
+                        found.unlink(missing_ok=True)
 
     @property
     def groups(self) -> list[str]:
@@ -110,7 +122,9 @@ class Store:
         """The inputs that are not done."""
         return [name for name in self.index.inputs if name not in self.index.done]
 
-    def sums(self, device: torch.device | str | None, devices: Mapping[str, torch.device]) -> dict[str, dict[str, AnySum]]:
+    def sums(
+        self, device: torch.device | str | None, devices: Mapping[str, torch.device]
+    ) -> dict[str, dict[str, AnySum]]:
         """The sums of the unfinished pass, where its checkpoint left them.
 
         Args:
@@ -147,9 +161,7 @@ class Store:
         """Write the moments of an input. They count once `finish` names them."""
         return write_moments(self.folder, self._file(name, ""), name, moments)
 
-    def finish(
-        self, done: Mapping[str, Shard], digests: Digests, offered: Mapping[str, int], n_batches: int
-    ) -> None:
+    def finish(self, done: Mapping[str, Shard], digests: Digests, offered: Mapping[str, int], n_batches: int) -> None:
         """Let a pass be done.
 
         Args:
@@ -173,9 +185,7 @@ class Store:
             reads: the input of every matrix of a plain module.
             keys: the matrices.
         """
-        self._replace(
-            replace(self.index, inputs=tuple(inputs), reads=dict(reads), keys=tuple(keys), is_finished=True)
-        )
+        self._replace(replace(self.index, inputs=tuple(inputs), reads=dict(reads), keys=tuple(keys), is_finished=True))
 
     def require_examples(self, digests: Digests) -> None:
         """Check that examples are those of the passes that are done.

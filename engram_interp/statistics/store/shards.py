@@ -28,9 +28,7 @@ def write_moments(folder: Path, file: str, name: str, moments: Mapping[str, AnyM
     Raises:
         OSError: if the file cannot be written.
     """
-    tensors = {
-        f"{group}/{part}": tensor for group, one in moments.items() for part, tensor in _tensors_of(one).items()
-    }
+    tensors = {f"{group}/{part}": tensor for group, one in moments.items() for part, tensor in _tensors_of(one).items()}
     return _write(folder, file, tensors, {"input": name, "holds": "moments"})
 
 

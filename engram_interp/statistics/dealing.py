@@ -1,0 +1,82 @@
+"""Which batches does this process run, and what is done between them? Each in turn, and in rounds of one a process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+import torch
+
+from engram_interp.concepts.batches import AnyBatch
+from engram_interp.models import Adapter
+from engram_interp.models.sites import Site, by_input
+from engram_interp.statistics.ranks import Ranks
+from engram_interp.statistics.shared_summing import SharedSumming
+from engram_interp.statistics.summing import Summing
+from engram_interp.statistics.sums import AnySum
+
+
+class Between:
+    """What is done between batches: nothing, here."""
+
+    def skips(self, index: int, batch: AnyBatch) -> bool:
+        """Whether a batch is not run, by any process. Each process is asked about every batch, in order."""
+        del index, batch
+        return False
+
+    def after(self, index: int) -> bool:
+        """Whether to go on after a round, of which this is the number of the last batch."""
+        del index
+        return True
+
+
+def summing_of(
+    ranks: Ranks,
+    adapter: Adapter,
+    sites: list[Site],
+    n_rows: Mapping[str, int | None],
+    sums: Mapping[str, dict[str, AnySum]] | None = None,
+    device: torch.device | str | None = None,
+) -> Summing:
+    """What sums the inputs of these matrices: all of them, or those that this process owns.
+
+    Args:
+        ranks: this process among all.
+        adapter: the model.
+        sites: the matrices.
+        n_rows: how many positions count, by group; None if nobody knows.
+        sums: by input and group, as far as there are any.
+        device: where sums are kept. None keeps each where its input is.
+    """
+    if ranks.size == 1:
+        return Summing(sites, n_rows, sums, device)
+    widths, like = adapter.widths(by_input(sites)), adapter.parameter(sites[0].path)
+    return SharedSumming(ranks, widths, sites, n_rows, sums, device, like)
+
+
+def dealt(batches: Iterable[AnyBatch], summing: Summing, ranks: Ranks, between: Between) -> Iterator[AnyBatch]:
+    """The batches that this process runs.
+
+    Args:
+        batches: all batches. Every process reads them.
+        summing: what sums them.
+        ranks: this process among all.
+        between: what is done between them.
+    """
+    waiting = 0
+    index = -1
+    for index, batch in enumerate(batches):
+        if between.skips(index, batch):
+            continue
+        summing.see(index, batch)
+        if waiting == ranks.rank:
+            yield batch
+        waiting += 1
+        if waiting == ranks.size:
+            waiting = 0
+            summing.end_round(index)
+            if summing.is_due:
+                summing.check()
+            if not between.after(index):
+                return
+    if waiting:
+        summing.end_round(index)
