@@ -39,11 +39,13 @@ from engram_interp.maps.localization_map import LocalizationMap as LocalizationM
 from engram_interp.maps.overlap import Interference as Interference
 from engram_interp.maps.overlap import Overlap as Overlap
 from engram_interp.models.loading import load_model as load_model
+from engram_interp.models.outline import Source
 from engram_interp.sae.concepts import SaeConcept as SaeConcept
 from engram_interp.sae.corpus import Corpus
 from engram_interp.sae.ranking import choose_feature as choose_feature
 from engram_interp.sae.reader import Index
 from engram_interp.sae.reconstruction import Reconstruction
+from engram_interp.statistics.plan import Plan as Plan
 from engram_interp.statistics.statistics import Statistics as Statistics
 from engram_interp.statistics.statistics import names_filter as names_filter
 from engram_interp.unlearning import metrics as metrics
@@ -57,7 +59,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch import nn
 from typing import Any
+import os
 import pandas as pd
+import torch
 
 __version__: str
 __all__ = [
@@ -79,6 +83,7 @@ __all__ = [
     "Overlap",
     "PAPER",
     "Pair",
+    "Plan",
     "QA",
     "Run",
     "SaeConcept",
@@ -109,6 +114,7 @@ __all__ = [
     "names_filter",
     "null_check",
     "overlap",
+    "plan",
     "rank_features",
     "reads",
     "reconstruction",
@@ -129,6 +135,13 @@ def collect(
     layers: Layers = None,
     progress: bool | None = None,
     batch_size: int | None = None,
+    store: str | os.PathLike[str] | None = None,
+    budget: int | str | None = None,
+    resume: bool = True,
+    checkpoint_every: float | int = 300.0,
+    storage_device: str | torch.device | None = None,
+    max_tokens: int | None = None,
+    until: float | int | None = None,
 ) -> Statistics:
     """Second moments of every input over a concept's target and reference examples (paper, Section 4).
 
@@ -147,6 +160,22 @@ def collect(
         batch_size: examples in a batch, 1 or more. None takes examples of similar length until they make up 4096
             tokens. Batches that a user gives are divided into ones of at most this size. It affects memory, and results
             by rounding only.
+        store: a folder for the moments. They are written there as they are done, with checkpoints, and read one input
+            at a time, so that memory holds the largest input only. Without a null that keeps rows, maps are then
+            compared with the analytic null. None keeps all moments in memory.
+        budget: how much memory moments may take while they are summed, beside the model and a batch: a number of bytes,
+            or `"24GB"`. Inputs beyond it wait for a further pass over the examples. None sums all in one pass. It needs
+            a store. Raises ValueError if it does not hold the largest input.
+        resume: goes on with a store that is there: after a process was killed, from its last checkpoint, and with the
+            same bits in the end. A finished store is opened. Raises ValueError if the model, the examples or the
+            options are others, and FileExistsError if `resume` is False and there is a store.
+        checkpoint_every: seconds between checkpoints. They are rarer if writing them takes over a twentieth of the
+            time.
+        storage_device: where sums are kept, such as `"cpu"`. None keeps each where its input is computed.
+        max_tokens: how many positions that count are read of each side, in the order in which its examples come. The
+            example that exceeds it is left out. None reads all.
+        until: ends the pass when the 95 % interval of every W-Norm that is watched is at most this wide; see
+            `statistics/convergence.py`. None reads all.
 
     Raises:
         ValueError: if a component or layer is unknown, the model cannot read an example, no position of a group counts,
@@ -157,6 +186,50 @@ def collect(
         >>> concept = Concept(target=["the city of Oslo"], reference=["What is the capital of Norway?"])
         >>> collect(testbed.load("full"), concept, layers=[1]).counts
         {'target': 4, 'reference': 7}
+    """
+
+def plan(
+    model: Source,
+    n_tokens: int | Mapping[str, int] = 100000,
+    *,
+    groups: int = 2,
+    budget: int | str | None = None,
+    devices: int = 1,
+    ranks: int = 1,
+    flops: float | int | None = None,
+    dtype: torch.dtype | None = None,
+    components: str | Collection[str] | None = None,
+    layers: Layers = None,
+) -> Plan:
+    """What `collect`, `localize` and `extract` will take: bytes by stage, passes within a budget, seconds.
+
+    Args:
+        model: a model; or a Hugging Face configuration, or a folder or file that holds one, for which no weight is
+            needed.
+        n_tokens: how many positions count. A number stands for each group; `{"target": 3000, "reference": 1000000}`
+            says it by group. A group with few of them is kept as rows.
+        groups: how many groups of examples there are, if `n_tokens` is a number.
+        budget: how much memory sums may take in each process, as in `collect`.
+        devices: over how many devices the model's weights are spread.
+        ranks: how many processes share the sums.
+        flops: floating-point operations a second of each process. None measures a batch, if the model has weights.
+        dtype: the precision of the weights that a configuration would have.
+        components: names of components, `W_Q` to `W_U`, or short, `Q` to `U`. Of a plain module, paths of its modules,
+            or patterns of such paths as `blocks.*.mlp`; a module stands for all that is in it. None means all that the
+            model has.
+        layers: one layer or several, by number. Of a plain module, depths in the order of calls. None means all. The
+            unembedding lies in no layer: `layers` leaves it out, unless `components` names it.
+
+    Raises:
+        ValueError: if the budget does not hold the largest input, or a number is out of range.
+        FileNotFoundError: if a path leads nowhere.
+        TypeError: if `model` is nothing of this.
+
+    Example:
+        >>> from transformers import LlamaConfig
+        >>> found = plan(LlamaConfig(num_hidden_layers=2, hidden_size=64, intermediate_size=128), budget="600KB")
+        >>> len(found.inputs), len(found.passes)
+        (9, 3)
     """
 
 def extract(
@@ -173,6 +246,13 @@ def extract(
     delta_from: nn.Module | None = None,
     progress: bool | None = None,
     batch_size: int | None = None,
+    store: str | os.PathLike[str] | None = None,
+    budget: int | str | None = None,
+    resume: bool = True,
+    checkpoint_every: float | int = 300.0,
+    storage_device: str | torch.device | None = None,
+    max_tokens: int | None = None,
+    until: float | int | None = None,
 ) -> Engram:
     """The concept's engram, `W+ = W S+ (S+ + S-)^pinv` of every matrix (paper, Eq. 4; Eq. 3 with `delta_from`).
 
@@ -202,6 +282,22 @@ def extract(
         batch_size: examples in a batch, 1 or more. None takes examples of similar length until they make up 4096
             tokens. Batches that a user gives are divided into ones of at most this size. It affects memory, and results
             by rounding only.
+        store: a folder for the moments. They are written there as they are done, with checkpoints, and read one input
+            at a time, so that memory holds the largest input only. Without a null that keeps rows, maps are then
+            compared with the analytic null. None keeps all moments in memory.
+        budget: how much memory moments may take while they are summed, beside the model and a batch: a number of bytes,
+            or `"24GB"`. Inputs beyond it wait for a further pass over the examples. None sums all in one pass. It needs
+            a store. Raises ValueError if it does not hold the largest input.
+        resume: goes on with a store that is there: after a process was killed, from its last checkpoint, and with the
+            same bits in the end. A finished store is opened. Raises ValueError if the model, the examples or the
+            options are others, and FileExistsError if `resume` is False and there is a store.
+        checkpoint_every: seconds between checkpoints. They are rarer if writing them takes over a twentieth of the
+            time.
+        storage_device: where sums are kept, such as `"cpu"`. None keeps each where its input is computed.
+        max_tokens: how many positions that count are read of each side, in the order in which its examples come. The
+            example that exceeds it is left out. None reads all.
+        until: ends the pass when the 95 % interval of every W-Norm that is watched is at most this wide; see
+            `statistics/convergence.py`. None reads all.
 
     Raises:
         ValueError: if an option is out of range, the statistics are of another model or lack an input, or `delta_from`
@@ -235,6 +331,13 @@ def localize(
     delta_from: nn.Module | None = None,
     progress: bool | None = None,
     batch_size: int | None = None,
+    store: str | os.PathLike[str] | None = None,
+    budget: int | str | None = None,
+    resume: bool = True,
+    checkpoint_every: float | int = 300.0,
+    storage_device: str | torch.device | None = None,
+    max_tokens: int | None = None,
+    until: float | int | None = None,
 ) -> LocalizationMap:
     """How much of every matrix and head the concept owns, and how much that is over a target with nothing of its own.
 
@@ -293,6 +396,22 @@ def localize(
         batch_size: examples in a batch, 1 or more. None takes examples of similar length until they make up 4096
             tokens. Batches that a user gives are divided into ones of at most this size. It affects memory, and results
             by rounding only.
+        store: a folder for the moments. They are written there as they are done, with checkpoints, and read one input
+            at a time, so that memory holds the largest input only. Without a null that keeps rows, maps are then
+            compared with the analytic null. None keeps all moments in memory.
+        budget: how much memory moments may take while they are summed, beside the model and a batch: a number of bytes,
+            or `"24GB"`. Inputs beyond it wait for a further pass over the examples. None sums all in one pass. It needs
+            a store. Raises ValueError if it does not hold the largest input.
+        resume: goes on with a store that is there: after a process was killed, from its last checkpoint, and with the
+            same bits in the end. A finished store is opened. Raises ValueError if the model, the examples or the
+            options are others, and FileExistsError if `resume` is False and there is a store.
+        checkpoint_every: seconds between checkpoints. They are rarer if writing them takes over a twentieth of the
+            time.
+        storage_device: where sums are kept, such as `"cpu"`. None keeps each where its input is computed.
+        max_tokens: how many positions that count are read of each side, in the order in which its examples come. The
+            example that exceeds it is left out. None reads all.
+        until: ends the pass when the 95 % interval of every W-Norm that is watched is at most this wide; see
+            `statistics/convergence.py`. None reads all.
 
     Raises:
         ValueError: if `null` is another word, the reference has fewer than two memories to compare with, `draws` is
@@ -323,6 +442,13 @@ def diagnose(
     delta_from: nn.Module | None = None,
     progress: bool | None = None,
     batch_size: int | None = None,
+    store: str | os.PathLike[str] | None = None,
+    budget: int | str | None = None,
+    resume: bool = True,
+    checkpoint_every: float | int = 300.0,
+    storage_device: str | torch.device | None = None,
+    max_tokens: int | None = None,
+    until: float | int | None = None,
 ) -> Diagnosis:
     """Spectra and behaviour of the soft projectors of every input, and of the engrams of every matrix.
 
@@ -356,6 +482,22 @@ def diagnose(
         batch_size: examples in a batch, 1 or more. None takes examples of similar length until they make up 4096
             tokens. Batches that a user gives are divided into ones of at most this size. It affects memory, and results
             by rounding only.
+        store: a folder for the moments. They are written there as they are done, with checkpoints, and read one input
+            at a time, so that memory holds the largest input only. Without a null that keeps rows, maps are then
+            compared with the analytic null. None keeps all moments in memory.
+        budget: how much memory moments may take while they are summed, beside the model and a batch: a number of bytes,
+            or `"24GB"`. Inputs beyond it wait for a further pass over the examples. None sums all in one pass. It needs
+            a store. Raises ValueError if it does not hold the largest input.
+        resume: goes on with a store that is there: after a process was killed, from its last checkpoint, and with the
+            same bits in the end. A finished store is opened. Raises ValueError if the model, the examples or the
+            options are others, and FileExistsError if `resume` is False and there is a store.
+        checkpoint_every: seconds between checkpoints. They are rarer if writing them takes over a twentieth of the
+            time.
+        storage_device: where sums are kept, such as `"cpu"`. None keeps each where its input is computed.
+        max_tokens: how many positions that count are read of each side, in the order in which its examples come. The
+            example that exceeds it is left out. None reads all.
+        until: ends the pass when the 95 % interval of every W-Norm that is watched is at most this wide; see
+            `statistics/convergence.py`. None reads all.
 
     Raises:
         ValueError: if the statistics lack the group; see also `extract`.

@@ -14,6 +14,7 @@ def pack(S: Float[Tensor, "d d"]) -> Float[Tensor, "half"]:
     """The lower triangle of a matrix, row by row. What lies above the diagonal is not looked at.
 
     Example:
+        >>> import torch
         >>> pack(torch.tensor([[1.0, 2.0], [2.0, 3.0]])).tolist()
         [1.0, 2.0, 3.0]
     """
@@ -31,6 +32,7 @@ def unpack(packed: Float[Tensor, "half"]) -> Float[Tensor, "d d"]:
         ValueError: if no triangle has so many numbers.
 
     Example:
+        >>> import torch
         >>> unpack(torch.tensor([1.0, 2.0, 3.0])).tolist()
         [[1.0, 2.0], [2.0, 3.0]]
     """

@@ -14,7 +14,6 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from engram_interp.common.arguments import in_units
 from engram_interp.concepts.batches import Examples, limited, n_counted
 from engram_interp.concepts.concept import Concept, require_concept
 from engram_interp.models import Adapter, adapt
@@ -95,8 +94,8 @@ def moments_of(
         ValueError: if an activation or a moment is not finite; the message names its matrices.
     """
     widths = adapter.widths(by_input(sites))
-    size = statistics_bytes(widths.values(), len(encoded))
-    logger.info("statistics of %d inputs and %d groups take up to %s", len(widths), len(encoded), in_units(size))
+    megabytes = statistics_bytes(widths.values(), len(encoded)) / 1e6
+    logger.info("statistics of %d inputs and %d groups take up to %.1f MB", len(widths), len(encoded), megabytes)
     ranks, n_rows = Ranks.here(), {group: n_counted(examples) for group, examples in encoded.items()}
     summing = summing_of(ranks, adapter, sites, n_rows, device=device)
     one_pass(adapter, sites, dealt(batches_of(encoded, run), summing, ranks, Between()), summing.record)
