@@ -1,8 +1,10 @@
-"""`engram-interp demo | localize | diagnose | extract | ablate | sae`: the pipeline from a terminal."""
+"""`engram-interp demo | plan | collect | localize | diagnose | extract | ablate | sae | run`: all from a terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from engram_interp.engrams.strengths import Alpha
     from engram_interp.maps.localization_map import LocalizationMap
     from engram_interp.report.findings import Findings
+    from engram_interp.statistics.statistics import Statistics
 
 # Each command imports what it needs, so `--help` is fast. The choices below are written out for the same reason, and a
 # test compares them with the library's.
@@ -32,9 +35,11 @@ DIAGNOSES = (
 EXAMPLE, UNITS = "example", ("token", "example")
 REST, REFERENCE_MODES = "rest", ("rest", "matched", "matched-positions")
 
-Command = TypeVar("Command", bound=Callable[..., Any])
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 TESTBED = "testbed"
+LARGE = 2**26
+"""A file of examples with more bytes is read as a stream."""
 DEMO_REPORT = Path("engram_report.html")
 SAE_REPORT = Path("sae_report.html")
 RANKED = ["feature", "target_rate", "reference_rate", "difference", "low", "high", "target_activation"]
@@ -55,8 +60,23 @@ class Writable(click.Path):
         return path
 
 
+class Command(click.Command):
+    """A command that leaves a `config.json` beside its output, from which `run` makes the output again."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command, in the process group that torchrun has started, if it has."""
+        with _process_group(str(self.name)):
+            found = super().invoke(ctx)
+        output = ctx.params.get("out") or ctx.params.get("store")
+        if _is_first() and isinstance(output, Path):
+            _leave_record(ctx, output)
+        return found
+
+
 class Group(click.Group):
     """Commands whose expected errors are one line without a traceback."""
+
+    command_class = Command
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command. An error that the library raises on purpose ends it with its message."""
@@ -64,7 +84,9 @@ class Group(click.Group):
 
         try:
             return super().invoke(ctx)
-        except (ValueError, NotImplementedError, OSError, SafetensorError) as error:
+        except (ValueError, NotImplementedError, OSError, SafetensorError, RuntimeError) as error:
+            if isinstance(error, click.exceptions.Exit):
+                raise
             raise click.ClickException(_one_line(error)) from error
 
 
@@ -83,10 +105,10 @@ def main() -> None:
     logging.getLogger("engram_interp").setLevel(logging.INFO)
 
 
-def _with(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+def _with(*options: Callable[[Decorated], Decorated]) -> Callable[[Decorated], Decorated]:
     """A decorator that gives a command these options, in the order in which `--help` lists them."""
 
-    def decorate(command: Command) -> Command:
+    def decorate(command: Decorated) -> Decorated:
         for option in reversed(options):
             command = option(command)
         return command
@@ -105,16 +127,25 @@ _read_options = _with(
     ),
 )  # fmt: skip
 
-_engram_options = _with(
-    click.option(
-        "--model", "model_name", default=TESTBED, show_default=True,
-        help="A name on the hub, a Hugging Face folder, or testbed, testbed:base, testbed:retain.",
-    ),
-    click.option("--target", type=Existing, required=True, help="Target examples: .txt or .jsonl."),
-    click.option("--reference", type=Existing, required=True, help="Reference examples: .txt or .jsonl."),
-    _read_options,
+_model_option = click.option(
+    "--model", "model_name", default=TESTBED, show_default=True,
+    help="A name on the hub, a Hugging Face folder, or testbed, testbed:base, testbed:retain.",
+)  # fmt: skip
+_which_options = _with(
     click.option("--components", help="Components, such as Q,K,gate; all by default."),
     click.option("--layers", help="Layers, such as 0,1,5; all by default."),
+)
+_run_options = _with(
+    click.option("--batch-size", type=click.IntRange(min=1), help="Examples in a batch; 4096 tokens by default."),
+    click.option("--progress/--no-progress", default=None, help="Show a bar; in a terminal by default."),
+)
+
+_engram_options = _with(
+    _model_option,
+    click.option("--target", type=Existing, help="Target examples: .txt or .jsonl, of any size."),
+    click.option("--reference", type=Existing, help="Reference examples: .txt or .jsonl, of any size."),
+    _read_options,
+    _which_options,
     click.option("--rtol", type=float, help="The cut: drop directions below this share; d * 2**-23 by default."),
     click.option(
         "--outliers", type=float, default=0.0, show_default=True,
@@ -132,8 +163,11 @@ _engram_options = _with(
         help="Whether a bias is one more column of its weight.",
     ),
     click.option("--delta-from", help="Take the engram of the difference from this model, named as --model is."),
-    click.option("--batch-size", type=click.IntRange(min=1), help="Examples in a batch; 4096 tokens by default."),
-    click.option("--progress/--no-progress", default=None, help="Show a bar; in a terminal by default."),
+    _run_options,
+)  # fmt: skip
+_statistics_option = click.option(
+    "--statistics", type=click.Path(exists=True, path_type=Path),
+    help="What collect has left, in place of --target and --reference: a store, or a file of Statistics.save.",
 )  # fmt: skip
 
 
@@ -177,8 +211,77 @@ def demo(
     _report(investigate(_load(model_name), concept, keep=keep, gold=gold), out)
 
 
+@main.command("plan")
+@click.option(
+    "--model",
+    "model_name",
+    default=TESTBED,
+    show_default=True,
+    help="A model as in other commands, or a folder or file with a configuration alone.",
+)
+@click.option(
+    "--n-tokens",
+    default="100000",
+    show_default=True,
+    help="Positions that count in each group, or by group: target=3000,reference=1000000.",
+)
+@click.option("--groups", type=click.IntRange(min=1), default=2, show_default=True, help="How many groups there are.")
+@click.option("--budget", help="How much memory sums may take in each process, such as 24GB.")
+@click.option("--devices", type=click.IntRange(min=1), default=1, show_default=True, help="Devices for the weights.")
+@click.option("--ranks", type=click.IntRange(min=1), default=1, show_default=True, help="Processes for the sums.")
+@click.option("--flops", type=float, help="Operations a second of each process; measured if there are weights.")
+@click.option("--dtype", help="The precision of weights, such as bfloat16; the configuration's by default.")
+@_which_options
+@click.option("--out", type=Writable(), help="Where to write the table of inputs: .csv or .json.")
+def plan_command(
+    model_name: str, n_tokens: str, dtype: str | None, out: Path | None, components: str | None, layers: str | None,
+    **options: Any,
+) -> None:  # fmt: skip
+    """What collecting and mapping will take: bytes by stage, passes within a budget, seconds. Nothing is collected."""
+    from engram_interp.statistics.plan import plan
+
+    if out is not None and out.suffix not in (".csv", ".json"):
+        raise click.UsageError(f"--out must be a .csv or .json file; got {out}")
+    which = {"components": _names(components), "layers": _layers(layers)}
+    found = plan(_source(model_name), _counts(n_tokens), dtype=_dtype(dtype), **which, **options)
+    if out is not None:
+        _write_table(found.inputs, lambda: "", out)
+    click.echo(repr(found))
+
+
+@main.command("collect")
+@_model_option
+@click.option("--target", type=Existing, required=True, help="Target examples: .txt or .jsonl, of any size.")
+@click.option("--reference", type=Existing, required=True, help="Reference examples: .txt or .jsonl, of any size.")
+@_read_options
+@_which_options
+@click.option("--store", type=Writable(folder=True), required=True, help="The folder for the moments.")
+@click.option("--budget", help="How much memory sums may take in each process, such as 24GB; all by default.")
+@click.option("--resume/--no-resume", default=True, show_default=True, help="Go on with a store that is there.")
+@click.option("--checkpoint-every", type=float, default=300.0, show_default=True, help="Seconds between checkpoints.")
+@click.option("--storage-device", help="Where sums are kept, such as cpu; where inputs are computed by default.")
+@click.option("--max-tokens", type=click.IntRange(min=1), help="Positions that are read of each side; all by default.")
+@click.option("--until", type=float, help="Stop when the intervals of W-Norms are this narrow, such as 0.01.")
+@_run_options
+def collect_command(
+    model_name: str, target: Path, reference: Path, store: Path, components: str | None, layers: str | None,
+    **options: Any,
+) -> None:  # fmt: skip
+    """Second moments of every input, in a folder. A killed run goes on where its last checkpoint was.
+
+    Under torchrun (`torchrun --nproc-per-node N -m engram_interp collect ...`) processes share the work.
+    """
+    from engram_interp.statistics.collect import collect
+
+    concept = _concept(target, reference, options)
+    which = {"components": _names(components), "layers": _layers(layers)}
+    found = collect(_load(model_name), concept, store=store, **which, **options)
+    _echo_once(f"{found!r} are in {store}")
+
+
 @main.command("localize")
 @_engram_options
+@_statistics_option
 @click.option(
     "--null",
     type=click.Choice(NULLS),
@@ -193,8 +296,9 @@ def demo(
 @click.option("--out", type=Writable(), help="Where to write the map: .html (a page), .csv or .json.")
 def localize_command(
     model_name: str,
-    target: Path,
-    reference: Path,
+    target: Path | None,
+    reference: Path | None,
+    statistics: Path | None,
     null: str | None,
     field: str | None,
     gradient: bool,
@@ -203,58 +307,68 @@ def localize_command(
     **options: Any,
 ) -> None:
     """Where the target's memory sits: score, W-Norm and Fisher share of every matrix, and their excess over a null."""
+    from engram_interp.concepts.concept import Concept
     from engram_interp.maps.localization import localize
     from engram_interp.report.findings import sets_for
     from engram_interp.report.pages import map_page
     from engram_interp.report.sentences import map_sentence
 
     _require_table(out)
-    concept = _concept(target, reference, options)
-    chosen, groups = _parsed(options), _groups(target, reference, field)
-    if groups is None:
+    concept = _data(target, reference, statistics, options)
+    chosen = _parsed(options)
+    groups = None if target is None or reference is None else _groups(target, reference, field)
+    if groups is None and isinstance(concept, Concept):
         null = null or sets_for(concept)
     wmap = localize(_load(model_name), concept, null=null, groups=groups, gradient=gradient, **chosen)
     by = by or wmap.over_null
     if out is not None:
         _write_table(wmap.to_frame(), lambda: map_page(wmap, by, _provenance(wmap.counts)), out)
-    click.echo(_table(wmap, 10, by))
-    click.echo(map_sentence(wmap))
+    _echo_once(_table(wmap, 10, by))
+    _echo_once(map_sentence(wmap))
 
 
 @main.command("diagnose")
 @_engram_options
+@_statistics_option
 @click.option("--by", type=click.Choice(DIAGNOSES), default="stretch", show_default=True, help="What to sort by.")
 @click.option("--out", type=Writable(), help="Where to write the diagnosis: .html (figures), .csv or .json.")
-def diagnose_command(model_name: str, target: Path, reference: Path, by: str, out: Path | None, **options: Any) -> None:
+def diagnose_command(
+    model_name: str, target: Path | None, reference: Path | None, statistics: Path | None, by: str, out: Path | None,
+    **options: Any,
+) -> None:  # fmt: skip
     """How far the engrams can be trusted: rank, condition and shape of every soft projector, and what it lets pass."""
     from engram_interp.maps.diagnosis import diagnose
     from engram_interp.report.pages import DIAGNOSIS_COLUMNS, diagnosis_page
 
     _require_table(out)
-    concept = _concept(target, reference, options)
+    concept = _data(target, reference, statistics, options)
     chosen = _parsed(options)
     found = diagnose(_load(model_name), concept, **chosen)
     frame = found.to_frame().sort_values(by, ascending=False)
     if out is not None:
         _write_table(found.to_frame(), lambda: diagnosis_page(found, by, _provenance({})), out)
     shown = list(dict.fromkeys(["key", by, *DIAGNOSIS_COLUMNS]))
-    click.echo(frame[shown].head(10).to_string(index=False, float_format="{:.3g}".format))
+    _echo_once(frame[shown].head(10).to_string(index=False, float_format="{:.3g}".format))
 
 
 @main.command("extract")
 @_engram_options
+@_statistics_option
 @click.option("--out", type=Writable(), required=True, help="Where to write the engram: .safetensors.")
-def extract_command(model_name: str, target: Path, reference: Path, out: Path, **options: Any) -> None:
+def extract_command(
+    model_name: str, target: Path | None, reference: Path | None, statistics: Path | None, out: Path, **options: Any
+) -> None:
     """The target's engram, as a file that Engram.load reads."""
     from engram_interp.engrams.extract import extract
 
     if out.suffix != ".safetensors":
         raise click.UsageError(f"--out must be a .safetensors file; got {out}")
-    concept = _concept(target, reference, options)
+    concept = _data(target, reference, statistics, options)
     chosen = _parsed(options)
     engram = extract(_load(model_name), concept, **chosen)
-    engram.save(out)
-    click.echo(f"{engram!r} is in {out}")
+    if _is_first():
+        engram.save(out)
+    _echo_once(f"{engram!r} is in {out}")
 
 
 @main.command("ablate")
@@ -281,8 +395,8 @@ def extract_command(model_name: str, target: Path, reference: Path, out: Path, *
 )
 def ablate_command(
     model_name: str,
-    target: Path,
-    reference: Path,
+    target: Path | None,
+    reference: Path | None,
     alpha: str,
     keep: float,
     check: Path | None,
@@ -298,6 +412,8 @@ def ablate_command(
 
     _require_place(out, model_name)
     given = None if alpha == "auto" else _alpha(alpha)
+    if target is None or reference is None:
+        raise click.UsageError("ablate needs --target and --reference")
     concept = _concept(target, reference, options)
     chosen = _parsed(options)
     run = {name: chosen[name] for name in ("batch_size", "progress")}
@@ -397,6 +513,128 @@ def sae_command(
     _report(investigate(model, concept, keep=keep), out)
 
 
+@main.command("run")
+@click.argument("config", type=Existing)
+@click.option("--only", help="The name of one output; all of them by default.")
+def run_command(config: Path, only: str | None) -> None:
+    """Make outputs again from the config.json that an earlier run left beside them."""
+    from engram_interp.common.record import read_record
+
+    runs = read_record(config)
+    if only is not None and only not in runs:
+        raise click.UsageError(f"--only must be one of {', '.join(runs)}; got {only}")
+    for arguments in runs.values() if only is None else [runs[only]]:
+        main.main(arguments, standalone_mode=False)
+
+
+def _leave_record(ctx: click.Context, output: Path) -> None:
+    """Write beside an output how it was made."""
+    from engram_interp.common.record import write_record
+
+    given = [_as_given(one, ctx.params[str(one.name)]) for one in ctx.command.params if isinstance(one, click.Option)]
+    write_record(output, str(ctx.command.name), [text for some in given for text in some], _versions())
+
+
+def _as_given(option: click.Option, value: Any) -> list[str]:
+    """An option as a shell would give it. Paths are absolute, so that it works from anywhere."""
+    if value is None or value == ():
+        return []
+    if option.is_flag:
+        flags = option.opts if value else option.secondary_opts
+        return [flags[0]] if flags else []
+    values = value if option.multiple else [value]
+    name = max(option.opts, key=len)
+    return [text for one in values for text in (name, str(one.resolve() if isinstance(one, Path) else _absolute(one)))]
+
+
+def _absolute(value: Any) -> Any:
+    """A folder's whole path, where an option takes a folder or a name."""
+    return str(Path(value).resolve()) if isinstance(value, str) and Path(value).is_dir() else value
+
+
+SHARED = ("collect", "localize", "diagnose", "extract")
+"""The commands whose work several processes share."""
+
+
+def _n_processes() -> int:
+    """How many processes torchrun has started."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def _is_first() -> bool:
+    """Whether this process writes what there is once."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+@contextmanager
+def _process_group(command: str) -> Iterator[None]:
+    """The process group of all that torchrun has started, for the length of a command."""
+    if _n_processes() == 1:
+        yield
+        return
+    if command not in SHARED:
+        raise click.UsageError(f"{command} runs in one process: start it without torchrun")
+    from engram_interp.statistics.ranks import started_group
+
+    with started_group():
+        yield
+
+
+def _echo_once(text: str) -> None:
+    if _is_first():
+        click.echo(text)
+
+
+def _source(name: str) -> Any:
+    """What `plan` takes: a model with weights, or where a configuration lies that has none."""
+    path = Path(name).expanduser()
+    if path.is_file() or (path.is_dir() and not any(path.glob("*.safetensors")) and not any(path.glob("*.bin"))):
+        return path
+    return _load(name)
+
+
+def _counts(text: str) -> int | dict[str, int]:
+    """A number, or numbers by group."""
+    try:
+        if "=" not in text:
+            return int(text)
+        return {name.strip(): int(n) for name, n in (one.split("=") for one in text.split(","))}
+    except ValueError:
+        raise click.UsageError(
+            f"--n-tokens must be a number, or numbers such as target=3000,reference=1000000; got {text!r}"
+        ) from None
+
+
+def _dtype(text: str | None) -> Any:
+    import torch
+
+    found = None if text is None else getattr(torch, text, None)
+    if text is not None and not isinstance(found, torch.dtype):
+        raise click.UsageError(f"--dtype must be float32, bfloat16 or float16; got {text!r}")
+    return found
+
+
+def _names(text: str | None) -> list[str] | None:
+    return None if text is None else [name.strip() for name in text.split(",")]
+
+
+def _data(
+    target: Path | None, reference: Path | None, statistics: Path | None, options: dict[str, Any]
+) -> Concept | Statistics:
+    """The examples, or the statistics, that the command line names."""
+    from engram_interp.statistics.statistics import Statistics
+
+    if statistics is None:
+        if target is None or reference is None:
+            raise click.UsageError("give --target and --reference, or --statistics")
+        return _concept(target, reference, options)
+    if target is not None or reference is not None:
+        raise click.UsageError("--statistics stands in the place of --target and --reference: give one or the other")
+    for name in ("positions", "eos"):
+        options.pop(name)  # statistics are of whatever positions they were collected for
+    return Statistics.open(statistics) if statistics.is_dir() else Statistics.load(statistics)
+
+
 def _load(name: str) -> nn.Module:
     from engram_interp import testbed
     from engram_interp.models.loading import load_model
@@ -405,7 +643,14 @@ def _load(name: str) -> nn.Module:
         return testbed.load("full")
     if name.startswith(f"{TESTBED}:"):
         return testbed.load(name.removeprefix(f"{TESTBED}:"))
-    return load_model(name)
+    return load_model(name, device=_device())
+
+
+def _device() -> str | None:
+    """The GPU of this process, if torchrun has started several and there are GPUs."""
+    import torch
+
+    return f"cuda:{os.environ['LOCAL_RANK']}" if _n_processes() > 1 and torch.cuda.is_available() else None
 
 
 def _questions(author: str | None) -> list[Example]:
@@ -446,10 +691,17 @@ def _report(findings: Findings, out: Path) -> None:
 def _concept(target: Path, reference: Path, options: dict[str, Any]) -> Concept:
     """The concept that the command line names. Its options leave the others."""
     from engram_interp.concepts.concept import Concept
-    from engram_interp.concepts.files import read_examples
 
     read = {name: options.pop(name) for name in ("positions", "eos")}
-    return Concept(read_examples(target), read_examples(reference), name=target.stem, **read)
+    return Concept(_examples(target), _examples(reference), name=target.stem, **read)
+
+
+def _examples(path: Path) -> Any:
+    """The examples in a file; of a large one, as they are needed."""
+    from engram_interp.concepts.files import JSON, ExamplesIn, read_examples
+
+    is_large = path.stat().st_size > LARGE and path.suffix.lower() != JSON
+    return ExamplesIn(path) if is_large else read_examples(path)
 
 
 def _groups(target: Path, reference: Path, field: str | None) -> dict[str, list[str | int | None]] | None:
@@ -473,7 +725,7 @@ def _parsed(options: dict[str, Any]) -> dict[str, Any]:
     components, delta_from = options["components"], options["delta_from"]
     return {
         **options,
-        "components": None if components is None else [name.strip() for name in components.split(",")],
+        "components": _names(components),
         "layers": _layers(options["layers"]),
         "filter": filters.named(options["filter"]),
         "delta_from": None if delta_from is None else _load(delta_from),
@@ -532,6 +784,8 @@ def _require_table(out: Path | None) -> None:
 
 def _write_table(frame: pd.DataFrame, page: Callable[[], str], out: Path) -> None:
     """Write the table, or the page about it."""
+    if not _is_first():
+        return
     from engram_interp.common.writing import replacing
 
     with replacing(out) as aside:
@@ -553,7 +807,11 @@ def _save_weights(model: nn.Module, out: Path, made_by: dict[str, str]) -> None:
         save_file({name: tensor.clone().contiguous() for name, tensor in model.state_dict().items()}, aside, made_by)
 
 
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in ("engram-interp", "torch", "transformer-lens")}
+
+
 def _provenance(counts: Mapping[str, int]) -> str:
-    versions = ", ".join(f"{name} {version(name)}" for name in ("engram-interp", "torch", "transformer-lens"))
+    versions = ", ".join(f"{name} {found}" for name, found in _versions().items())
     over = " and ".join(f"{count} {side} tokens" for side, count in counts.items())
     return f"{f'Statistics over {over}. ' if over else ''}{versions}."

@@ -20,7 +20,7 @@ from engram_interp.models import Adapter, adapt
 from engram_interp.models.exclusive import exclusive
 from engram_interp.models.sites import Site, by_input
 from engram_interp.options import Keep, Run, Which, takes
-from engram_interp.statistics.dealing import Between, dealt, summing_of
+from engram_interp.statistics.dealing import Between, dealt, recording, summing_of, watch_of
 from engram_interp.statistics.moments import AnyMoment, rank_of
 from engram_interp.statistics.passes import batches_of, one_pass, warn_of_few
 from engram_interp.statistics.ranks import Ranks
@@ -61,7 +61,8 @@ def collect(model: nn.Module, concept: Concept, *, which: Which, run: Run, keep:
     if keep.store is not None:
         fill_store(adapter, sites, encoded, concept.in_words, which, run, keep)
         return replace(Statistics.open(keep.store), name=concept.name)
-    groups = moments_of(adapter, sites, encoded, run, keep.storage_device)
+    until = None if keep.until is None else float(keep.until)
+    groups = moments_of(adapter, sites, encoded, run, keep.storage_device, until)
     sites = adapter.reached(sites, which)
     keys = tuple(site.key for site in sites)
     statistics = Statistics(adapter.info, keys, groups, concept.name, concept.in_words, reads=adapter.reads)
@@ -77,6 +78,7 @@ def moments_of(
     encoded: Mapping[str, Examples],
     run: Run,
     device: torch.device | str | None = None,
+    until: float | None = None,
 ) -> dict[str, dict[str, AnyMoment]]:
     """The second moment of every input of these matrices, by group of examples.
 
@@ -86,6 +88,7 @@ def moments_of(
         encoded: examples by group.
         run: how examples go through the model.
         device: where sums are kept. None keeps each where its input is.
+        until: ends the pass when intervals of W-Norms are this narrow; see `convergence.py`. None reads all.
 
     In a process group every process runs its share of the examples and owns some inputs, and all get all moments in
     the end. With a store they stay on disk.
@@ -98,7 +101,9 @@ def moments_of(
     logger.info("statistics of %d inputs and %d groups take up to %.1f MB", len(widths), len(encoded), megabytes)
     ranks, n_rows = Ranks.here(), {group: n_counted(examples) for group, examples in encoded.items()}
     summing = summing_of(ranks, adapter, sites, n_rows, device=device)
-    one_pass(adapter, sites, dealt(batches_of(encoded, run), summing, ranks, Between()), summing.record)
+    watch = watch_of(ranks, adapter, sites, encoded, until)
+    batches = batches_of(encoded, run, in_order=watch is not None)
+    one_pass(adapter, sites, dealt(batches, summing, ranks, Between(watch)), recording(summing, watch))
     summing.check()
     summing.require_seen()
     seen = summing.all_seen()

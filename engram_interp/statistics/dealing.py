@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
+from torch import Tensor
 
-from engram_interp.concepts.batches import AnyBatch
-from engram_interp.models import Adapter
-from engram_interp.models.sites import Site, by_input
+from engram_interp.concepts.batches import AnyBatch, Examples
+from engram_interp.models import Adapter, Record
+from engram_interp.models.sites import Input, Site, by_input
+from engram_interp.statistics.convergence import Watch
 from engram_interp.statistics.ranks import Ranks
 from engram_interp.statistics.shared_summing import SharedSumming
 from engram_interp.statistics.summing import Summing
@@ -16,7 +18,14 @@ from engram_interp.statistics.sums import AnySum
 
 
 class Between:
-    """What is done between batches: nothing, here."""
+    """What is done between batches: whether it is enough, if anybody watches.
+
+    Args:
+        watch: who does.
+    """
+
+    def __init__(self, watch: Watch | None = None) -> None:
+        self.watch = watch
 
     def skips(self, index: int, batch: AnyBatch) -> bool:
         """Whether a batch is not run, by any process. Each process is asked about every batch, in order."""
@@ -25,8 +34,7 @@ class Between:
 
     def after(self, index: int) -> bool:
         """Whether to go on after a round, of which this is the number of the last batch."""
-        del index
-        return True
+        return self.watch is None or not self.watch.is_settled(index + 1)
 
 
 def summing_of(
@@ -51,6 +59,38 @@ def summing_of(
         return Summing(sites, n_rows, sums, device)
     widths, like = adapter.widths(by_input(sites)), adapter.parameter(sites[0].path)
     return SharedSumming(ranks, widths, sites, n_rows, sums, device, like)
+
+
+def recording(summing: Summing, watch: Watch | None) -> Callable[[AnyBatch], Record]:
+    """What gives, for a batch, the function that takes every input's activation: for the sums, and for who watches."""
+    if watch is None:
+        return summing.record
+
+    def begin(batch: AnyBatch) -> Record:
+        records = summing.record(batch), watch.record(batch)
+
+        def take(name: Input, activation: Tensor, routed: Tensor | None = None) -> None:
+            for record in records:
+                record(name, activation, routed)
+
+        return take
+
+    return begin
+
+
+def watch_of(
+    ranks: Ranks, adapter: Adapter, sites: list[Site], encoded: Mapping[str, Examples], until: float | None
+) -> Watch | None:
+    """Who says when it is enough, if anybody asks.
+
+    Raises:
+        ValueError: if several processes share the work: none of them sees enough of each input.
+    """
+    if until is None:
+        return None
+    if ranks.size > 1:
+        raise ValueError(f"until needs a single process, which sees all of an input; there are {ranks.size}")
+    return Watch(adapter, sites, encoded, until)
 
 
 def dealt(batches: Iterable[AnyBatch], summing: Summing, ranks: Ranks, between: Between) -> Iterator[AnyBatch]:

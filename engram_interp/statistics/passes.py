@@ -10,7 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from engram_interp.common.heap import give_back_freed
-from engram_interp.concepts.batches import AnyBatch, Examples, any_batches
+from engram_interp.concepts.batches import WINDOW, AnyBatch, Examples, TokenStream, any_batches, stream_batches
+from engram_interp.concepts.data import Data
 from engram_interp.models import Adapter, Record
 from engram_interp.models.sites import Site, by_input
 from engram_interp.options import Run
@@ -18,9 +19,26 @@ from engram_interp.options import Run
 logger = logging.getLogger("engram_interp")
 
 
-def batches_of(encoded: Mapping[str, Examples], run: Run) -> Iterator[AnyBatch]:
-    """Every example of every group once, in batches, with a bar if one is wanted."""
+def batches_of(encoded: Mapping[str, Examples], run: Run, in_order: bool = False) -> Iterator[AnyBatch]:
+    """Every example of every group once, in batches, with a bar if one is wanted.
+
+    Args:
+        encoded: examples by group.
+        run: how large batches are.
+        in_order: takes some of each group at a time, in the order in which they come, in place of sorting all by
+            length. Whoever stops early has then read alike of all.
+    """
+    if in_order and not any(isinstance(some, Data) for some in encoded.values()):
+        return stream_batches(encoded, run.batch_size, run.progress, "collecting", _shares(encoded))
     return any_batches(encoded, run.batch_size, run.progress, "collecting")
+
+
+def _shares(encoded: Mapping[str, Examples]) -> dict[str, int] | None:
+    """How many examples of each group are taken at a time: in proportion, where the numbers are known."""
+    if any(isinstance(some, TokenStream) for some in encoded.values()):
+        return None
+    total = sum(map(len, encoded.values()))
+    return {group: max(1, round(WINDOW * len(some) / total)) for group, some in encoded.items()}
 
 
 class NonFiniteError(ValueError):

@@ -6,6 +6,7 @@ there is one process, which does everything.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -92,6 +93,19 @@ class Ranks:
         error = self.from_first(error)
         if error is not None:
             raise error
+
+
+@contextmanager
+def started_group() -> Iterator[None]:
+    """The process group of all processes that torchrun has started: by NCCL where there are GPUs, by gloo elsewhere."""
+    on_gpu = torch.cuda.is_available()
+    if on_gpu:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("nccl" if on_gpu else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
 
 
 def owners(sizes: Mapping[str, int], n_ranks: int) -> dict[str, int]:

@@ -19,7 +19,8 @@ from engram_interp.models import Adapter
 from engram_interp.models.identity import weights_digest
 from engram_interp.models.sites import Site, by_input
 from engram_interp.options import Keep, Run, Which
-from engram_interp.statistics.dealing import Between, dealt, summing_of
+from engram_interp.statistics.convergence import Watch
+from engram_interp.statistics.dealing import Between, dealt, recording, summing_of, watch_of
 from engram_interp.statistics.passes import batches_of, one_pass
 from engram_interp.statistics.ranks import Ranks
 from engram_interp.statistics.sizes import passes_within, sizes_of_inputs
@@ -69,7 +70,8 @@ def fill_store(
     with Store.writing(keep.store, settings, sizes, keep.resume, ranks) as store:
         if store.index.is_finished:
             adapter.learn(store.index.reads)
-            _require_examples(store, batches_of(encoded, replace(run, progress=False)))
+            quietly = replace(run, progress=False)
+            _require_examples(store, batches_of(encoded, quietly, in_order=keep.until is not None))
             return adapter.reached(sites, which)
         passes = _passes(store, sizes, keep.room, ranks)
         logger.info(
@@ -78,7 +80,8 @@ def fill_store(
         )  # fmt: skip
         for names in passes:
             some = [site for site in sites if site.input in names]
-            _StoredPass(store, ranks, adapter, some, names, n_rows, keep).run(batches_of(encoded, run))
+            one = _StoredPass(store, ranks, adapter, some, names, n_rows, keep, encoded)
+            one.run(batches_of(encoded, run, in_order=keep.until is not None))
         reached = adapter.reached([site for site in sites if site.input in store.index.done], which)
         store.close(dict.fromkeys(by_input(reached)), adapter.reads, [site.key for site in reached])
     return reached
@@ -140,6 +143,7 @@ class _StoredPass(Between):
         names: these inputs.
         n_rows: how many positions count, by group.
         keep: how the store is written.
+        encoded: examples by group.
     """
 
     def __init__(
@@ -151,12 +155,19 @@ class _StoredPass(Between):
         names: tuple[str, ...],
         n_rows: Mapping[str, int | None],
         keep: Keep,
+        encoded: Mapping[str, Examples],
     ) -> None:
         self._store, self._ranks, self._adapter, self._sites, self._names = store, ranks, adapter, sites, names
         devices = {str(site.input): adapter.parameter(site.path).device for site in sites}
         sums = store.sums(keep.storage_device, devices)
         self._summing = summing_of(ranks, adapter, sites, n_rows, sums, keep.storage_device)
         self._begun = store.index.progress
+        # The first pass finds how much is enough, and the others read as much.
+        until = None if keep.until is None or store.index.n_batches is not None else float(keep.until)
+        super().__init__(watch_of(ranks, adapter, sites, encoded, until))
+        if self.watch is not None and self._begun is not None:
+            so_far, sums = self._begun.batches, store.watched()
+            self.watch = Watch(adapter, sites, encoded, float(keep.until or 0), sums, so_far)
         self._digests = Digests(store.groups)
         self._n_batches = 0
         self._clock = _Clock(float(keep.checkpoint_every))
@@ -164,7 +175,7 @@ class _StoredPass(Between):
     def run(self, batches: Iterable[AnyBatch]) -> None:
         """Sum the batches that are left, and write the moments."""
         mine = dealt(batches, self._summing, self._ranks, self)
-        one_pass(self._adapter, self._sites, mine, self._summing.record)
+        one_pass(self._adapter, self._sites, mine, recording(self._summing, self.watch))
         self._summing.check()
         self._require_begun()
         self._summing.require_seen()
@@ -182,6 +193,8 @@ class _StoredPass(Between):
         self._n_batches = index + 1
         if self._begun is None or index >= self._begun.batches:
             return False
+        if self.watch is not None:
+            self.watch.pass_over(batch)
         if self._n_batches == self._begun.batches:
             require_same_examples(self._digests.values, self._begun.digests, f"the store {self._store.folder}")
             self._summing.offered = dict(self._begun.offered)
@@ -191,7 +204,7 @@ class _StoredPass(Between):
         """Write a checkpoint, if one is due."""
         if self._ranks.from_first(self._clock.is_due):
             self._checkpoint()
-        return index + 1 != self._store.index.n_batches
+        return index + 1 != self._store.index.n_batches and super().after(index)
 
     def _require_begun(self) -> None:
         if self._begun is not None and self._n_batches < self._begun.batches:
@@ -201,9 +214,9 @@ class _StoredPass(Between):
         self._summing.check()
         with self._clock:
             shards = self._ranks.merged(self._store.write_states(self._summing.sums, self._n_batches))
-            self._store.checkpoint(
-                Progress(self._names, self._n_batches, dict(self._digests.values), shards, dict(self._summing.offered))
-            )
+            watched = {} if self.watch is None else self._store.write_watched(self.watch.sums, self._n_batches)
+            digests, offered = dict(self._digests.values), dict(self._summing.offered)
+            self._store.checkpoint(Progress(self._names, self._n_batches, digests, shards, offered, watched))
 
 
 class _Clock:

@@ -99,6 +99,11 @@ class Summing:
             by_group[group] = moment_sum(rows, self._n_rows[group], len(rows) if routed else None)
         by_group[group].add(rows, offered, index)
 
+    def forget(self) -> None:
+        """Take it that the batches so far were finite. Whoever sums the same rows elsewhere checks them there."""
+        self._unchecked = self._unchecked[-1:]
+        self._first_unchecked = 0
+
     def end_round(self, index: int) -> None:
         """Do what is left to do once a batch has run, of this number. Here it is nothing."""
         del index

@@ -149,6 +149,18 @@ class Store:
             for name, by_group in sums.items()
         }
 
+    def write_watched(self, sums: Mapping[str, Mapping[str, AnySum]], batches: int) -> dict[str, Shard]:
+        """Write the states of the sums of blocks. They count once `checkpoint` names them."""
+        return {
+            name: write_state(self.folder, f"watched-{i:05d}.after-{batches}{SUFFIX}", name, by_group)
+            for i, (name, by_group) in enumerate(sums.items())
+        }
+
+    def watched(self) -> dict[str, dict[str, AnySum]]:
+        """The sums of blocks, where the checkpoint left them."""
+        found = {} if self.index.progress is None else self.index.progress.watched
+        return {name: read_state(self.folder, shard, name, "cpu") for name, shard in found.items()}
+
     def checkpoint(self, progress: Progress) -> None:
         """Let the unfinished pass be this far."""
         self._replace(replace(self.index, progress=progress))

@@ -44,6 +44,7 @@ class Progress:
         digests: of the examples in these batches, by group.
         shards: the states of the sums, by input.
         offered: how many positions counted so far, by group.
+        watched: the states of the sums of blocks, where somebody watches how settled the map is.
     """
 
     inputs: tuple[str, ...]
@@ -51,6 +52,7 @@ class Progress:
     digests: dict[str, str]
     shards: dict[str, Shard]
     offered: dict[str, int]
+    watched: dict[str, Shard]
 
 
 @dataclass(frozen=True)
@@ -84,8 +86,8 @@ class Index:
     @property
     def files(self) -> set[str]:
         """The names of all files that belong to the store."""
-        unfinished = self.progress.shards.values() if self.progress else ()
-        return {shard.file for shard in (*self.done.values(), *unfinished)}
+        begun = () if self.progress is None else (*self.progress.shards.values(), *self.progress.watched.values())
+        return {shard.file for shard in (*self.done.values(), *begun)}
 
     def write(self, folder: Path) -> None:
         """Put it in the place of the index that the folder has.
@@ -124,7 +126,7 @@ class Index:
     def _of(cls, content: dict[str, Any]) -> Index:
         progress = content.pop("progress")
         if progress is not None:
-            progress["shards"] = _shards(progress["shards"])
+            progress |= {name: _shards(progress[name]) for name in ("shards", "watched")}
             progress["inputs"] = tuple(progress["inputs"])
             progress = Progress(**progress)
         content |= {name: tuple(content[name]) for name in ("inputs", "keys")}
