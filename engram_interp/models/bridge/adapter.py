@@ -96,6 +96,19 @@ class TransformerBridgeAdapter(LanguageAdapter):
             raise ValueError(f"{self.info.name!r} has no parameter {key}")
         return found
 
+    def shape(self, site: Site) -> tuple[int, int]:
+        """Outputs and inputs of a matrix. An offloaded one is not read for that."""
+        return matrices.shape(self.model, site) or super().shape(site)
+
+    def require_editable(self, keys: Collection[str]) -> None:
+        """Check that tensors are in memory as they multiply.
+
+        Raises:
+            ValueError: if one is offloaded or quantised; it names it.
+        """
+        for key, why in matrices.not_editable(self.model, keys).items():
+            raise ValueError(f"{key} of {self.info.name!r} {why}, so it cannot be edited: load the model whole")
+
     def untie(self, keys: Collection[str]) -> Callable[[], None]:
         """Give the unembedding, if it is among `keys`, a weight of its own where it is the embedding's."""
         return matrices.untie(self.model) if "unembed.W_U" in keys else lambda: None

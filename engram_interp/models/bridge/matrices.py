@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import einops
@@ -10,7 +10,15 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from engram_interp.models.bridge.experts import expert_weight
-from engram_interp.models.bridge.parts import experts_of, linears_of, unreadable_attention, unreadable_mlp, wrapped
+from engram_interp.models.bridge.held import tensor_of, why_not_editable
+from engram_interp.models.bridge.parts import (
+    experts_of,
+    linears_of,
+    shape_of,
+    unreadable_attention,
+    unreadable_mlp,
+    wrapped,
+)
 from engram_interp.models.components import ATTENTION, COMPONENT, MLP, UNEMBED
 from engram_interp.models.experts import expert_sites
 from engram_interp.models.lens import TransformerBridge
@@ -58,13 +66,30 @@ def find(model: TransformerBridge, key: str) -> Tensor | None:
     if layer is not None and expert is not None:
         return expert_weight(experts_of(model.blocks[layer]), expert, name)
     linear = _linear(model, component_of(key), layer)
-    tensor = getattr(linear, "bias" if is_bias(key) else "weight", None)
+    tensor = None if linear is None else tensor_of(linear, "bias" if is_bias(key) else "weight")
     if tensor is None:
         return None
     if not is_bias(key) and not isinstance(linear, Conv1D):
         tensor = tensor.T
     pattern = _HEADS_APART.get(name)
     return tensor if pattern is None else einops.rearrange(tensor, pattern, d_head=int(model.cfg.d_head))
+
+
+def not_editable(model: TransformerBridge, keys: Iterable[str]) -> dict[str, str]:
+    """The keys whose tensors cannot be edited, and why."""
+    found = {}
+    for key in keys:
+        layer, expert = layer_of(key), expert_of(key)
+        linear = None if expert is not None else _linear(model, component_of(key), layer)
+        if linear is not None and (why := why_not_editable(linear)) is not None:
+            found[key] = why
+    return found
+
+
+def shape(model: TransformerBridge, site: Site) -> tuple[int, int] | None:
+    """Outputs and inputs of a matrix, without reading it; None of an expert's."""
+    linear = None if site.expert is not None else _linear(model, site.component, site.layer)
+    return None if linear is None else shape_of(linear)
 
 
 def _linear(model: TransformerBridge, component: str, layer: int | None) -> Any:

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from engram_interp.models.bridge.held import is_bitsandbytes
 from engram_interp.models.components import ATTENTION, MLP
 
 LINEARS = {"W_Q": "q", "W_K": "k", "W_V": "v", "W_O": "o", "W_gate": "gate", "W_in": "in", "W_out": "out"}
@@ -45,14 +46,14 @@ def multiplies_by_itself(block: nn.Module) -> bool:
 
 
 def multiplies(module: object) -> bool:
-    """Whether a module is a plain product with a weight (and a bias) that is not quantised."""
-    return isinstance(module, (nn.Linear, Conv1D)) and module.weight.dtype in UNQUANTISED
+    """Whether a module is a plain product with a weight (and a bias) that is not quantised, or can be read as if."""
+    return isinstance(module, (nn.Linear, Conv1D)) and (module.weight.dtype in UNQUANTISED or is_bitsandbytes(module))
 
 
 def quantised(container: nn.Module) -> str | None:
     """Why an attention or MLP cannot be read, if it has quantised weights; None if it has none."""
     for module in container.modules():
-        if isinstance(module, (nn.Linear, Conv1D)) and module.weight.dtype not in UNQUANTISED:
+        if isinstance(module, (nn.Linear, Conv1D)) and not multiplies(module):
             return (
                 f"has quantised weights ({module.weight.dtype}), from which no engram can be taken: load it unquantised"
             )
@@ -90,6 +91,8 @@ def unreadable_attention(block: nn.Module, n_heads: int, d_head: int) -> str | N
 
 def shape_of(module: Any) -> tuple[int, int]:
     """Outputs and inputs of a linear module."""
+    if is_bitsandbytes(module):
+        return module.out_features, module.in_features
     shape = tuple(module.weight.shape)
     return (shape[1], shape[0]) if isinstance(module, Conv1D) else (shape[0], shape[1])
 
