@@ -129,10 +129,12 @@ __all__ = [
 
 def collect(
     model: nn.Module,
-    concept: Concept,
+    concept: Concept | Mapping[str, Any],
     *,
     components: str | Collection[str] | None = None,
     layers: Layers = None,
+    positions: str = "predicting",
+    eos: bool = True,
     progress: bool | None = None,
     batch_size: int | None = None,
     store: str | os.PathLike[str] | None = None,
@@ -150,12 +152,17 @@ def collect(
     Args:
         model: a `HookedTransformer` or `TransformerBridge`, however its weights were processed, or any other module of
             linear and convolution layers.
-        concept: what to look for.
+        concept: what to look for, or groups of examples by name, as `decompose` takes them. A `Concept` says itself
+            which positions count.
         components: names of components, `W_Q` to `W_U`, or short, `Q` to `U`. Of a plain module, paths of its modules,
             or patterns of such paths as `blocks.*.mlp`; a module stands for all that is in it. None means all that the
             model has.
         layers: one layer or several, by number. Of a plain module, depths in the order of calls. None means all. The
             unembedding lies in no layer: `layers` leaves it out, unless `components` names it.
+        positions: `"predicting"` counts those whose output gives the answer's tokens: the prompt's last token to the
+            answer's last but one (to its last if EOS follows). `"answer"` counts the answer's own tokens, as the paper
+            does. `"both"` counts either, and `"all"` every token but BOS. Raises ValueError if it is another word.
+        eos: whether the end-of-sequence token follows every answer. It is then one of the answer's tokens.
         progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
         batch_size: examples in a batch, 1 or more. None takes examples of similar length until they make up 4096
             tokens. Batches that a user gives are divided into ones of at most this size. It affects memory, and results
@@ -178,6 +185,7 @@ def collect(
             `statistics/convergence.py`. None reads all.
 
     Raises:
+        TypeError: if it is neither, or a `Concept` comes with `positions` or `eos`.
         ValueError: if a component or layer is unknown, the model cannot read an example, no position of a group counts,
             or an activation is not finite (the message names its matrices and its batch).
 
@@ -535,7 +543,8 @@ def decompose(
         model: a `HookedTransformer` or `TransformerBridge`, however its weights were processed, or a plain module.
         concepts: examples by name, each as `Concept` takes them, or, for a plain module, batches of what it takes. A
             labelled dataset has a concept for each class. What concepts should only be told apart from goes in too, as
-            a concept of its own.
+            a concept of its own. Statistics have a concept for each group: `collect(model, groups, store=...)` leaves
+            them on disk, and one input at a time is read.
         components: names of components, `W_Q` to `W_U`, or short, `Q` to `U`. Of a plain module, paths of its modules,
             or patterns of such paths as `blocks.*.mlp`; a module stands for all that is in it. None means all that the
             model has.

@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from engram_interp.statistics.moments import Moment, moment_dtype, with_ones
+from engram_interp.statistics.moments import AnyMoment, Moment, MomentOfRows, moment_dtype, with_ones
 from engram_interp.statistics.sums import MomentSum, moment_of
 
 
@@ -95,6 +96,30 @@ class Packed:
     def n_floats(self) -> int:
         """How many numbers are kept."""
         return self.triangle.numel()
+
+
+class FactorsOf(Mapping[str, Factor | Packed]):
+    """What statistics hold of a group, by input, as it is kept of a concept. Each is made when it is asked for.
+
+    Args:
+        moments: of the group, by input.
+        absorbing: the inputs that have a row of ones.
+    """
+
+    def __init__(self, moments: Mapping[str, AnyMoment], absorbing: Collection[str]) -> None:
+        self._moments, self._absorbing = moments, absorbing
+
+    def __getitem__(self, name: str) -> Factor | Packed:
+        moment, absorbed = self._moments[name], name in self._absorbing
+        if isinstance(moment, MomentOfRows) and moment.times == 1:
+            return Factor(moment.X, absorbed)
+        return Packed.of(moment if isinstance(moment, Moment) else moment.whole, absorbed)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._moments)
+
+    def __len__(self) -> int:
+        return len(self._moments)
 
 
 def precise(X: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:

@@ -318,6 +318,16 @@ def sites_of(adapter: Adapter, statistics: Statistics, which: Which) -> list[Sit
     statistics.info.require(adapter.info, "the statistics")
     if TARGET not in statistics.groups:
         raise ValueError(f"the statistics have no group {TARGET!r}, only {', '.join(statistics.groups)}")
+    return served_sites(adapter, statistics, which)
+
+
+def served_sites(adapter: Adapter, statistics: Statistics, which: Which) -> list[Site]:
+    """The matrices that these statistics serve, whatever their groups.
+
+    Raises:
+        ValueError: if the statistics are of another model, or lack an input that is asked for.
+    """
+    statistics.info.require(adapter.info, "the statistics")
     sites = _chosen(adapter, statistics, which)
     if not sites:
         raise ValueError(

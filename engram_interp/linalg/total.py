@@ -60,6 +60,11 @@ class Total:
         return self.moment.S
 
     @property
+    def n_bytes(self) -> int:
+        """How much memory it takes, with its factorisations."""
+        return self.S.numel() * self.S.element_size() + self.factors.n_bytes
+
+    @property
     def every(self) -> Spectrum:
         """The directions that the data have; with a ridge, those of `S + ridge I`."""
         if self.factors.every is None:

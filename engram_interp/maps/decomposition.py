@@ -25,8 +25,8 @@ from engram_interp.concepts.data import BATCH_SIZE
 from engram_interp.concepts.datasets import by_class
 from engram_interp.engrams.engram import Engram
 from engram_interp.engrams.extract import engram_of, options_of
-from engram_interp.engrams.factors import ConceptSum, Factor, Packed
-from engram_interp.engrams.parts import InputData, Part, part_of
+from engram_interp.engrams.factors import ConceptSum, Factor, FactorsOf, Packed
+from engram_interp.engrams.parts import InputData, Part, part_of, served_sites
 from engram_interp.engrams.strengths import Alpha
 from engram_interp.engrams.weights import absorbing_inputs, base_of
 from engram_interp.linalg.filters import Function
@@ -41,6 +41,7 @@ from engram_interp.models.exclusive import exclusive
 from engram_interp.models.sites import Site, by_input
 from engram_interp.options import Read, Run, Solve, Which, takes
 from engram_interp.statistics.passes import batches_of, finite_rows, one_pass, warn_of_few
+from engram_interp.statistics.statistics import KEPT_BYTES, Statistics
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,10 +57,11 @@ class Decomposition(IdentityMapping):  # of str to Engram; checking items' types
         run: whether making engrams shows a bar.
         absorbing: the inputs that have a row of ones.
         positions: which positions of a pair count, as `Concept` names them.
+        keep_bytes: how much memory what is factorised may take that is kept for the next engram; 0 keeps nothing.
     """
 
     model: nn.Module
-    kept: dict[str, dict[str, Factor | Packed]]
+    kept: Mapping[str, Mapping[str, Factor | Packed]]
     counts: dict[str, int]
     sites: list[Site]
     solve: Solve
@@ -67,6 +69,7 @@ class Decomposition(IdentityMapping):  # of str to Engram; checking items' types
     absorbing: set[str]
     _checks: list[Tensor] = field(repr=False)
     positions: str | None = None
+    keep_bytes: int = KEPT_BYTES
     _totals: dict[str, Total] = field(default_factory=dict, repr=False)
 
     def __getitem__(self, name: str) -> Engram:
@@ -197,9 +200,10 @@ class Decomposition(IdentityMapping):  # of str to Engram; checking items' types
 
     def total(self, name: str) -> Total:
         """The second moment of one input over all concepts, and its factorisations. They are computed once."""
-        if name not in self._totals:
-            self._totals[name] = Total(SecondMoment(self.moment(name, list(self.kept))), self.solve.ridge)
-        return self._totals[name]
+        found = self._totals.get(name) or Total(SecondMoment(self.moment(name, list(self.kept))), self.solve.ridge)
+        if sum(one.n_bytes for one in self._totals.values()) < self.keep_bytes:
+            self._totals[name] = found
+        return found
 
     def kept_of(self, name: str) -> Spectrum:
         """The directions of one input above the cut."""
@@ -233,7 +237,8 @@ def decompose(
         model: a `HookedTransformer` or `TransformerBridge`, however its weights were processed, or a plain module.
         concepts: examples by name, each as `Concept` takes them, or, for a plain module, batches of what it takes. A
             labelled dataset has a concept for each class. What concepts should only be told apart from goes in too, as
-            a concept of its own.
+            a concept of its own. Statistics have a concept for each group: `collect(model, groups, store=...)` leaves
+            them on disk, and one input at a time is read.
 
     Raises:
         ValueError: see `extract`.
@@ -247,6 +252,8 @@ def decompose(
         >>> first, second, *_ = parts
         >>> edited = parts.ablate({first, second}, alpha=2.0)
     """
+    if isinstance(concepts, Statistics):
+        return _of_statistics(model, concepts, which, solve, run)
     concepts = _by_name(concepts)
     if not concepts:
         raise ValueError("concepts must hold at least one concept, got none")
@@ -263,6 +270,19 @@ def decompose(
     warn_of_few(n_rows, adapter.widths(inputs), sum(counts.values()))
     checks, positions = checks_of(sites, adapter, base), None if adapter.info.is_plain else read.in_words
     return Decomposition(model, kept, counts, sites, solve, run, absorbing, checks, positions)
+
+
+def _of_statistics(model: nn.Module, statistics: Statistics, which: Which, solve: Solve, run: Run) -> Decomposition:
+    """The concepts that statistics have as groups."""
+    adapter = adapt(model)
+    sites = served_sites(adapter, statistics, which)
+    base = base_of(adapter, solve.delta_from, sites)
+    absorbing = absorbing_inputs(adapter, base) if solve.absorb_bias else set()
+    kept = {group: FactorsOf(moments, absorbing) for group, moments in statistics.groups.items()}
+    checks, counts = checks_of(sites, adapter, base), statistics.counts
+    return Decomposition(
+        model, kept, counts, sites, solve, run, absorbing, checks, statistics.positions, statistics.keep_bytes
+    )
 
 
 def checks_of(sites: Sequence[Site], adapter: Adapter, base: Adapter | None) -> list[Float[Tensor, "2"]]:

@@ -10,16 +10,18 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import nn
 
 from engram_interp.concepts.batches import Examples, limited, n_counted
 from engram_interp.concepts.concept import Concept, require_concept
+from engram_interp.concepts.data import Data
 from engram_interp.models import Adapter, adapt
 from engram_interp.models.exclusive import exclusive
 from engram_interp.models.sites import Site, by_input
-from engram_interp.options import Keep, Run, Which, takes
+from engram_interp.options import Keep, Read, Run, Which, takes
 from engram_interp.statistics.dealing import Between, dealt, recording, summing_of, watch_of
 from engram_interp.statistics.moments import AnyMoment, rank_of
 from engram_interp.statistics.passes import batches_of, one_pass, warn_of_few
@@ -32,8 +34,10 @@ logger = logging.getLogger("engram_interp")
 
 
 @exclusive
-@takes(Which, Run, Keep)
-def collect(model: nn.Module, concept: Concept, *, which: Which, run: Run, keep: Keep) -> Statistics:
+@takes(Which, Read, Run, Keep)
+def collect(
+    model: nn.Module, concept: Concept | Mapping[str, Any], *, which: Which, read: Read, run: Run, keep: Keep
+) -> Statistics:
     """Second moments of every input over a concept's target and reference examples (paper, Section 4).
 
     They serve every cut, ridge and filter: give them to `extract`, `localize` or `diagnose` in the concept's place.
@@ -41,9 +45,11 @@ def collect(model: nn.Module, concept: Concept, *, which: Which, run: Run, keep:
     Args:
         model: a `HookedTransformer` or `TransformerBridge`, however its weights were processed, or any other module of
             linear and convolution layers.
-        concept: what to look for.
+        concept: what to look for, or groups of examples by name, as `decompose` takes them. A `Concept` says itself
+            which positions count.
 
     Raises:
+        TypeError: if it is neither, or a `Concept` comes with `positions` or `eos`.
         ValueError: if a component or layer is unknown, the model cannot read an example, no position of a group counts,
             or an activation is not finite (the message names its matrices and its batch).
 
@@ -53,23 +59,41 @@ def collect(model: nn.Module, concept: Concept, *, which: Which, run: Run, keep:
         >>> collect(testbed.load("full"), concept, layers=[1]).counts
         {'target': 4, 'reference': 7}
     """
-    require_concept(concept)
+    groups, read, name = _read(concept, read)
     adapter = adapt(model)
-    adapter.look(concept)
+    adapter.look(concept if isinstance(concept, Concept) else next(iter(groups.values())))
     sites = adapter.sites(which.components, which.layers)
-    encoded = limited(adapter.encode_concept(concept), keep.max_tokens)
+    encoded = limited(adapter.encode(groups, read), keep.max_tokens)
+    in_words = None if adapter.info.is_plain or any(map(_is_batches, groups.values())) else read.in_words
     if keep.store is not None:
-        fill_store(adapter, sites, encoded, concept.in_words, which, run, keep)
-        return replace(Statistics.open(keep.store), name=concept.name)
+        fill_store(adapter, sites, encoded, in_words, which, run, keep)
+        return replace(Statistics.open(keep.store), name=name)
     until = None if keep.until is None else float(keep.until)
-    groups = moments_of(adapter, sites, encoded, run, keep.storage_device, until)
+    moments = moments_of(adapter, sites, encoded, run, keep.storage_device, until)
     sites = adapter.reached(sites, which)
     keys = tuple(site.key for site in sites)
-    statistics = Statistics(adapter.info, keys, groups, concept.name, concept.in_words, reads=adapter.reads)
-    n_rows = {name: sum(moments[name].count for moments in groups.values()) for name in statistics.inputs}
+    statistics = Statistics(adapter.info, keys, moments, name, in_words, reads=adapter.reads)
+    n_rows = {name: sum(some[name].count for some in moments.values()) for name in statistics.inputs}
     widths = adapter.widths(by_input(sites))
     warn_of_few(n_rows, widths, sum(statistics.counts.values()), lambda name: rank_of(statistics.total(name)))
     return statistics
+
+
+def _read(concept: object, read: Read) -> tuple[Mapping[str, Any], Read, str | None]:
+    """The groups of examples, which of their positions count, and the concept's name."""
+    if isinstance(concept, Mapping):
+        if not concept or not all(isinstance(name, str) for name in concept):
+            raise TypeError(f"groups must be examples by name; got the names {list(concept)}")
+        return concept, read, None
+    require_concept(concept)
+    assert isinstance(concept, Concept)
+    if read != Read():
+        raise TypeError(f"a Concept says itself which positions count: {concept.read.in_words}; got {read.in_words}")
+    return concept.sides, concept.read, concept.name
+
+
+def _is_batches(examples: object) -> bool:
+    return isinstance(examples, Data)
 
 
 def moments_of(

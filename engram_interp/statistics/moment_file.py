@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from engram_interp.common.storage import Content
-from engram_interp.statistics.moments import AnyMoment, Moment, MomentOfRows
+from engram_interp.statistics.moments import AnyMoment, CompressedMoment, Moment, MomentOfRows
 
 
 def tensors_of(moment: AnyMoment) -> dict[str, Tensor]:
@@ -19,6 +19,9 @@ def tensors_of(moment: AnyMoment) -> dict[str, Tensor]:
     count = torch.tensor([moment.count, moment.offered])
     if isinstance(moment, MomentOfRows) and moment.times == 1:
         return {"rows": moment.X, "count": count}
+    if isinstance(moment, CompressedMoment):
+        floor = torch.tensor(moment.floor, dtype=torch.float64)
+        return {"U": moment.U, "lam": moment.lam, "floor": floor, "first": moment.first, "count": count}
     return {"second": moment.second, "first": moment.first, "count": count}
 
 
@@ -31,6 +34,8 @@ def moment_in(content: Content, place: str) -> AnyMoment:
     """
     if f"{place}/rows" in content.tensors:
         return rows_in(content, place)
+    if f"{place}/U" in content.tensors:
+        return _compressed_in(content, place)
     second, first, count = (content.tensor(f"{place}/{part}") for part in ("second", "first", "count"))
     d = len(second) if second.dim() == 2 else 0
     wide = (torch.float32, torch.float64)
@@ -64,6 +69,19 @@ def rows_in(content: Content, place: str) -> MomentOfRows:
     if not X.isfinite().all():
         raise content.error(f"{place} is not finite")
     return MomentOfRows(X, offered)
+
+
+def _compressed_in(content: Content, place: str) -> CompressedMoment:
+    parts = [content.tensor(f"{place}/{part}") for part in ("U", "lam", "floor", "first", "count")]
+    U, lam, floor, first, count = parts
+    if U.dim() != 2 or lam.shape != U.shape[1:] or first.shape != U.shape[:1] or floor.dim() or count.shape != (2,):
+        raise content.error(f"{place} has shapes {[list(one.shape) for one in parts]}, not [d k], [k], [], [d] and [2]")
+    if not all(one.isfinite().all() for one in parts) or bool((lam < 0).any()) or bool(floor < 0):
+        raise content.error(f"{place} has eigenvalues that are negative or not finite")
+    if U.numel() and float((U.double().T @ U.double() - torch.eye(U.shape[1]).double()).abs().max()) > 1e-3:
+        raise content.error(f"{place} has eigenvectors that are not orthonormal")
+    taken, offered = count.tolist()
+    return CompressedMoment(U, lam, float(floor), first, taken, offered)
 
 
 def _is_positive(second: Float[Tensor, "d d"]) -> bool:

@@ -46,7 +46,7 @@ class Moment:
     count: int
     offered: int
 
-    def __add__(self, other: Moment | MomentOfRows) -> Moment:
+    def __add__(self, other: AnyMoment) -> Moment:
         device = self.second.device
         return Moment(
             self.second + other.second.to(device),
@@ -128,8 +128,8 @@ class MomentOfRows:
         """The same moments, summed."""
         return Moment(self.second, self.first, self.count, self.offered)
 
-    def __add__(self, other: Moment | MomentOfRows) -> Moment | MomentOfRows:
-        if isinstance(other, Moment) or other.times != self.times:
+    def __add__(self, other: AnyMoment) -> Moment | MomentOfRows:
+        if not isinstance(other, MomentOfRows) or other.times != self.times:
             return self.whole + other
         both = torch.cat([self.X, other.X.to(self.X)])
         found = MomentOfRows(both, self.offered + other.offered, self.times)
@@ -152,7 +152,69 @@ class MomentOfRows:
         return SecondMoment(rows=self.root(ones))
 
 
-AnyMoment: TypeAlias = Moment | MomentOfRows
+@dataclass(frozen=True)
+class CompressedMoment:
+    """The moments of one input over one group, by their leading directions.
+
+    `S = C + s s^T / n`, with `C` the spread around the mean. Of `C` the leading eigenvectors are kept, and the energy
+    of the others is spread evenly over their directions: `C = U diag(lam) U^T + floor (I - U U^T)`.
+
+    Attributes:
+        U: the leading eigenvectors of `C`.
+        lam: their eigenvalues.
+        floor: the mean of the other eigenvalues.
+        first: `s`, the sum of `x`.
+        count: how many rows were summed.
+        offered: how many positions count.
+    """
+
+    U: Float[Tensor, "d k"]
+    lam: Float[Tensor, "k"]
+    floor: float
+    first: Float[Tensor, "d"]
+    count: int
+    offered: int
+
+    @property
+    def width(self) -> int:
+        """The size of the input."""
+        return len(self.first)
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether `S` is finite."""
+        return bool(self.lam.isfinite().all())
+
+    @property
+    def second(self) -> Float[Tensor, "d d"]:
+        """`S`, in the precision in which moments are held."""
+        return self.matrix(ones=False).to(moment_dtype(self.width))
+
+    @property
+    def whole(self) -> Moment:
+        """The same moments as a matrix."""
+        return Moment(self.second, self.first, self.count, self.offered)
+
+    def __add__(self, other: AnyMoment) -> Moment:
+        return self.whole + other
+
+    def __mul__(self, factor: float) -> Moment:
+        """What so many times the positions would sum to. The counts are rounded."""
+        return self.whole * factor
+
+    def matrix(self, ones: bool) -> Float[Tensor, "d1 d1"]:
+        """`S` in float64; with `ones`, the second moment of the inputs with a row of ones below them."""
+        U, s = self.U.double(), self.first.double()
+        S = (U * (self.lam.double() - self.floor)) @ U.T + torch.outer(s, s) / max(self.count, 1)
+        S.diagonal().add_(self.floor)
+        return Moment(S, s, self.count, self.offered).matrix(ones)
+
+    def of_inputs(self, ones: bool) -> SecondMoment:
+        """`matrix`, for linear algebra."""
+        return SecondMoment(self.matrix(ones))
+
+
+AnyMoment: TypeAlias = Moment | MomentOfRows | CompressedMoment
 """The moments of one input over one group, however they are held."""
 
 

@@ -13,6 +13,7 @@ from functools import reduce
 from operator import add
 from pathlib import Path
 
+import pandas as pd
 import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
@@ -21,11 +22,12 @@ from engram_interp.common import storage
 from engram_interp.concepts.concept import REFERENCE, TARGET
 from engram_interp.linalg.ownership import Shares
 from engram_interp.linalg.total import Factors, Total
-from engram_interp.models import ModelInfo, adapt_language
+from engram_interp.models import ModelInfo, adapt, adapt_language
 from engram_interp.models.lens import ActivationCache
 from engram_interp.models.sites import by_input, is_bias, is_key
 from engram_interp.options import Which, takes
 from engram_interp.statistics.caches import moments_of_cache
+from engram_interp.statistics.compression import bytes_of, compressed, engram_errors, require_energy, say_errors
 from engram_interp.statistics.moment_file import moment_in, tensors_of
 from engram_interp.statistics.moments import AnyMoment
 from engram_interp.statistics.store.folder import Store
@@ -67,6 +69,7 @@ class Statistics:
         reads: the input of every matrix of a plain module, by key, in the order of calls; empty where the model's class
             says it.
         keep_bytes: how much memory factorisations may take that are kept for the next call; 0 keeps none.
+        compression: for every matrix, its W-Norm before and after `compress`, and the relative error of its engram.
     """
 
     info: ModelInfo
@@ -76,6 +79,7 @@ class Statistics:
     positions: str | None = None
     keep_bytes: int = KEPT_BYTES
     reads: dict[str, str] = field(default_factory=dict)
+    compression: pd.DataFrame | None = None
     _factorised: dict[tuple[str, bool, float], Factorised] = field(default_factory=dict, init=False, repr=False)
 
     def __repr__(self) -> str:
@@ -151,6 +155,43 @@ class Statistics:
         return replace(
             self, groups=groups, keys=tuple(dict.fromkeys([*self.keys, *other.keys])), reads=self.reads or other.reads
         )
+
+    def compress(self, energy: float | int, model: nn.Module | None = None) -> Statistics:
+        """Every moment by its leading eigenvectors, where these are fewer numbers.
+
+        What is cut off is spread evenly over its directions. With the model, the change of every engram and W-Norm is
+        measured: it is logged, and `compression` has it by matrix.
+
+        Args:
+            energy: the share of the energy around the mean that the eigenvectors keep.
+            model: the model that the statistics are of. None measures nothing.
+
+        Raises:
+            ValueError: if `energy` is not above 0 and at most 1, or the model is another one.
+
+        Example:
+            >>> from engram_interp import collect, testbed
+            >>> model, concept = testbed.load("full"), testbed.authors().concept("Petra Dorlund")
+            >>> statistics = collect(model, concept, layers=[1], components="out")
+            >>> small = statistics.compress(0.9, model)
+            >>> small.compression["key"].tolist()
+            ['blocks.1.mlp.W_out']
+        """
+        share = require_energy(energy)
+        groups = {
+            group: {name: compressed(moments[name], share) for name in self.inputs}
+            for group, moments in self.groups.items()
+        }
+        found = replace(self, groups=groups)
+        if model is None:
+            return found
+        adapter = adapt(model)
+        self.info.require(adapter.info, "the statistics")
+        adapter.learn(self.reads)
+        sites = [site for site in adapter.all_sites() if site.key in set(self.keys)]
+        errors = engram_errors(adapter, sites, self.groups, groups)
+        say_errors(errors, share, bytes_of(self.groups), bytes_of(groups))
+        return replace(found, compression=errors)
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file that `Statistics.load` reads back."""
