@@ -88,6 +88,8 @@ def calls(tmp_path_factory):
         "testbed.benchmark": ei.testbed.benchmark,
         "Concept": lambda: ei.Concept(["a"], ["b"]),
         "collect": lambda: ei.collect(model, concept, layers=[0]),
+        "collect into a store": lambda: ei.collect(model, concept, layers=[0], store=folder / "store", until=0.5),
+        "plan": lambda: ei.plan(model, 1000),
         "extract": lambda: ei.extract(model, stats, filter=ei.filters.power(2)),
         "localize": lambda: ei.localize(model, stats),
         "localize resampled": lambda: ei.localize(

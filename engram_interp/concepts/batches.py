@@ -264,7 +264,7 @@ def batches(
 
 
 def stream_batches(
-    encoded: Mapping[str, Iterable[TokenExample]],
+    encoded: Mapping[str, Examples],
     batch_size: int | None,
     progress: bool | None,
     describe: str,

@@ -85,6 +85,8 @@ class Pair(tuple[str, str]):
         return (*self, self.positions, self.eos)
 
 
+Side: TypeAlias = Any
+"""An iterable of examples as it is given. A concept makes of it a list, a `Stream` or `Data`."""
 Example: TypeAlias = str | tuple[str, str] | TokenExample
 
 
@@ -119,8 +121,8 @@ class Concept:
         (1, 1)
     """
 
-    target: Sequence[Any]
-    reference: Sequence[Any]
+    target: Side
+    reference: Side
     name: str | None = None
     positions: str = PREDICTING
     eos: bool = True
@@ -128,7 +130,7 @@ class Concept:
     def __post_init__(self) -> None:
         if not isinstance(self.name, (str, NoneType)):
             raise TypeError(f"name must be a string; got {self.name!r}")
-        for side, examples in self.sides.items():
+        for side, examples in ((TARGET, self.target), (REFERENCE, self.reference)):
             if not isinstance(examples, Data):
                 object.__setattr__(self, side, listed_examples(examples, side))
         if isinstance(self.target, Data) != isinstance(self.reference, Data):
@@ -292,13 +294,15 @@ def require_concept(concept: object) -> None:
         raise TypeError(f"concept must be a Concept(target=[...], reference=[...]); got a {type(concept).__name__}")
 
 
-def listed_examples(examples: Iterable[Example], group: str) -> list[Example] | Stream:
+def listed_examples(examples: Iterable[Any], group: str) -> list[Example] | Stream:
     """The examples as a list, or as a stream if they have no length and are many. Errors call them `group`.
 
     Raises:
         ValueError: if there are no examples, or one is blank.
         TypeError: if `examples` has no order, or does not hold examples.
     """
+    if isinstance(examples, Stream):
+        return examples
     if isinstance(examples, str) or (hasattr(examples, "__len__") and not len(examples)):  # pyright: ignore
         raise ValueError(f"{group} must be a list of one or more examples; got {examples!r}")
     if isinstance(examples, tuple) and len(examples) == 2 and all(isinstance(one, str) for one in examples):

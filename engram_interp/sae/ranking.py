@@ -88,7 +88,7 @@ def rank_features(
 
     least = float(Trigger(threshold=threshold).threshold)
     reader = SaeReader(adapt_language(model), sae)
-    sides = {TARGET: examples} if reference is None else {TARGET: examples, REFERENCE: reference}
+    sides: dict[str, Any] = {TARGET: examples} if reference is None else {TARGET: examples, REFERENCE: reference}
     groups = {side: listed(corpus, reader.adapter.encoder) for side, corpus in sides.items()}
     table = rate_table(rates(reader, groups, least, run), float(norm.ppf((1 + confidence) / 2)))
     by = "target_rate" if reference is None else "difference"

@@ -65,7 +65,8 @@ def compressed(moment: AnyMoment, energy: float) -> AnyMoment:
     rest = lam[: d - k]
     floor = float(rest.mean()) if len(rest) else 0.0
     dtype = moment.second.dtype
-    return CompressedMoment(U[:, d - k :].to(dtype), lam[d - k :], floor, moment.first, moment.count, moment.offered)
+    leading = U[:, d - k :].to(dtype).contiguous()
+    return CompressedMoment(leading, lam[d - k :], floor, moment.first, moment.count, moment.offered)
 
 
 def size_of(moment: AnyMoment) -> int:

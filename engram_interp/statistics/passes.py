@@ -10,13 +10,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from engram_interp.common.heap import give_back_freed
-from engram_interp.concepts.batches import WINDOW, AnyBatch, Examples, TokenStream, any_batches, stream_batches
+from engram_interp.concepts.batches import AnyBatch, Examples, TokenStream, any_batches, stream_batches
 from engram_interp.concepts.data import Data
 from engram_interp.models import Adapter, Record
 from engram_interp.models.sites import Site, by_input
 from engram_interp.options import Run
 
 logger = logging.getLogger("engram_interp")
+
+AT_A_TIME = 128
+"""So many examples are taken at a time where reading may stop early, so that sides are read alike."""
 
 
 def batches_of(encoded: Mapping[str, Examples], run: Run, in_order: bool = False) -> Iterator[AnyBatch]:
@@ -33,12 +36,12 @@ def batches_of(encoded: Mapping[str, Examples], run: Run, in_order: bool = False
     return any_batches(encoded, run.batch_size, run.progress, "collecting")
 
 
-def _shares(encoded: Mapping[str, Examples]) -> dict[str, int] | None:
+def _shares(encoded: Mapping[str, Examples]) -> dict[str, int]:
     """How many examples of each group are taken at a time: in proportion, where the numbers are known."""
     if any(isinstance(some, TokenStream) for some in encoded.values()):
-        return None
+        return dict.fromkeys(encoded, AT_A_TIME // len(encoded))
     total = sum(map(len, encoded.values()))
-    return {group: max(1, round(WINDOW * len(some) / total)) for group, some in encoded.items()}
+    return {group: max(1, round(AT_A_TIME * len(some) / total)) for group, some in encoded.items()}
 
 
 class NonFiniteError(ValueError):

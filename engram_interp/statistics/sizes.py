@@ -88,8 +88,8 @@ def passes_within(sizes: Mapping[str, list[int]], budget: int | None, n_ranks: i
     largest = max(sizes, key=lambda name: sum(sizes[name]))
     if sum(sizes[largest]) > room:
         raise ValueError(
-            f"budget must be {in_units(least_budget(sizes))} or more, since {largest} alone takes "
-            f"{in_units(sum(sizes[largest]))} and as much again for a group of it when it is written; got "
+            f"budget must be {in_units(least_budget(sizes))} or more: {largest} alone takes "
+            f"{in_units(sum(sizes[largest]))}, and the larger of its groups as much again while it is written; got "
             f"{in_units(budget)}. components=... leaves out what is large"
         )
     found: list[list[str]] = [[]]

@@ -10,7 +10,6 @@ from typing import Any
 
 from accelerate.utils import align_module_device
 from torch import Tensor
-from transformers.integrations.bitsandbytes import dequantize_bnb_weight
 
 
 def is_bitsandbytes(module: object) -> bool:
@@ -42,5 +41,7 @@ def tensor_of(module: Any, name: str) -> Tensor | None:
             found = getattr(module, name)
             return None if found is None else found.detach().clone()
     if name == "weight" and is_bitsandbytes(module):
+        from transformers.integrations.bitsandbytes import dequantize_bnb_weight  # it imports bitsandbytes
+
         return dequantize_bnb_weight(module.weight, state=getattr(module, "state", None)).detach()
     return getattr(module, name, None)
