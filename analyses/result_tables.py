@@ -22,6 +22,8 @@ from analyses.real.splits import of_splits
 from analyses.real.tofu import of_methods
 from analyses.results import Tables
 from analyses.studies.attribution import of_attribution
+from analyses.studies.compression import of_compression
+from analyses.studies.plans import of_plans
 from analyses.studies.positions import of_positions
 from analyses.studies.tables import (
     of_authors,
@@ -51,6 +53,15 @@ class Block:
         names = dict.fromkeys(name for tables in read for name in tables)
         tables = {name: pd.concat([one[name] for one in read if name in one], ignore_index=True) for name in names}
         return f"{self.make(tables)}\n\n{' '.join(source(name) for name in self.files)}"
+
+
+def of_scale(tables: Tables) -> str:
+    """What `python -m benchmarks.scale --json` recorded, a row for each measurement."""
+    rows = []
+    for row in tables["rows"].to_dict("records"):
+        found = f"{row['value']:.1f} {row['unit']}" if row["unit"] == "s" else f"{row['value']:.0f} {row['unit']}"
+        rows.append([row["on"], row["what"], found.strip(), f"{row['ratio']:.2f} x {row['over']}"])
+    return table(["on", "what", "found", "ratio"], rows)
 
 
 def of_speed(tables: Tables) -> str:
@@ -100,6 +111,9 @@ BLOCKS = {
     "filters": Block(of_filters, ("studies/filter_frontier",)),
     "sae": Block(of_authors, ("studies/sae_partition",)),
     "speed": Block(of_speed, ("../benchmarks/record",)),
+    "scale": Block(of_scale, ("../benchmarks/scale",)),
+    "plans": Block(of_plans, ("studies/plans",)),
+    "compression": Block(of_compression, ("studies/compression",)),
 }
 
 

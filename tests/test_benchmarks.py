@@ -5,7 +5,7 @@ from click.testing import CliRunner
 
 from analyses import results
 from benchmarks import __main__ as command
-from benchmarks import engine
+from benchmarks import engine, scale
 from benchmarks.models import SHAPES, Shape
 from benchmarks.timing import Row, medians
 
@@ -47,3 +47,21 @@ def test_the_readme_says_what_was_recorded():
     ratios = found.loc[found["what"] == "localize, end to end", "ratio"]
     readme = (RECORD.parents[1] / "README.md").read_text(encoding="utf-8")
     assert f"{ratios.min():.2f} to {ratios.max():.2f} of the time" in " ".join(readme.split())
+
+
+def test_every_line_on_scale_is_made(monkeypatch):
+    monkeypatch.setitem(scale.SHAPES, "tiny", (32, 48, 2, 4, 2))
+    found = [*scale.within_budget("tiny", "1MB", 8), *scale.time_of_a_store("tiny", 8), *scale.stream(5000)]
+    said = {row.what for row in found}
+    assert {"the store", "passes", "collect into a store"} <= said
+    (passes,) = [row for row in found if row.what == "passes"]
+    assert passes.ratio == 1.0
+    (store,) = [row for row in found if row.what == "the store"]
+    assert store.ratio > 1.0  # a tiny model's files are mostly headers
+
+
+def test_what_is_recorded_on_scale_is_what_is_measured():
+    recorded = results.read(RECORD.with_name("scale.json"))["rows"]
+    assert {"collect, peak memory", "map from the store, peak memory", "passes", "collect into a store"} <= set(
+        recorded["what"]
+    )

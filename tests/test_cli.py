@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from engram_interp import (
     Concept,
     Engram,
+    Statistics,
     cli,
     collect,
     diagnose,
@@ -24,9 +25,9 @@ from engram_interp import (
     testbed,
 )
 from engram_interp.cli import main
-from engram_interp.concepts.files import read_examples
+from engram_interp.concepts.files import ExamplesIn, read_examples
 from engram_interp.maps import diagnosis, localization_map
-from engram_interp.options import Run, Solve, Which
+from engram_interp.options import Keep, Read, Run, Solve, Which
 from engram_interp.report.sentences import map_sentence
 from engram_interp.sae import rule
 from tests import huggingface
@@ -98,6 +99,69 @@ def test_the_choices_are_the_librarys():
 def test_the_command_line_takes_every_option(command):
     given = {one.name for one in cli.main.commands[command].params}
     assert {one.name for kind in (Which, Solve, Run) for one in fields(kind)} <= given
+
+
+def test_collecting_takes_every_option_of_the_library():
+    given = {one.name for one in cli.main.commands["collect"].params}
+    assert {one.name for kind in (Which, Read, Run, Keep) for one in fields(kind)} <= given
+
+
+def test_statistics_take_the_place_of_examples(run, tmp_path, concept, full):
+    store = tmp_path / "store"
+    result = run("collect", "--layers", "1", "--store", str(store), "--budget", "5MB", "--no-progress")
+    assert result.exit_code == 0, result.output
+    expected = localize(full, collect(full, concept, layers=1))
+    for command, out in (("localize", "map.csv"), ("diagnose", "trust.csv"), ("extract", "engram.safetensors")):
+        arguments = [command, "--statistics", str(store), "--out", str(tmp_path / out)]
+        result = CliRunner().invoke(main, arguments)
+        assert result.exit_code == 0, result.output
+    found = pd.read_csv(tmp_path / "map.csv")
+    assert found[found["head"].isna()]["wnorm"].tolist() == pytest.approx(list(expected.values()), rel=1e-4)
+    saved = tmp_path / "statistics.safetensors"
+    Statistics.open(store).save(saved)
+    result = CliRunner().invoke(main, ["localize", "--statistics", str(saved)])
+    assert result.exit_code == 0, result.output
+    assert run("localize", "--statistics", str(store)).exit_code != 0  # examples and statistics
+    assert CliRunner().invoke(main, ["localize"]).exit_code != 0  # neither
+
+
+def test_a_run_is_made_again_from_the_file_beside_its_output(run, tmp_path):
+    out = tmp_path / "map.csv"
+    assert (
+        run("localize", "--layers", "1", "--components", "gate,Q", "--null", "analytic", "--out", str(out)).exit_code
+        == 0
+    )
+    before = out.read_text()
+    out.unlink()
+    result = CliRunner().invoke(main, ["run", str(tmp_path / "config.json")])
+    assert result.exit_code == 0, result.output
+    assert out.read_text() == before
+    result = CliRunner().invoke(main, ["run", str(tmp_path / "config.json"), "--only", "other.csv"])
+    assert result.exit_code != 0
+    assert "map.csv" in result.output
+
+
+def test_a_plan_is_a_table(tmp_path):
+    from transformers import LlamaConfig
+
+    LlamaConfig(hidden_size=64, intermediate_size=160, num_hidden_layers=3, num_attention_heads=4).save_pretrained(
+        tmp_path
+    )
+    arguments = ["plan", "--model", str(tmp_path), "--n-tokens", "target=100,reference=5000", "--budget", "700KB"]
+    result = CliRunner().invoke(main, [*arguments, "--out", str(tmp_path / "plan.csv"), "--layers", "0,1"])
+    assert result.exit_code == 0, result.output
+    assert "passes" in result.output
+    assert len(pd.read_csv(tmp_path / "plan.csv")) == 8
+    for wrong in (["--n-tokens", "many"], ["--dtype", "float7"], ["--out", str(tmp_path / "plan.html")]):
+        assert CliRunner().invoke(main, ["plan", *wrong]).exit_code == 2
+
+
+def test_a_large_file_is_read_as_a_stream(tmp_path, monkeypatch):
+    path = tmp_path / "some.txt"
+    path.write_text("one\ntwo\n")
+    assert cli._examples(path) == ["one", "two"]
+    monkeypatch.setattr(cli, "LARGE", 3)
+    assert isinstance(cli._examples(path), ExamplesIn)
 
 
 def test_a_map_of_a_filtered_difference_is_one_command(run, tmp_path):

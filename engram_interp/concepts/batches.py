@@ -231,26 +231,35 @@ AnyBatch: TypeAlias = Batch | DataBatch
 
 
 def any_batches(
-    encoded: Mapping[str, Examples], batch_size: int | None, progress: bool | None, describe: str
+    encoded: Mapping[str, Examples],
+    batch_size: int | None,
+    progress: bool | None,
+    describe: str,
+    tokens: int = TOKENS,
 ) -> Iterator[AnyBatch]:
     """Yields every example once: `batches` of text, `stream_batches` of streams, `data_batches` of other data."""
     if any(isinstance(some, TokenStream) for some in encoded.values()):
-        return stream_batches(encoded, batch_size, progress, describe)
+        return stream_batches(encoded, batch_size, progress, describe, tokens=tokens)
     if any(isinstance(some, Data) or isinstance(next(iter(some), None), DataExample) for some in encoded.values()):
         return data_batches(encoded, batch_size, progress, describe)
-    return batches(cast("dict[str, list[TokenExample]]", dict(encoded)), batch_size, progress, describe)
+    return batches(cast("dict[str, list[TokenExample]]", dict(encoded)), batch_size, progress, describe, tokens)
 
 
 def batches(
-    encoded: dict[str, list[TokenExample]], batch_size: int | None, progress: bool | None, describe: str
+    encoded: dict[str, list[TokenExample]],
+    batch_size: int | None,
+    progress: bool | None,
+    describe: str,
+    tokens: int = TOKENS,
 ) -> Iterator[Batch]:
     """Yields every example once, in batches of examples of similar length, so that there is little padding.
 
     Args:
         encoded: token examples by group.
-        batch_size: examples in a batch. None takes as many as make up `TOKENS` tokens, with little padding.
+        batch_size: examples in a batch. None takes as many as make up `tokens` tokens, with little padding.
         progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
         describe: what the bar says.
+        tokens: in a batch, padding included, where no number of examples is given.
     """
     flat = [
         (example, group, i, f"{name}[{i}]")
@@ -258,7 +267,7 @@ def batches(
         for i, example in enumerate(examples)
     ]
     flat.sort(key=lambda item: len(item[0].tokens))
-    ends = batch_ends([len(example.tokens) for example, *_ in flat], batch_size)
+    ends = batch_ends([len(example.tokens) for example, *_ in flat], batch_size, tokens=tokens)
     for start, stop in bar(list(pairwise(ends)), progress, describe, "batch"):
         yield _pad(flat[start:stop])
 
@@ -269,15 +278,17 @@ def stream_batches(
     progress: bool | None,
     describe: str,
     shares: Mapping[str, int] | None = None,
+    tokens: int = TOKENS,
 ) -> Iterator[Batch]:
     """Yields every example once, some of each group at a time, in batches of examples of similar length.
 
     Args:
         encoded: token examples by group.
-        batch_size: examples in a batch. None takes as many as make up `TOKENS` tokens, with little padding.
+        batch_size: examples in a batch. None takes as many as make up `tokens` tokens, with little padding.
         progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
         describe: what the bar says.
         shares: how many of each group are taken at a time. None takes `WINDOW`.
+        tokens: in a batch, padding included, where no number of examples is given.
     """
     sources = {group: enumerate(examples) for group, examples in encoded.items()}
     with bar(None, progress, describe, "batch") as shown:
@@ -290,12 +301,13 @@ def stream_batches(
             if not flat:
                 return
             flat.sort(key=lambda item: len(item[0].tokens))
-            for start, stop in pairwise(batch_ends([len(example.tokens) for example, *_ in flat], batch_size)):
+            lengths = [len(example.tokens) for example, *_ in flat]
+            for start, stop in pairwise(batch_ends(lengths, batch_size, tokens=tokens)):
                 yield _pad(flat[start:stop])
                 shown.update()
 
 
-def batch_ends(lengths: Sequence[int], batch_size: int | None, longer: int = 0) -> list[int]:
+def batch_ends(lengths: Sequence[int], batch_size: int | None, longer: int = 0, tokens: int = TOKENS) -> list[int]:
     """Where batches of examples begin and end.
 
     Args:
@@ -303,6 +315,7 @@ def batch_ends(lengths: Sequence[int], batch_size: int | None, longer: int = 0) 
         batch_size: examples in a batch. None takes as many as make up `TOKENS` tokens with their padding, at least one,
             and no more than `PADDING` tokens of padding for each pass.
         longer: how many tokens each example will grow by, in as many more passes.
+        tokens: in a batch, where no number of examples is given.
 
     Example:
         >>> batch_ends([1000, 1100, 2000, 9000], None)
@@ -316,7 +329,7 @@ def batch_ends(lengths: Sequence[int], batch_size: int | None, longer: int = 0) 
     for place, length in enumerate(lengths):
         n = place - ends[-1]
         padding += n * (length - lengths[place - 1]) if n else 0
-        if n and ((n + 1) * (length + longer) > TOKENS or padding > PADDING * (1 + longer)):
+        if n and ((n + 1) * (length + longer) > tokens or padding > PADDING * (1 + longer)):
             ends.append(place)
             padding = 0
     return [*ends, len(lengths)] if lengths else [0]

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from engram_interp.common.heap import give_back_freed
-from engram_interp.concepts.batches import AnyBatch, Examples, TokenStream, any_batches, stream_batches
+from engram_interp.concepts.batches import TOKENS, AnyBatch, Examples, TokenStream, any_batches, stream_batches
 from engram_interp.concepts.data import Data
 from engram_interp.models import Adapter, Record
 from engram_interp.models.sites import Site, by_input
@@ -22,7 +22,9 @@ AT_A_TIME = 128
 """So many examples are taken at a time where reading may stop early, so that sides are read alike."""
 
 
-def batches_of(encoded: Mapping[str, Examples], run: Run, in_order: bool = False) -> Iterator[AnyBatch]:
+def batches_of(
+    encoded: Mapping[str, Examples], run: Run, in_order: bool = False, tokens: int = TOKENS
+) -> Iterator[AnyBatch]:
     """Every example of every group once, in batches, with a bar if one is wanted.
 
     Args:
@@ -30,10 +32,11 @@ def batches_of(encoded: Mapping[str, Examples], run: Run, in_order: bool = False
         run: how large batches are.
         in_order: takes some of each group at a time, in the order in which they come, in place of sorting all by
             length. Whoever stops early has then read alike of all.
+        tokens: in a batch, where `run` does not say how many examples.
     """
     if in_order and not any(isinstance(some, Data) for some in encoded.values()):
-        return stream_batches(encoded, run.batch_size, run.progress, "collecting", _shares(encoded))
-    return any_batches(encoded, run.batch_size, run.progress, "collecting")
+        return stream_batches(encoded, run.batch_size, run.progress, "collecting", _shares(encoded), tokens)
+    return any_batches(encoded, run.batch_size, run.progress, "collecting", tokens)
 
 
 def _shares(encoded: Mapping[str, Examples]) -> dict[str, int]:

@@ -21,7 +21,7 @@ from engram_interp.models.selection import readable_sites
 from engram_interp.options import Which, takes
 from engram_interp.statistics import plan_tables as tables
 from engram_interp.statistics.plan_tables import Shapes
-from engram_interp.statistics.sizes import least_budget, passes_within
+from engram_interp.statistics.sizes import batch_within, least_budget, passes_within
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,14 +126,14 @@ def plan(
     name = _name(model, adapter)
     sites = readable_sites(name, adapter.all_sites(), adapter.unreadable, which.components, which.layers)
     shapes = Shapes(adapter, sites, counts)
-    passes = passes_within(shapes.sizes, room, ranks)
+    passes = passes_within(shapes.sizes, room, ranks, batch_within(shapes.token, room))
     inputs = tables.inputs_table(shapes, passes, ranks)
     rate = tables.measured_rate(shapes) if flops is None else tables.stated_rate(shapes, float(flops))
     return Plan(
         name=name,
         inputs=inputs,
         components=tables.components_table(shapes),
-        stages=tables.stages_table(shapes, inputs, devices),
+        stages=tables.stages_table(shapes, inputs, devices, room),
         passes=passes,
         seconds=None if rate is None else tables.seconds_of(shapes, passes, rate, ranks),
         said_by="" if rate is None else rate.said_by,

@@ -23,7 +23,7 @@ from engram_interp.models.language import LanguageAdapter
 from engram_interp.models.sites import Site, by_input
 from engram_interp.statistics.moments import moment_dtype, most_rows
 from engram_interp.statistics.ranks import owners
-from engram_interp.statistics.sizes import passes_within, sizes_of_inputs
+from engram_interp.statistics.sizes import batch_within, passes_within, sizes_of_inputs, token_bytes, tokens_within
 from engram_interp.statistics.summing import Summing
 
 MATRICES_HELD = 8
@@ -65,6 +65,11 @@ class Shapes:
     def outs(self) -> dict[str, int]:
         """How many outputs every matrix has."""
         return {site.key: self.adapter.shape(site)[0] for site in self.sites}
+
+    @cached_property
+    def token(self) -> int:
+        """About the bytes that a token of a batch takes; none of a model that is given batches."""
+        return token_bytes(self.adapter) if isinstance(self.adapter, LanguageAdapter) else 0
 
     @property
     def n(self) -> int:
@@ -127,7 +132,7 @@ def components_table(shapes: Shapes) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
-def stages_table(shapes: Shapes, inputs: pd.DataFrame, devices: int) -> pd.DataFrame:
+def stages_table(shapes: Shapes, inputs: pd.DataFrame, devices: int, room: int | None) -> pd.DataFrame:
     """Bytes of each stage, in the process or on the device that holds the most, and in all."""
     d = int(inputs["width"].max())
     held = inputs.groupby(["pass", "rank"])["sums"].sum()
@@ -135,8 +140,10 @@ def stages_table(shapes: Shapes, inputs: pd.DataFrame, devices: int) -> pd.DataF
     engrams = sum(map(shapes.engram, shapes.sites))
     widest = max((shapes.outs[site.key] for site in shapes.sites if shapes.widths[site.input] == d), default=0)
     solve = 8 * (MATRICES_HELD * d * d + 3 * widest * d)
+    tokens = tokens_within(shapes.token, room)
     rows = [
         ("weights", "the model itself", weights // devices, weights),
+        ("batch", f"activations of {tokens} tokens, about", tokens * shapes.token, tokens * shapes.token),
         ("sums", "moments in memory, in the largest pass", int(held.max()), int(inputs["sums"].sum())),
         ("store", "moments on disk, as triangles", int(inputs["file"].sum()), int(inputs["file"].sum())),
         ("map", f"factorising the widest input ({d}), with one of its matrices", solve, solve),
@@ -163,7 +170,7 @@ def without_table(shapes: Shapes, room: int | None, ranks: int) -> pd.DataFrame:
         if left:
             total = sum(map(sum, left.values()))
             fits = room is None or max(map(sum, left.values())) + max(map(max, left.values())) <= room
-            n = len(passes_within(left, room, ranks)) if fits else None
+            n = len(passes_within(left, room, ranks, batch_within(shapes.token, room))) if fits else None
             found.append({"without": ", ".join(some), "moments": total, "passes": n})
     return pd.DataFrame(found, columns=["without", "moments", "passes"])
 

@@ -13,7 +13,9 @@ from dataclasses import replace
 from typing import Any
 
 from engram_interp.common.arguments import in_units
+from engram_interp.common.heap import give_back_freed
 from engram_interp.concepts.batches import AnyBatch, Examples, n_counted
+from engram_interp.concepts.data import Data
 from engram_interp.concepts.digest import Digests, require_same_examples
 from engram_interp.models import Adapter
 from engram_interp.models.identity import weights_digest
@@ -23,7 +25,13 @@ from engram_interp.statistics.convergence import Watch
 from engram_interp.statistics.dealing import Between, dealt, recording, summing_of, watch_of
 from engram_interp.statistics.passes import batches_of, one_pass
 from engram_interp.statistics.ranks import Ranks
-from engram_interp.statistics.sizes import passes_within, sizes_of_inputs
+from engram_interp.statistics.sizes import (
+    batch_within,
+    passes_within,
+    sizes_of_inputs,
+    token_bytes,
+    tokens_within,
+)
 from engram_interp.statistics.store.folder import Store
 from engram_interp.statistics.store.index import Progress
 
@@ -62,7 +70,9 @@ def fill_store(
         RuntimeError: if another process writes into it.
     """
     assert keep.store is not None
-    settings = _settings(adapter, sites, encoded, positions, run, keep)
+    token = 0 if _are_batches(encoded) else token_bytes(adapter)
+    tokens = tokens_within(token, keep.room)
+    settings = _settings(adapter, sites, encoded, positions, run, keep, tokens)
     n_rows = {group: n_counted(examples) for group, examples in encoded.items()}
     dtype = adapter.parameter(sites[0].path).dtype
     sizes = sizes_of_inputs(adapter.widths(by_input(sites)), n_rows.values(), dtype)
@@ -71,9 +81,9 @@ def fill_store(
         if store.index.is_finished:
             adapter.learn(store.index.reads)
             quietly = replace(run, progress=False)
-            _require_examples(store, batches_of(encoded, quietly, in_order=keep.until is not None))
+            _require_examples(store, batches_of(encoded, quietly, keep.until is not None, tokens))
             return adapter.reached(sites, which)
-        passes = _passes(store, sizes, keep.room, ranks)
+        passes = _passes(store, sizes, keep.room, ranks, batch_within(token, keep.room))
         logger.info(
             "%d inputs take %s of moments, %d of them in %d passes to come",
             len(sizes), in_units(sum(map(sum, sizes.values()))), sum(map(len, passes)), len(passes),
@@ -81,7 +91,7 @@ def fill_store(
         for names in passes:
             some = [site for site in sites if site.input in names]
             one = _StoredPass(store, ranks, adapter, some, names, n_rows, keep, encoded)
-            one.run(batches_of(encoded, run, in_order=keep.until is not None))
+            one.run(batches_of(encoded, run, keep.until is not None, tokens))
         reached = adapter.reached([site for site in sites if site.input in store.index.done], which)
         store.close(dict.fromkeys(by_input(reached)), adapter.reads, [site.key for site in reached])
     return reached
@@ -94,6 +104,7 @@ def _settings(
     positions: str | None,
     run: Run,
     keep: Keep,
+    tokens: int,
 ) -> dict[str, Any]:
     """What the moments depend on, as the store's index says it."""
     return {
@@ -103,23 +114,31 @@ def _settings(
         "groups": list(encoded),
         "positions": positions,
         "batch_size": run.batch_size,
+        "tokens in a batch": tokens if run.batch_size is None else None,
         "max_tokens": keep.max_tokens,
         "until": keep.until,
     }
 
 
-def _passes(store: Store, sizes: Mapping[str, list[int]], room: int | None, ranks: Ranks) -> list[tuple[str, ...]]:
+def _are_batches(encoded: Mapping[str, Examples]) -> bool:
+    """Whether examples come in batches of the user's."""
+    return any(isinstance(examples, Data) for examples in encoded.values())
+
+
+def _passes(
+    store: Store, sizes: Mapping[str, list[int]], room: int | None, ranks: Ranks, batch: int
+) -> list[tuple[str, ...]]:
     """What each pass to come sums: first what was begun, if the budget holds it, then the rest."""
     progress, left = store.index.progress, store.left
     if progress is None:
-        return passes_within({name: sizes[name] for name in left}, room, ranks.size) if left else []
+        return passes_within({name: sizes[name] for name in left}, room, ranks.size, batch) if left else []
     begun = {name: sizes[name] for name in progress.inputs}
-    if len(passes_within(begun, room, ranks.size)) > 1:
+    if len(passes_within(begun, room, ranks.size, batch)) > 1:
         logger.warning("the pass that was begun sums %d inputs, more than the budget holds: it starts over", len(begun))
         store.drop_progress()
-        return _passes(store, sizes, room, ranks)
+        return _passes(store, sizes, room, ranks, batch)
     rest = {name: sizes[name] for name in left if name not in begun}
-    return [tuple(begun), *(passes_within(rest, room, ranks.size) if rest else [])]
+    return [tuple(begun), *(passes_within(rest, room, ranks.size, batch) if rest else [])]
 
 
 def _require_examples(store: Store, batches: Iterable[AnyBatch]) -> None:
@@ -158,6 +177,7 @@ class _StoredPass(Between):
         encoded: Mapping[str, Examples],
     ) -> None:
         self._store, self._ranks, self._adapter, self._sites, self._names = store, ranks, adapter, sites, names
+        self._keep = keep
         devices = {str(site.input): adapter.parameter(site.path).device for site in sites}
         sums = store.sums(keep.storage_device, devices)
         self._summing = summing_of(ranks, adapter, sites, n_rows, sums, keep.storage_device)
@@ -202,6 +222,8 @@ class _StoredPass(Between):
 
     def after(self, index: int) -> bool:
         """Write a checkpoint, if one is due."""
+        if self._keep.budget is not None:
+            give_back_freed()  # what a batch has freed would lie between the sums, and count against the budget
         if self._ranks.from_first(self._clock.is_due):
             self._checkpoint()
         return index + 1 != self._store.index.n_batches and super().after(index)
