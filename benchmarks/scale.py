@@ -12,10 +12,12 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import click
+import pandas as pd
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -164,32 +166,37 @@ def _apart(name: str, *arguments: Any) -> list[Row]:
 
 PARTS: dict[str, list[tuple[Any, ...]]] = {
     "memory": [("within_budget", "1024 x 12", "100MB", 80), ("within_budget", "576 x 30", "1000MB", 80)],
-    "time": [("time_of_a_store", "576 x 30", 200)],
     "stream": [("stream", N_STREAM)],
+    "time": [("time_of_a_store", "576 x 30", 200)],
+    "processes": [],
 }
+"""What each part measures, in processes of their own."""
 
 
 @click.command()
-@click.option("--part", "parts", multiple=True, type=click.Choice([*PARTS, "processes"]), help="All by default.")
-@click.option("--json", "record", type=click.Path(path_type=Path), help="Write the table to this file too.")
+@click.option("--part", "parts", multiple=True, type=click.Choice([*PARTS]), help="All by default.")
+@click.option("--json", "record", type=click.Path(path_type=Path), help="Write these parts' lines to this file too.")
 def main(parts: tuple[str, ...], record: Path | None) -> None:
     """Print the table."""
     logging.getLogger("engram_interp").setLevel(logging.ERROR)
-    rows: list[Row] = []
-    for part in parts or (*PARTS, "processes"):
+    for part in parts or PARTS:
         # Processes that share work are started from here: one cannot start others from within another.
-        found = [shared("576 x 30", 100)] if part == "processes" else [_apart(*one) for one in PARTS[part]]
-        for row in (row for some in found for row in some):
+        found = shared("576 x 30", 100) if part == "processes" else (row for one in PARTS[part] for row in _apart(*one))
+        rows = []
+        for row in found:
             click.echo(f"{row.on:22s} {row.what:44s} {row.value:9.2f} {row.unit:2s} {row.ratio:6.2f} x {row.over}")
-            rows.append(row)
-    if record is not None:
-        results.write(record, {"script": "python -m benchmarks.scale", "machine": results.machine()}, rows=_table(rows))
+            rows.append({"part": part, **vars(row)})
+        if record is not None:
+            _write(record, part, pd.DataFrame(rows))
 
 
-def _table(rows: list[Row]) -> Any:
-    import pandas as pd
-
-    return pd.DataFrame([vars(row) for row in rows])
+def _write(record: Path, part: str, rows: pd.DataFrame) -> None:
+    """Put a part's lines in the place of those that the file has."""
+    if record.is_file():
+        before = results.read(record)["rows"]
+        rows = pd.concat([before[before["part"] != part], rows])
+    made = {"script": "python -m benchmarks.scale", "machine": results.machine(), "date": date.today().isoformat()}
+    results.write(record, made, rows=rows)
 
 
 if __name__ == "__main__":

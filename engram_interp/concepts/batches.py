@@ -137,6 +137,11 @@ class TokenStream(Sequence[TokenExample]):
             yield from self._encoder.encode_all(some, self._group, self._read, start)
             start += len(some)
 
+    @property
+    def is_once(self) -> bool:
+        """Whether it can be read once only."""
+        return self._stream.is_once
+
     def limited(self, most: int) -> TokenStream:
         """The same up to so many positions that count."""
         return TokenStream(self._stream, self._group, self._encoder, self._read, most)

@@ -14,7 +14,7 @@ from typing import Any
 
 from engram_interp.common.arguments import in_units
 from engram_interp.common.heap import give_back_freed
-from engram_interp.concepts.batches import AnyBatch, Examples, n_counted
+from engram_interp.concepts.batches import AnyBatch, Examples, TokenStream, n_counted
 from engram_interp.concepts.data import Data
 from engram_interp.concepts.digest import Digests, require_same_examples
 from engram_interp.models import Adapter
@@ -84,6 +84,7 @@ def fill_store(
             _require_examples(store, batches_of(encoded, quietly, keep.until is not None, tokens))
             return adapter.reached(sites, which)
         passes = _passes(store, sizes, keep.room, ranks, batch_within(token, keep.room))
+        _require_readable_again(encoded, len(passes))
         logger.info(
             "%d inputs take %s of moments, %d of them in %d passes to come",
             len(sizes), in_units(sum(map(sum, sizes.values()))), sum(map(len, passes)), len(passes),
@@ -118,6 +119,20 @@ def _settings(
         "max_tokens": keep.max_tokens,
         "until": keep.until,
     }
+
+
+def _require_readable_again(encoded: Mapping[str, Examples], n_passes: int) -> None:
+    """Check, before any work, that examples can be read in every pass.
+
+    Raises:
+        ValueError: if a group comes from an iterator, and there are several passes.
+    """
+    once = [name for name, some in encoded.items() if isinstance(some, (Data, TokenStream)) and some.is_once]
+    if once and n_passes > 1:
+        raise ValueError(
+            f"{' and '.join(once)} come from an iterator, which can be read once, and the budget makes {n_passes} "
+            f"passes: give a list, a file or another iterable that can be read again, or a larger budget"
+        )
 
 
 def _are_batches(encoded: Mapping[str, Examples]) -> bool:

@@ -76,6 +76,10 @@ def test_an_iterator_is_read_once_and_an_iterable_again(model, tmp_path):
     collect(model, once, **options)
     with pytest.raises(ValueError, match="reference came from an iterator"):
         collect(model, once, **options)
+    with pytest.raises(ValueError, match="reference come from an iterator.*2 passes"):
+        collect(
+            model, Concept([QUESTIONS[0]], some(MANY)), layers=0, store=tmp_path / "b", budget="3MB", progress=False
+        )
     again = Concept([QUESTIONS[0]], Again(MANY))
     assert collect(model, again, **options).counts == collect(model, again, store=tmp_path / "a", **options).counts
 
