@@ -32,7 +32,7 @@ from engram_interp.models.loading import bridge_of
 SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
 SHAPES = {
     "576 x 30": (576, 1536, 30, 9, 3),  # as SmolLM2-135M
-    "1024 x 12": (1024, 1024, 12, 16, 4),
+    "1024 x 20": (1024, 1024, 20, 16, 4),
     "32 x 2": (32, 48, 2, 4, 2),
 }
 """Llamas by the sizes of their configurations."""
@@ -165,7 +165,7 @@ def _apart(name: str, *arguments: Any) -> list[Row]:
 
 
 PARTS: dict[str, list[tuple[Any, ...]]] = {
-    "memory": [("within_budget", "1024 x 12", "100MB", 80), ("within_budget", "576 x 30", "1000MB", 80)],
+    "memory": [("within_budget", "1024 x 20", "170MB", 50), ("within_budget", "576 x 30", "1000MB", 50)],
     "stream": [("stream", N_STREAM)],
     "time": [("time_of_a_store", "576 x 30", 200)],
     "processes": [],

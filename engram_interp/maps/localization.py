@@ -162,10 +162,12 @@ def map_of(
     for name_of_input, readers in by_input(sites).items():
         if inputs is not None and name_of_input not in inputs:
             continue
+        if sets is None:
+            sizes |= {part.site.key: sizes_of(part, target_share) for part in islice(rest, len(readers))}
+            continue
         some = list(islice(rest, len(readers)))
         sizes |= {part.site.key: sizes_of(part, target_share) for part in some}
-        if sets is not None:
-            drawn |= of_sets(some, sizes, target_share, sets)
+        drawn |= of_sets(some, sizes, target_share, sets)
         del some  # the next input should not share the memory with this one
     if inputs is not None:
         sizes, drawn = (Ranks.here().merged(found) for found in (sizes, drawn))

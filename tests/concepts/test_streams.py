@@ -78,7 +78,13 @@ def test_an_iterator_is_read_once_and_an_iterable_again(model, tmp_path):
         collect(model, once, **options)
     with pytest.raises(ValueError, match="reference come from an iterator.*2 passes"):
         collect(
-            model, Concept([QUESTIONS[0]], some(MANY)), layers=0, store=tmp_path / "b", budget="3MB", progress=False
+            model,
+            Concept([QUESTIONS[0]], some(MANY)),
+            components="gate,Q,out",
+            layers=0,
+            store=tmp_path / "b",
+            budget="3MB",
+            progress=False,
         )
     again = Concept([QUESTIONS[0]], Again(MANY))
     assert collect(model, again, **options).counts == collect(model, again, store=tmp_path / "a", **options).counts
