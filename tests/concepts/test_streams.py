@@ -80,7 +80,7 @@ def test_an_iterator_is_read_once_and_an_iterable_again(model, tmp_path):
         collect(
             model,
             Concept([QUESTIONS[0]], some(MANY)),
-            components="gate,Q,out",
+            components=["gate", "Q", "out"],
             layers=0,
             store=tmp_path / "b",
             budget="3MB",
