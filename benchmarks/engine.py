@@ -18,7 +18,7 @@ from benchmarks.models import BATCH_SIZE, DEVICE, DTYPE, LENGTH, N_TARGET, SHAPE
 from benchmarks.timing import Row, medians, peak_megabytes
 from engram_interp.models import adapt
 from engram_interp.models.sites import by_input
-from engram_interp.statistics.sizes import statistics_bytes
+from engram_interp.statistics.planning.sizes import statistics_bytes
 
 N_PRODUCTS = 10
 """So many products are timed together, since one is over in milliseconds."""

@@ -12,7 +12,7 @@ _NAMES = {
     # find
     "statistics.collect": "collect",
     "statistics.statistics": "Statistics names_filter",
-    "statistics.plan": "plan Plan",
+    "statistics.planning.plan": "plan Plan",
     "engrams.extract": "extract",
     "engrams.engram": "Engram",
     "maps.localization": "localize",

@@ -45,7 +45,7 @@ from engram_interp.sae.corpus import Corpus
 from engram_interp.sae.ranking import choose_feature as choose_feature
 from engram_interp.sae.reader import Index
 from engram_interp.sae.reconstruction import Reconstruction
-from engram_interp.statistics.plan import Plan as Plan
+from engram_interp.statistics.planning.plan import Plan as Plan
 from engram_interp.statistics.statistics import Statistics as Statistics
 from engram_interp.statistics.statistics import names_filter as names_filter
 from engram_interp.unlearning import metrics as metrics

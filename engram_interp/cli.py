@@ -238,7 +238,7 @@ def plan_command(
     **options: Any,
 ) -> None:  # fmt: skip
     """What collecting and mapping will take: bytes by stage, passes within a budget, seconds. Nothing is collected."""
-    from engram_interp.statistics.plan import plan
+    from engram_interp.statistics.planning.plan import plan
 
     if out is not None and out.suffix not in (".csv", ".json"):
         raise click.UsageError(f"--out must be a .csv or .json file; got {out}")
@@ -574,7 +574,7 @@ def _process_group(command: str) -> Iterator[None]:
         return
     if command not in SHARED:
         raise click.UsageError(f"{command} runs in one process: start it without torchrun")
-    from engram_interp.statistics.ranks import started_group
+    from engram_interp.statistics.sharing.ranks import started_group
 
     with started_group():
         yield

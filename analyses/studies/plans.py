@@ -14,7 +14,7 @@ from analyses import results
 from analyses.markdown import table
 from analyses.results import Tables
 from engram_interp.common.arguments import in_units
-from engram_interp.statistics.plan import duration
+from engram_interp.statistics.planning.plan import duration
 
 SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
 MODELS = {

@@ -19,7 +19,7 @@ from engram_interp.models import Adapter, adapt
 from engram_interp.models.exclusive import exclusive
 from engram_interp.models.sites import Site
 from engram_interp.options import Keep, Run, Solve, Which, takes
-from engram_interp.statistics.ranks import Ranks
+from engram_interp.statistics.sharing.ranks import Ranks
 from engram_interp.statistics.statistics import Statistics
 
 

@@ -31,7 +31,7 @@ from engram_interp.models.components import UNEMBED
 from engram_interp.models.sites import Site, by_input
 from engram_interp.options import Keep, Run, Solve, Which
 from engram_interp.statistics.collect import collect
-from engram_interp.statistics.ranks import Ranks, owners
+from engram_interp.statistics.sharing.ranks import Ranks, owners
 from engram_interp.statistics.statistics import Statistics
 
 logger = logging.getLogger("engram_interp")

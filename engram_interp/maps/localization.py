@@ -26,7 +26,7 @@ from engram_interp.models import Adapter
 from engram_interp.models.exclusive import exclusive
 from engram_interp.models.sites import Site, by_input
 from engram_interp.options import Keep, Run, Solve, Which, takes
-from engram_interp.statistics.ranks import Ranks
+from engram_interp.statistics.sharing.ranks import Ranks
 from engram_interp.statistics.statistics import Statistics
 
 

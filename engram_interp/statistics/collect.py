@@ -2,7 +2,7 @@
 
 Every example goes through the model once. Each input's counted positions are multiplied into the moment of their group
 on the spot. No activation is kept, so the extra memory is the moments and one batch. With a store, the moments lie in a
-folder, and a budget of memory decides how many passes there are: see `stored.py`.
+folder, and a budget of memory decides how many passes there are: see `store/filling.py`.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from engram_interp.options import Keep, Read, Run, Which, takes
 from engram_interp.statistics.dealing import Between, dealt, recording, summing_of, watch_of
 from engram_interp.statistics.moments import AnyMoment, rank_of
 from engram_interp.statistics.passes import batches_of, one_pass, warn_of_few
-from engram_interp.statistics.ranks import Ranks
-from engram_interp.statistics.sizes import statistics_bytes
+from engram_interp.statistics.planning.sizes import statistics_bytes
+from engram_interp.statistics.sharing.ranks import Ranks
 from engram_interp.statistics.statistics import Statistics
-from engram_interp.statistics.stored import fill_store
+from engram_interp.statistics.store.filling import fill_store
 
 logger = logging.getLogger("engram_interp")
 

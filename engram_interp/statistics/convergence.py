@@ -25,7 +25,7 @@ from engram_interp.linalg.second_moment import SecondMoment
 from engram_interp.linalg.total import Total
 from engram_interp.models import Adapter, Record
 from engram_interp.models.sites import Input, Site, by_input
-from engram_interp.statistics.sizes import moment_bytes
+from engram_interp.statistics.planning.sizes import moment_bytes
 from engram_interp.statistics.summing import Summing
 from engram_interp.statistics.sums import AnySum, restored
 

@@ -11,8 +11,8 @@ from engram_interp.concepts.batches import AnyBatch, Examples
 from engram_interp.models import Adapter, Record
 from engram_interp.models.sites import Input, Site, by_input
 from engram_interp.statistics.convergence import Watch
-from engram_interp.statistics.ranks import Ranks
-from engram_interp.statistics.shared_summing import SharedSumming
+from engram_interp.statistics.sharing.ranks import Ranks
+from engram_interp.statistics.sharing.shared_summing import SharedSumming
 from engram_interp.statistics.summing import Summing
 from engram_interp.statistics.sums import AnySum
 

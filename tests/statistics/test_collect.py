@@ -7,7 +7,7 @@ import torch
 
 from engram_interp import Concept, collect, extract
 from engram_interp.statistics.passes import warn_of_few
-from engram_interp.statistics.sizes import statistics_bytes
+from engram_interp.statistics.planning.sizes import statistics_bytes
 from tests.conftest import build, token_concept, tokens
 
 

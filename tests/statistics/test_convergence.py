@@ -9,7 +9,7 @@ from engram_interp import Concept, collect, localize
 from engram_interp.models import adapt
 from engram_interp.statistics import convergence
 from engram_interp.statistics.convergence import N_BLOCKS, Watch
-from engram_interp.statistics.ranks import Ranks
+from engram_interp.statistics.sharing.ranks import Ranks
 from engram_interp.statistics.statistics import Statistics
 from tests.conftest import token_concept, tokens
 

@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 
 from engram_interp.concepts.digest import Digests, require_same_examples
 from engram_interp.statistics.moments import AnyMoment
-from engram_interp.statistics.ranks import Ranks
+from engram_interp.statistics.sharing.ranks import Ranks
 from engram_interp.statistics.store.index import NAME, Index, Progress, Shard, require_same
 from engram_interp.statistics.store.shards import read_moments, read_state, write_moments, write_state
 from engram_interp.statistics.sums import AnySum

@@ -17,14 +17,14 @@ from torch import nn
 import engram_interp as ei
 from engram_interp import Concept, Statistics, collect, decompose, diagnose, extract, localize
 from engram_interp.models import adapt
-from engram_interp.statistics import stored
 from engram_interp.statistics.moments import MomentOfRows
-from engram_interp.statistics.ranks import Ranks
+from engram_interp.statistics.sharing.ranks import Ranks
+from engram_interp.statistics.store import filling
 from engram_interp.statistics.store.folder import Store
 from engram_interp.statistics.store.index import Index
 from tests.conftest import build, token_concept, tokens
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def require_same(one: Statistics, other: Statistics) -> None:
@@ -193,7 +193,7 @@ def interrupted(model: nn.Module, concept: Concept, folder: Path, after: int, **
 @pytest.fixture
 def every_batch(monkeypatch):
     """A checkpoint after every batch."""
-    monkeypatch.setattr(stored, "LEAST_SHARE", 0)
+    monkeypatch.setattr(filling, "LEAST_SHARE", 0)
     return {"batch_size": 8, "checkpoint_every": 0, "progress": False}
 
 
@@ -349,7 +349,8 @@ def test_a_full_disk_is_an_error_and_the_store_goes_on_when_there_is_room(llama,
 
 @pytest.mark.slow
 def test_killed_at_twenty_random_instants_it_ends_in_the_same_bits(tmp_path):
-    ended = python("-m", "tests.statistics.killed", str(tmp_path / "a"), "20", str(random.SystemRandom().randrange(99)))
+    seed = random.SystemRandom().randrange(99)
+    ended = python("-m", "tests.statistics.store.killed", str(tmp_path / "a"), "20", str(seed))
     assert not ended.returncode, ended.stderr
     told = json.loads(ended.stdout.splitlines()[-1])
     assert told["ended"] == 1

@@ -22,8 +22,14 @@ from engram_interp.models import Adapter
 from engram_interp.models.language import LanguageAdapter
 from engram_interp.models.sites import Site, by_input
 from engram_interp.statistics.moments import moment_dtype, most_rows
-from engram_interp.statistics.ranks import owners
-from engram_interp.statistics.sizes import batch_within, passes_within, sizes_of_inputs, token_bytes, tokens_within
+from engram_interp.statistics.planning.sizes import (
+    batch_within,
+    passes_within,
+    sizes_of_inputs,
+    token_bytes,
+    tokens_within,
+)
+from engram_interp.statistics.sharing.ranks import owners
 from engram_interp.statistics.summing import Summing
 
 MATRICES_HELD = 8

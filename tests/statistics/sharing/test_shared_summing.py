@@ -13,7 +13,7 @@ from engram_interp import Statistics, localize
 from engram_interp.cli import main
 from tests.conftest import build, token_concept
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore"}
 
 
@@ -41,7 +41,7 @@ def require_close(folder: Path, case: str, sizes: list[int]) -> None:
 
 
 def test_two_processes_find_what_one_finds(tmp_path):
-    ended = python("-m", "tests.statistics.sharing", str(tmp_path), "hooked,plain", "2")
+    ended = python("-m", "tests.statistics.sharing.processes", str(tmp_path), "hooked,plain", "2")
     assert not ended.returncode, ended.stderr
     for case in ("hooked", "plain"):
         require_close(tmp_path, case, [2])
@@ -50,7 +50,7 @@ def test_two_processes_find_what_one_finds(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ["hooked", "bridge", "experts", "wide", "plain"])
 def test_one_two_and_four_processes_find_what_one_finds(tmp_path, case):
-    ended = python("-m", "tests.statistics.sharing", str(tmp_path), case, "1,2,4")
+    ended = python("-m", "tests.statistics.sharing.processes", str(tmp_path), case, "1,2,4")
     assert not ended.returncode, ended.stderr
     require_close(tmp_path, case, [1, 2, 4])
 
@@ -99,11 +99,11 @@ DYING = """
 import os, signal, sys
 import torch.distributed as dist
 from engram_interp import collect
-from engram_interp.statistics import stored
+from engram_interp.statistics.store import filling
 from tests.conftest import build, token_concept
 rank = int(sys.argv[1])
 dist.init_process_group("gloo", f"file://{sys.argv[2]}/group", rank=rank, world_size=2)
-stored.LEAST_SHARE = 0
+filling.LEAST_SHARE = 0
 model = build("llama")
 if rank:
     runs = []

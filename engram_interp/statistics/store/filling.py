@@ -24,14 +24,14 @@ from engram_interp.options import Keep, Run, Which
 from engram_interp.statistics.convergence import Watch
 from engram_interp.statistics.dealing import Between, dealt, recording, summing_of, watch_of
 from engram_interp.statistics.passes import batches_of, one_pass
-from engram_interp.statistics.ranks import Ranks
-from engram_interp.statistics.sizes import (
+from engram_interp.statistics.planning.sizes import (
     batch_within,
     passes_within,
     sizes_of_inputs,
     token_bytes,
     tokens_within,
 )
+from engram_interp.statistics.sharing.ranks import Ranks
 from engram_interp.statistics.store.folder import Store
 from engram_interp.statistics.store.index import Progress
 

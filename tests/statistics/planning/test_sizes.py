@@ -3,8 +3,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engram_interp.statistics.ranks import owners
-from engram_interp.statistics.sizes import least_budget, moment_bytes, passes_within, sizes_of_inputs, sum_bytes
+from engram_interp.statistics.planning.sizes import (
+    least_budget,
+    moment_bytes,
+    passes_within,
+    sizes_of_inputs,
+    sum_bytes,
+)
+from engram_interp.statistics.sharing.ranks import owners
 
 widths = st.dictionaries(st.text("abc", min_size=1, max_size=3), st.integers(1, 2000), min_size=1, max_size=12)
 

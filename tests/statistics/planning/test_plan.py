@@ -7,7 +7,7 @@ from transformers import GPT2Config, LlamaConfig, MixtralConfig
 
 from engram_interp import collect, extract, plan
 from engram_interp.models.components import COMPONENTS
-from engram_interp.statistics.plan import duration
+from engram_interp.statistics.planning.plan import duration
 from tests import huggingface
 from tests.conftest import build, token_concept
 

@@ -1,6 +1,6 @@
 """How much memory, disk, time and how many passes will it take? A table, before anything runs.
 
-Passes are divided as `collect` divides them, by the same function. `plan_tables.py` has the formulas.
+Passes are divided as `collect` divides them, by the same function. `tables.py` has the formulas.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from engram_interp.models import Adapter, adapt
 from engram_interp.models.outline import Source, outline
 from engram_interp.models.selection import readable_sites
 from engram_interp.options import Which, takes
-from engram_interp.statistics import plan_tables as tables
-from engram_interp.statistics.plan_tables import Shapes
-from engram_interp.statistics.sizes import batch_within, least_budget, passes_within
+from engram_interp.statistics.planning import tables
+from engram_interp.statistics.planning.sizes import batch_within, least_budget, passes_within
+from engram_interp.statistics.planning.tables import Shapes
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""Kills a process that fills a store, at random instants, until one lives to its end. Run by `test_stored.py`.
+"""Kills a process that fills a store, at random instants, until one lives to its end. Run by `test_filling.py`.
 
 Libraries are imported once: each process that is killed is a fork of this one.
 """

@@ -17,7 +17,7 @@ from engram_interp.concepts.batches import AnyBatch
 from engram_interp.linalg.triangle import pack, triangle_size
 from engram_interp.models.sites import Input, Site
 from engram_interp.statistics.moments import moment_dtype
-from engram_interp.statistics.ranks import Ranks, gathered_numbers, owners, speaking_of_others
+from engram_interp.statistics.sharing.ranks import Ranks, gathered_numbers, owners, speaking_of_others
 from engram_interp.statistics.summing import Summing
 from engram_interp.statistics.sums import AnySum, MomentSum
 

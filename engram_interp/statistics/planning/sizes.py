@@ -15,7 +15,7 @@ from engram_interp.concepts.batches import TOKENS
 from engram_interp.models import Adapter
 from engram_interp.models.sites import by_input
 from engram_interp.statistics.moments import moment_dtype, most_rows
-from engram_interp.statistics.ranks import owners
+from engram_interp.statistics.sharing.ranks import owners
 
 
 def moment_bytes(d: int, dtype: torch.dtype = torch.float32) -> int:

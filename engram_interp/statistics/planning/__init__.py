@@ -1,0 +1,1 @@
+"""What will it take? Bytes, passes and seconds, from shapes alone."""

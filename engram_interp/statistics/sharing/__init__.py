@@ -1,0 +1,1 @@
+"""How do several processes share the work? Batches are dealt out, and inputs have owners."""
