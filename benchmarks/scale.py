@@ -167,7 +167,7 @@ def _apart(name: str, *arguments: Any) -> list[Row]:
 PARTS: dict[str, list[tuple[Any, ...]]] = {
     "memory": [("within_budget", "1024 x 20", "170MB", 50), ("within_budget", "576 x 30", "1000MB", 50)],
     "stream": [("stream", N_STREAM)],
-    "time": [("time_of_a_store", "576 x 30", 200)],
+    "time": [("time_of_a_store", "576 x 30", 100)],
     "processes": [],
 }
 """What each part measures, in processes of their own."""
@@ -181,7 +181,7 @@ def main(parts: tuple[str, ...], record: Path | None) -> None:
     logging.getLogger("engram_interp").setLevel(logging.ERROR)
     for part in parts or PARTS:
         # Processes that share work are started from here: one cannot start others from within another.
-        found = shared("576 x 30", 100) if part == "processes" else (row for one in PARTS[part] for row in _apart(*one))
+        found = shared("576 x 30", 60) if part == "processes" else (row for one in PARTS[part] for row in _apart(*one))
         rows = []
         for row in found:
             click.echo(f"{row.on:22s} {row.what:44s} {row.value:9.2f} {row.unit:2s} {row.ratio:6.2f} x {row.over}")
