@@ -314,6 +314,8 @@ def localize_command(
     from engram_interp.report.sentences import map_sentence
 
     _require_table(out)
+    if statistics is not None and (null not in (None, "analytic") or field is not None or gradient):
+        raise click.UsageError("--statistics hold no single examples: --null must be analytic, without --groups")
     concept = _data(target, reference, statistics, options)
     chosen = _parsed(options)
     groups = None if target is None or reference is None else _groups(target, reference, field)

@@ -189,6 +189,8 @@ class Keep:
     until: float | int | None = None
 
     def __post_init__(self) -> None:
+        if self.store is not None and not os.fspath(self.store):
+            raise ValueError("store must be a folder; got an empty path")
         if self.budget is not None:
             object.__setattr__(self, "budget", n_bytes(self.budget, "budget"))
         if self.budget is not None and self.store is None:

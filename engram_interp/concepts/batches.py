@@ -165,8 +165,10 @@ def first_tokens(examples: Iterable[TokenExample], most: int) -> Iterator[TokenE
         2
     """
     taken = 0
-    for example in examples:
+    for place, example in enumerate(examples):
         taken += int(example.counts.sum())
+        if taken > most and not place:
+            raise ValueError(f"max_tokens must be {taken} or more, as the first example has; got {most}")
         if taken > most:
             return
         yield example
@@ -186,10 +188,6 @@ def limited(encoded: Mapping[str, Examples], most: int | None) -> dict[str, Exam
             found[group] = examples.limited(most)
         else:
             found[group] = list(first_tokens(examples, most))
-            if not found[group]:
-                raise ValueError(
-                    f"max_tokens must be {int(examples[0].counts.sum())} or more, as {group}[0] has; got {most}"
-                )
     return found
 
 

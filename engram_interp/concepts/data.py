@@ -105,7 +105,7 @@ class Data(Sequence[Any]):
             raise TypeError(f"batches must be an iterable of what the model takes; got a {type(source).__name__}")
         self._source, self._labelled, self._mask, self.labels = source, labelled, mask, labels
         self._length: int | None = None if labels is None else len(labels)
-        self._is_used = False
+        self._is_used = [False]  # in a list, since what is limited shares it
         self._first: list[Any] = []
         self._most = most
 
@@ -134,7 +134,7 @@ class Data(Sequence[Any]):
             ValueError: if the source can be read once only, and was.
         """
         self._require_unread()
-        self._is_used = True
+        self._is_used[0] = True
         first, self._first = self._first, []
         return itertools.chain(first, apart(self._source))
 
@@ -144,7 +144,7 @@ class Data(Sequence[Any]):
         Raises:
             ValueError: if the source can be read once only, and was.
         """
-        if self.is_once and self._is_used:
+        if self.is_once and self._is_used[0]:
             raise ValueError(
                 "these batches came from an iterator, which can be read once only: give a list or a DataLoader"
             )
@@ -176,6 +176,10 @@ class Data(Sequence[Any]):
             counts = self._counts(batch, n)
             n_counted += int(counts.sum())
             if self._most is not None and n_counted > self._most:
+                if not start:
+                    raise ValueError(
+                        f"max_tokens must be {n_counted} or more, as the first batch has; got {self._most}"
+                    )
                 return
             mine = torch.arange(n) if wanted is None else wanted[(wanted >= start) & (wanted < start + n)] - start
             for some in mine.split(batch_size or n):
@@ -191,7 +195,7 @@ class Data(Sequence[Any]):
     def limited(self, most: int) -> Data:
         """The same, up to so many positions that count. An iterator is shared with it."""
         found = Data(self._source, self._labelled, self._mask, most=most)
-        found._first = self._first
+        found._first, found._is_used = self._first, self._is_used
         return found
 
     def _inputs(self, batch: Any) -> Any:
@@ -258,6 +262,15 @@ def tensors_in(inputs: Any) -> Iterator[Tensor]:
             yield from tensors_in(one)
     elif isinstance(inputs, Tensor):
         yield inputs
+
+
+def structure_of(inputs: Any) -> str:
+    """What a model takes beside its tensors: names, order, and values that are no tensors."""
+    if isinstance(inputs, Mapping):
+        return "{" + ", ".join(f"{name!r}: {structure_of(one)}" for name, one in inputs.items()) + "}"
+    if isinstance(inputs, (tuple, list)):
+        return "(" + ", ".join(map(structure_of, inputs)) + ")"
+    return "tensor" if isinstance(inputs, Tensor) else repr(inputs)
 
 
 def taken(inputs: Any, rows: Int[Tensor, "n"], size: int) -> Any:

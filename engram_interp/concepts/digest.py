@@ -9,7 +9,7 @@ import torch
 
 from engram_interp.common.storage import fingerprint
 from engram_interp.concepts.batches import AnyBatch, Batch
-from engram_interp.concepts.data import tensors_in
+from engram_interp.concepts.data import structure_of, tensors_in
 
 
 class Digests:
@@ -34,6 +34,7 @@ class Digests:
             else:
                 read = list(tensors_in(batch.inputs))
             content = fingerprint([*read, batch.counts[mine].to(torch.uint8)])
+            content += "" if isinstance(batch, Batch) else structure_of(batch.inputs)
             self.values[group] = hashlib.sha256((self.values[group] + content).encode()).hexdigest()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -39,6 +40,10 @@ def read_examples(path: str | Path) -> list[Example]:
     return examples
 
 
+_UNDECODED = re.compile("[\udc80-\udcff]")
+"""What stands for a byte that could not be decoded."""
+
+
 class ExamplesIn:
     """The examples of a `.txt` or `.jsonl` file of any size, read line by line whenever somebody iterates over them.
 
@@ -61,8 +66,11 @@ class ExamplesIn:
         is_text = self.path.suffix.lower() == TEXT
         with self.path.open("rb") as file:
             encoding = _encoding(file.read(4))
-        with self.path.open(encoding=encoding, newline="\n") as file:
+        with self.path.open(encoding=encoding, errors="surrogateescape", newline="\n") as file:
             for place, line in _told_apart(file, self.path):
+                if found := _UNDECODED.search(line):
+                    byte = ord(found[0]) - 0xDC00
+                    raise ValueError(f"{place} is not {encoding.removesuffix('-sig').upper()} (byte 0x{byte:02x})")
                 yield example_of(line if is_text else _parsed(line, place), place)
 
 

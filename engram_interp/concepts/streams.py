@@ -70,7 +70,9 @@ def listed_or_stream(source: Iterable[Any], group: str, convert: Callable[[Any, 
         group: what errors call them.
         convert: makes an example of an item and its place, or raises.
     """
-    head = list(itertools.islice(iter(source), KEPT + 1))
+    first = iter(source)
+    head = list(itertools.islice(first, KEPT + 1))
     if len(head) <= KEPT:
         return [convert(item, f"{group}[{i}]") for i, item in enumerate(head)]
-    return Stream(source, group, convert, head)
+    # An iterable that gives the same iterator each time can be read once, as that can.
+    return Stream(first if iter(source) is first else source, group, convert, head)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict, dataclass
 
 import torch
+from accelerate.utils import align_module_device
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -142,15 +143,21 @@ def processing_of(
 
 
 def weights_digest(model: nn.Module) -> str:
-    """A hash of the shape, sum and size of every parameter, which nearly any edit or training step changes.
+    """SHA-256 of the bits of all parameters and of the buffers that a checkpoint has, on whatever device they lie.
 
-    Parameters that are not in memory, because they are offloaded, are known by their shapes.
+    What accelerate has offloaded is read for it.
     """
     found = hashlib.sha256()
-    for name, one in model.named_parameters():
-        found.update(repr((name, tuple(one.shape), str(one.dtype))).encode())
-        if one.device.type != "meta" and one.is_floating_point():
-            wide = torch.promote_types(one.dtype, torch.float32)
-            sums = torch.stack([one.detach().sum(dtype=wide), one.detach().abs().sum(dtype=wide)])
-            found.update(sums.double().cpu().numpy().tobytes())
+    kept = [name for name, _ in model.named_buffers() if _is_persistent(model, name)]
+    for name in (*(name for name, _ in model.named_parameters()), *kept):
+        path, _, leaf = name.rpartition(".")
+        module = model.get_submodule(path)
+        with align_module_device(module):
+            found.update(f"{name} {fingerprint([getattr(module, leaf)])}".encode())
     return found.hexdigest()
+
+
+def _is_persistent(model: nn.Module, name: str) -> bool:
+    """Whether a buffer is part of a checkpoint."""
+    path, _, leaf = name.rpartition(".")
+    return leaf not in model.get_submodule(path)._non_persistent_buffers_set

@@ -11,7 +11,8 @@ from engram_interp.concepts.batches import AnyBatch, Examples
 from engram_interp.models import Adapter, Record
 from engram_interp.models.sites import Input, Site, by_input
 from engram_interp.statistics.convergence import Watch
-from engram_interp.statistics.sharing.ranks import Ranks
+from engram_interp.statistics.planning.sizes import sizes_of_inputs
+from engram_interp.statistics.sharing.ranks import Ranks, owners
 from engram_interp.statistics.sharing.shared_summing import SharedSumming
 from engram_interp.statistics.summing import Summing
 from engram_interp.statistics.sums import AnySum
@@ -58,7 +59,13 @@ def summing_of(
     if ranks.size == 1:
         return Summing(sites, n_rows, sums, device)
     widths, like = adapter.widths(by_input(sites)), adapter.parameter(sites[0].path)
-    return SharedSumming(ranks, widths, sites, n_rows, sums, device, like)
+    return SharedSumming(ranks, owners_of(adapter, sites, n_rows, ranks), widths, sites, n_rows, sums, device, like)
+
+
+def owners_of(adapter: Adapter, sites: list[Site], n_rows: Mapping[str, int | None], ranks: Ranks) -> dict[str, int]:
+    """The rank that holds the sums of each input, as `plan` has it."""
+    sizes = sizes_of_inputs(adapter.widths(by_input(sites)), n_rows.values(), adapter.parameter(sites[0].path).dtype)
+    return owners({name: sum(of_groups) for name, of_groups in sizes.items()}, ranks.size)
 
 
 def recording(summing: Summing, watch: Watch | None) -> Callable[[AnyBatch], Record]:

@@ -97,7 +97,7 @@ def tokens_within(token: int, budget: int | None) -> int:
         >>> tokens_within(147_000, 10**9), tokens_within(147_000, 10**6), tokens_within(147_000, None)
         (680, 4096, 4096)
     """
-    if budget is None or 2 * SMALLEST * token > budget:
+    if budget is None or not token or 2 * SMALLEST * token > budget:
         return TOKENS
     return max(SMALLEST, min(TOKENS, int(BATCH_SHARE * budget / token)))
 

@@ -17,7 +17,7 @@ from engram_interp.concepts.batches import AnyBatch
 from engram_interp.linalg.triangle import pack, triangle_size
 from engram_interp.models.sites import Input, Site
 from engram_interp.statistics.moments import moment_dtype
-from engram_interp.statistics.sharing.ranks import Ranks, gathered_numbers, owners, speaking_of_others
+from engram_interp.statistics.sharing.ranks import Ranks, gathered_numbers, speaking_of_others
 from engram_interp.statistics.summing import Summing
 from engram_interp.statistics.sums import AnySum, MomentSum
 
@@ -27,10 +27,11 @@ class SharedSumming(Summing):
 
     Args:
         ranks: this process among all.
+        owners: the rank that holds the sums of each input.
         widths: the size of every input.
         sites: the matrices that read these inputs, in the order in which they run.
         n_rows: how many positions count, by group; None if nobody knows.
-        sums: by input and group, as far as there are any.
+        sums: by input and group, of the inputs that this process owns, as far as there are any.
         device: where sums are kept. None keeps each where its input is.
         like: a tensor of the model's, for precision and device of its activations.
     """
@@ -38,6 +39,7 @@ class SharedSumming(Summing):
     def __init__(
         self,
         ranks: Ranks,
+        owners: Mapping[str, int],
         widths: Mapping[str, int],
         sites: Sequence[Site],
         n_rows: Mapping[str, int | None],
@@ -47,8 +49,7 @@ class SharedSumming(Summing):
     ) -> None:
         super().__init__(sites, n_rows, sums, device)
         self._ranks, self._widths = ranks, {name: widths[name] for name in self.readers}
-        self.owners = owners({name: d * d for name, d in self._widths.items()}, ranks.size)
-        self.sums = {name: one for name, one in self.sums.items() if self.owners[name] == ranks.rank}
+        self.owners = dict(owners)
         self._like = torch.zeros(0) if like is None else like.detach()
         self._order, self._next = list(self.readers), 0
         self._pending: dict[str, list[tuple[str, Tensor, int, bool]]] = {}

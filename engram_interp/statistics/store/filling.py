@@ -22,7 +22,7 @@ from engram_interp.models.identity import weights_digest
 from engram_interp.models.sites import Site, by_input
 from engram_interp.options import Keep, Run, Which
 from engram_interp.statistics.convergence import Watch
-from engram_interp.statistics.dealing import Between, dealt, recording, summing_of, watch_of
+from engram_interp.statistics.dealing import Between, dealt, owners_of, recording, summing_of, watch_of
 from engram_interp.statistics.passes import batches_of, one_pass
 from engram_interp.statistics.planning.sizes import (
     batch_within,
@@ -78,10 +78,11 @@ def fill_store(
     sizes = sizes_of_inputs(adapter.widths(by_input(sites)), n_rows.values(), dtype)
     ranks = Ranks.here()
     with Store.writing(keep.store, settings, sizes, keep.resume, ranks) as store:
+        store.require_files()
         if store.index.is_finished:
             adapter.learn(store.index.reads)
             quietly = replace(run, progress=False)
-            _require_examples(store, batches_of(encoded, quietly, keep.until is not None, tokens))
+            _require_examples(store, batches_of(encoded, quietly, keep.until is not None, tokens), keep)
             return adapter.reached(sites, which)
         passes = _passes(store, sizes, keep.room, ranks, batch_within(token, keep.room))
         _require_readable_again(encoded, len(passes))
@@ -117,7 +118,7 @@ def _settings(
         "batch_size": run.batch_size,
         "tokens in a batch": tokens if run.batch_size is None else None,
         "max_tokens": keep.max_tokens,
-        "until": keep.until,
+        "until": None if keep.until is None else float(keep.until),
     }
 
 
@@ -156,11 +157,11 @@ def _passes(
     return [tuple(begun), *(passes_within(rest, room, ranks.size, batch) if rest else [])]
 
 
-def _require_examples(store: Store, batches: Iterable[AnyBatch]) -> None:
-    """Check that these examples are those of a finished store."""
+def _require_examples(store: Store, batches: Iterable[AnyBatch], keep: Keep) -> None:
+    """Check that these examples are those of a finished store: all of them, or those that `until` has read."""
     digests = Digests(store.groups)
     for index, batch in enumerate(batches):
-        if index == store.index.n_batches:
+        if keep.until is not None and index == store.index.n_batches:
             break
         digests.add(batch)
     store.require_examples(digests)
@@ -194,7 +195,9 @@ class _StoredPass(Between):
         self._store, self._ranks, self._adapter, self._sites, self._names = store, ranks, adapter, sites, names
         self._keep = keep
         devices = {str(site.input): adapter.parameter(site.path).device for site in sites}
-        sums = store.sums(keep.storage_device, devices)
+        owned = owners_of(adapter, sites, n_rows, ranks)
+        mine = [name for name in names if owned[name] == ranks.rank]
+        sums = store.sums(mine, keep.storage_device, devices)
         self._summing = summing_of(ranks, adapter, sites, n_rows, sums, keep.storage_device)
         self._begun = store.index.progress
         # The first pass finds how much is enough, and the others read as much.
@@ -222,9 +225,12 @@ class _StoredPass(Between):
 
     def skips(self, index: int, batch: AnyBatch) -> bool:
         """Whether the sums hold a batch already. At the last of those, all so far must be the same as before."""
-        if self._store.index.n_batches is not None and index >= self._store.index.n_batches:
+        is_beyond = self._store.index.n_batches is not None and index >= self._store.index.n_batches
+        if is_beyond and self._keep.until is not None:
             return True
-        self._digests.add(batch)
+        self._digests.add(batch)  # of what is beyond too: it is then told that there is more than before
+        if is_beyond:
+            return True
         self._n_batches = index + 1
         if self._begun is None or index >= self._begun.batches:
             return False
@@ -241,7 +247,9 @@ class _StoredPass(Between):
             give_back_freed()  # what a batch has freed would lie between the sums, and count against the budget
         if self._ranks.from_first(self._clock.is_due):
             self._checkpoint()
-        return index + 1 != self._store.index.n_batches and super().after(index)
+        if self._keep.until is not None and index + 1 == self._store.index.n_batches:
+            return False
+        return super().after(index)
 
     def _require_begun(self) -> None:
         if self._begun is not None and self._n_batches < self._begun.batches:

@@ -7,7 +7,8 @@ does not name are removed. One process writes at a time; the system lets go of t
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,8 @@ from engram_interp.statistics.sums import AnySum
 
 LOCK = ".lock"
 SUFFIX = ".safetensors"
+OWN = re.compile(rf"(watched-)?\d{{5}}(\.after-\d+)?{re.escape(SUFFIX)}$")
+"""The names of a store's own files. No other file is touched."""
 
 
 class Store:
@@ -48,7 +51,7 @@ class Store:
             FileNotFoundError: if there is none.
             ValueError: if its index is altered, or some inputs are not done.
         """
-        path = Path(folder).expanduser()
+        path = Path(folder).expanduser().absolute()
         index = Index.read(path)
         if not index.is_finished:
             raise ValueError(
@@ -81,10 +84,12 @@ class Store:
             ValueError: if the store was made with other settings.
             RuntimeError: if another process writes into it.
         """
-        path = Path(folder).expanduser()
+        path = Path(folder).expanduser().absolute()
         with ExitStack() as stack:
             with ranks.first_alone() as is_first:
                 if is_first:
+                    if path.is_file():
+                        raise FileExistsError(f"{path} is a file: store must be a folder, or be none yet")
                     path.mkdir(parents=True, exist_ok=True)
                     stack.enter_context(_locked(path))
                     cls._begin(path, settings, tuple(inputs), resume)
@@ -93,7 +98,7 @@ class Store:
     @classmethod
     def _begin(cls, path: Path, settings: dict[str, Any], inputs: tuple[str, ...], resume: bool) -> None:
         if not (path / NAME).is_file():
-            others = [one.name for one in path.iterdir() if not one.name.startswith(".") and one.suffix != SUFFIX]
+            others = [one.name for one in path.iterdir() if not one.name.startswith(".") and not OWN.match(one.name)]
             if others:
                 raise FileExistsError(f"{path} holds {others[0]}, which is no part of a store: give another folder")
             Index(settings, inputs).write(path)
@@ -109,8 +114,17 @@ class Store:
             if is_first:
                 index.write(self.folder)
                 for found in self.folder.glob(f"*{SUFFIX}"):
-                    if found.name not in index.files:
+                    if found.name not in index.files and OWN.match(found.name):
                         found.unlink(missing_ok=True)
+
+    def require_files(self) -> None:
+        """Check that every file is there that the index names.
+
+        Raises:
+            FileNotFoundError: if one is gone; it names it.
+        """
+        if gone := sorted(name for name in self.index.files if not (self.folder / name).is_file()):
+            raise FileNotFoundError(f"the store {self.folder} lacks {', '.join(gone)}, which its index names")
 
     @property
     def groups(self) -> list[str]:
@@ -123,11 +137,12 @@ class Store:
         return [name for name in self.index.inputs if name not in self.index.done]
 
     def sums(
-        self, device: torch.device | str | None, devices: Mapping[str, torch.device]
+        self, names: Collection[str], device: torch.device | str | None, devices: Mapping[str, torch.device]
     ) -> dict[str, dict[str, AnySum]]:
         """The sums of the unfinished pass, where its checkpoint left them.
 
         Args:
+            names: of which inputs.
             device: where to put them. None puts each where `devices` says.
             devices: of every input.
 
@@ -140,6 +155,7 @@ class Store:
         return {
             name: read_state(self.folder, shard, name, device or devices[name])
             for name, shard in progress.shards.items()
+            if name in names
         }
 
     def write_states(self, sums: Mapping[str, Mapping[str, AnySum]], batches: int) -> dict[str, Shard]:

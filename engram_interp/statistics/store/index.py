@@ -113,7 +113,7 @@ class Index:
         try:
             found = json.loads(path.read_text())
             content, checksum = found["content"], found["checksum"]
-        except (ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(f"{path} was cut short or altered: it is no index of a store ({error})") from None
         if _checksum(content) != checksum:
             raise ValueError(f"{path} was altered: its content does not match its checksum")
