@@ -123,6 +123,9 @@ def test_statistics_take_the_place_of_examples(run, tmp_path, concept, full):
     assert result.exit_code == 0, result.output
     assert run("localize", "--statistics", str(store)).exit_code != 0  # examples and statistics
     assert CliRunner().invoke(main, ["localize"]).exit_code != 0  # neither
+    result = CliRunner().invoke(main, ["localize", "--statistics", str(store), "--null", "siblings"])
+    assert result.exit_code == 2
+    assert "analytic" in result.output
 
 
 def test_a_run_is_made_again_from_the_file_beside_its_output(run, tmp_path):

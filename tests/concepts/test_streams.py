@@ -90,6 +90,30 @@ def test_an_iterator_is_read_once_and_an_iterable_again(model, tmp_path):
     assert collect(model, again, **options).counts == collect(model, again, store=tmp_path / "a", **options).counts
 
 
+def test_an_iterable_that_gives_one_iterator_loses_nothing():
+    class Shared:
+        def __init__(self) -> None:
+            self.only = some(MANY)
+
+        def __iter__(self) -> Iterator[tuple[str, str]]:
+            return self.only
+
+    stream = Concept(["fine"], Shared()).reference
+    assert stream.is_once
+    assert len(list(iter(stream))) == MANY
+
+
+def test_batches_of_an_iterator_are_read_once_with_a_limit_too():
+    network = torch.nn.Sequential(torch.nn.Linear(6, 8))
+    concept = Concept.from_batches([torch.randn(16, 6)], iter([torch.randn(16, 6) for _ in range(8)]))
+    collect(network, concept, max_tokens=32, progress=False)
+    with pytest.raises(ValueError, match="read once"):
+        collect(network, concept, max_tokens=64, progress=False)
+    batches = [torch.randn(16, 6)]
+    with pytest.raises(ValueError, match="max_tokens must be 16 or more.*got 4"):
+        collect(network, Concept.from_batches(batches, batches), max_tokens=4, progress=False)
+
+
 def test_an_example_in_a_stream_that_is_none_is_named():
     def bad() -> Iterator[str]:
         yield from ["fine"] * MANY
@@ -166,6 +190,9 @@ def test_a_file_is_read_line_by_line(tmp_path):
     (tmp_path / "bad.jsonl").write_text('"fine"\n{"text": 3}\n')
     with pytest.raises(ValueError, match=r"bad\.jsonl, line 2"):
         list(ExamplesIn(tmp_path / "bad.jsonl"))
+    (tmp_path / "latin.jsonl").write_bytes(b'"fine"\n"caf\xe9"\n')
+    with pytest.raises(ValueError, match=r"latin\.jsonl, line 2 is not UTF-8.*0xe9"):
+        list(ExamplesIn(tmp_path / "latin.jsonl"))
     with pytest.raises(FileNotFoundError, match="nowhere"):
         ExamplesIn(tmp_path / "nowhere.jsonl")
     (tmp_path / "list.json").write_text("[]")

@@ -6,6 +6,7 @@ import torch
 from engram_interp import Concept, collect, extract, load_model, localize
 from engram_interp.models import adapt
 from engram_interp.models.bridge.parts import wrapped
+from engram_interp.models.identity import weights_digest
 from engram_interp.models.outline import outline
 from engram_interp.models.placing import device_map_of, is_offloaded
 from tests import huggingface
@@ -34,6 +35,14 @@ def test_an_offloaded_model_has_the_same_map(checkpoint, tmp_path):
     stored = collect(model, CONCEPT, store=tmp_path / "a", budget="1MB", progress=False)
     assert dict(localize(model, stored)) == dict(localize(whole, CONCEPT, **OPTIONS))
     assert len(away(model)) == 7
+
+
+def test_an_offloaded_model_is_known_by_the_same_bits(checkpoint, tmp_path):
+    whole = load_model(checkpoint)
+    model = load_model(checkpoint, device_map={"": "cpu", "model.layers.1": "disk"}, offload_folder=tmp_path)
+    assert weights_digest(model) == weights_digest(whole)
+    whole.blocks[1].mlp.out.weight.data[0] *= 2
+    assert weights_digest(model) != weights_digest(whole)
 
 
 def test_an_offloaded_matrix_is_read_as_a_copy_and_not_edited(checkpoint, tmp_path):

@@ -2,15 +2,22 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import LlamaConfig
 
+from engram_interp import plan
+from engram_interp.models import adapt
+from engram_interp.models.outline import outline
+from engram_interp.statistics.dealing import owners_of
 from engram_interp.statistics.planning.sizes import (
+    batch_within,
     least_budget,
     moment_bytes,
     passes_within,
     sizes_of_inputs,
     sum_bytes,
+    tokens_within,
 )
-from engram_interp.statistics.sharing.ranks import owners
+from engram_interp.statistics.sharing.ranks import Ranks, owners
 
 widths = st.dictionaries(st.text("abc", min_size=1, max_size=3), st.integers(1, 2000), min_size=1, max_size=12)
 
@@ -46,6 +53,23 @@ def test_a_budget_that_does_not_hold_the_largest_input_says_what_would():
     sizes = sizes_of_inputs({"small": 10, "large": 1000}, [None, None], torch.float32)
     with pytest.raises(ValueError, match=r"12\.0 MB.*large.*5\.0 MB"):
         passes_within(sizes, 5_000_000)
+
+
+def test_a_model_that_is_given_batches_has_no_tokens_to_bound():
+    assert tokens_within(0, 10**7) == 4096
+    assert batch_within(0, 10**7) == 0
+
+
+def test_the_owners_of_a_run_are_those_of_its_plan():
+    config = LlamaConfig(
+        hidden_size=64, intermediate_size=175, num_hidden_layers=4, num_attention_heads=4, vocab_size=100
+    )
+    counts = {"target": 30, "reference": 120}  # so few that some sums are rows
+    model = outline(config)
+    planned = plan(model, counts, ranks=3, flops=1e9).inputs
+    adapter = adapt(model)
+    found = owners_of(adapter, adapter.all_sites(), counts, Ranks(0, 3))
+    assert dict(zip(planned["input"], planned["rank"])) == found
 
 
 def test_owners_share_the_load():

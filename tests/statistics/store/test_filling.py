@@ -10,6 +10,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -17,6 +18,7 @@ from torch import nn
 import engram_interp as ei
 from engram_interp import Concept, Statistics, collect, decompose, diagnose, extract, localize
 from engram_interp.models import adapt
+from engram_interp.models.identity import weights_digest
 from engram_interp.statistics.moments import MomentOfRows
 from engram_interp.statistics.sharing.ranks import Ranks
 from engram_interp.statistics.store import filling
@@ -150,6 +152,111 @@ def test_other_examples_are_refused_by_side(llama, tmp_path, side):
         collect(llama, other, store=tmp_path / "a")
 
 
+def test_more_examples_are_refused_as_well_as_fewer(llama, tmp_path, every_batch):
+    concept = Concept.from_tokens(tokens(20, 6), tokens(40, 8))
+    longer = Concept.from_tokens(tokens(20, 6), torch.cat([tokens(40, 8), tokens(40, 8, seed=9)]))
+    collect(llama, concept, store=tmp_path / "a", **every_batch)
+    with pytest.raises(ValueError, match="examples of reference are not those"):
+        collect(llama, longer, store=tmp_path / "a", **every_batch)
+    # After the first of several passes too.
+    interrupted(llama, concept, tmp_path / "b", 12, budget="60KB", **every_batch)
+    assert Index.read(tmp_path / "b").n_batches is not None
+    with pytest.raises(ValueError, match="examples of reference are not those"):
+        collect(llama, longer, store=tmp_path / "b", budget="60KB", **every_batch)
+
+
+def test_every_bit_of_the_weights_counts_and_their_place(tmp_path):
+    torch.manual_seed(0)
+    linear = nn.Linear(64, 64, bias=False).bfloat16()
+    before = weights_digest(linear)
+    with torch.no_grad():
+        linear.weight[[0, 1]] = linear.weight[[1, 0]].clone()
+    assert weights_digest(linear) != before
+    norm = nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6)).eval()
+    before = weights_digest(norm)
+    norm[1].running_mean += 3
+    assert weights_digest(norm) != before
+
+
+def test_threads_do_not_change_what_a_model_is(llama):
+    before, threads = weights_digest(llama), torch.get_num_threads()
+    try:
+        torch.set_num_threads(2 if threads == 1 else 1)
+        assert weights_digest(llama) == before
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_names_of_arguments_are_part_of_the_examples(tmp_path):
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 3), nn.Linear(4, 3)
+
+        def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            return self.a(x) + self.b(y)
+
+    torch.manual_seed(0)
+    model, p, q = Two(), torch.randn(30, 4), torch.randn(30, 4)
+    collect(model, Concept.from_batches([{"x": p, "y": q}], [{"x": q, "y": p}]), store=tmp_path / "a")
+    with pytest.raises(ValueError, match="examples of target and reference"):
+        collect(model, Concept.from_batches([{"y": p, "x": q}], [{"y": q, "x": p}]), store=tmp_path / "a")
+
+
+def test_files_of_others_are_left_alone(llama, tmp_path, every_batch):
+    (tmp_path / "a").mkdir()
+    extract(llama, token_concept()).save(tmp_path / "a" / "engram.safetensors")
+    with pytest.raises(FileExistsError, match=r"engram\.safetensors"):
+        collect(llama, token_concept(), store=tmp_path / "a")
+    interrupted(llama, token_concept(), tmp_path / "b", 10, **every_batch)
+    extract(llama, token_concept()).save(tmp_path / "b" / "engram.safetensors")
+    collect(llama, token_concept(), store=tmp_path / "b", **every_batch)
+    assert (tmp_path / "b" / "engram.safetensors").is_file()
+
+
+def test_a_plain_module_has_a_budget_too(tmp_path):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 64), nn.ReLU(), nn.Linear(64, 3))
+    concept = Concept.from_batches([torch.randn(300, 6)], [torch.randn(300, 6) for _ in range(3)])
+    planned = ei.plan(model, {"target": 300, "reference": 900}, budget="99KB", flops=1e9)
+    assert len(planned.passes) == 2
+    require_same(collect(model, concept, store=tmp_path / "a", budget="99KB"), collect(model, concept))
+    once = Concept.from_batches([torch.randn(300, 6)], iter([torch.randn(300, 6)] * 3))
+    with pytest.raises(ValueError, match="reference come from an iterator"):
+        collect(model, once, store=tmp_path / "b", budget="99KB")
+
+
+def test_a_relative_store_is_found_from_elsewhere(llama, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = collect(llama, token_concept(), store="here")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    localize(llama, found)
+
+
+def test_a_file_that_is_gone_is_named_by_the_call_that_would_go_on(llama, tmp_path):
+    collect(llama, token_concept(), store=tmp_path / "a")
+    path = shards(tmp_path / "a")[1]
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=path.name):
+        collect(llama, token_concept(), store=tmp_path / "a")
+
+
+def test_a_path_that_is_no_folder_is_refused(llama, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(FileExistsError, match="file is a file"):
+        collect(llama, token_concept(), store=tmp_path / "file")
+    with pytest.raises(ValueError, match="empty path"):
+        collect(llama, token_concept(), store="")
+
+
+def test_numbers_of_numpy_are_options_too(llama, tmp_path):
+    options = {"until": np.float32(0.5), "batch_size": np.int64(8), "max_tokens": np.int64(500)}
+    require_same(
+        collect(llama, token_concept(), store=tmp_path / "a", **options), collect(llama, token_concept(), **options)
+    )
+
+
 def test_a_store_is_not_written_over(llama, tmp_path):
     collect(llama, token_concept(), store=tmp_path / "a")
     with pytest.raises(FileExistsError, match="resume=True"):
@@ -277,13 +384,15 @@ def test_a_harmed_checkpoint_is_named(llama, tmp_path, every_batch):
         collect(llama, token_concept(), store=tmp_path / "a", **every_batch)
 
 
-@pytest.mark.parametrize("harm", ["cut", "changed", "another version"])
+@pytest.mark.parametrize("harm", ["cut", "changed", "nested", "another version"])
 def test_a_harmed_index_is_named(llama, tmp_path, harm):
     collect(llama, token_concept(), store=tmp_path / "a")
     path = tmp_path / "a" / "index.json"
     text = path.read_text()
     if harm == "cut":
         path.write_text(text[:-30])
+    elif harm == "nested":
+        path.write_text("[" * 100_000)
     elif harm == "changed":
         path.write_text(text.replace("blocks.0.mlp.in", "blocks.9.mlp.in"))
     else:
