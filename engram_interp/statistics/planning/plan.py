@@ -11,7 +11,6 @@ from typing import Any
 
 import pandas as pd
 import torch
-from torch import nn
 
 from engram_interp.common.arguments import in_units, n_bytes, number, whole
 from engram_interp.concepts.concept import REFERENCE, TARGET
@@ -123,7 +122,7 @@ def plan(
     if flops is not None and number(flops, "flops") <= 0:
         raise ValueError(f"flops must be above 0, operations a second; got {flops}")
     adapter = adapt(outline(model, dtype))
-    name = _name(model, adapter)
+    name = _name(adapter)
     sites = readable_sites(name, adapter.all_sites(), adapter.unreadable, which.components, which.layers)
     shapes = Shapes(adapter, sites, counts)
     passes = passes_within(shapes.sizes, room, ranks, batch_within(shapes.token, room))
@@ -170,11 +169,12 @@ def _counts(n_tokens: object, groups: object) -> dict[str, int]:
     return dict.fromkeys(names, n)
 
 
-def _name(source: Source, adapter: Adapter) -> str:
-    if isinstance(source, nn.Module):
-        return adapter.info.name
+def _name(adapter: Adapter) -> str:
+    """The model's name, as far as its configuration has one: a model without weights has no fingerprint."""
     config: Any = getattr(adapter.model, "config", None) or getattr(adapter.model, "cfg", None)
-    return str(getattr(config, "_name_or_path", "") or getattr(config, "model_name", "") or "a model")
+    return str(
+        getattr(config, "_name_or_path", "") or getattr(config, "model_name", "") or type(adapter.model).__name__
+    )
 
 
 def _to_run(budget: int | str | None, ranks: int) -> tuple[str, ...]:
