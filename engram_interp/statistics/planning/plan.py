@@ -172,9 +172,9 @@ def _counts(n_tokens: object, groups: object) -> dict[str, int]:
 def _name(adapter: Adapter) -> str:
     """The model's name, as far as its configuration has one: a model without weights has no fingerprint."""
     config: Any = getattr(adapter.model, "config", None) or getattr(adapter.model, "cfg", None)
-    return str(
-        getattr(config, "_name_or_path", "") or getattr(config, "model_name", "") or type(adapter.model).__name__
-    )
+    made_of = getattr(adapter.model, "original_model", adapter.model)
+    named = getattr(config, "_name_or_path", "") or getattr(config, "model_name", "")
+    return str(named or type(made_of).__name__)
 
 
 def _to_run(budget: int | str | None, ranks: int) -> tuple[str, ...]:
