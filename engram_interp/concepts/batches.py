@@ -238,7 +238,7 @@ def any_batches(
     batch_size: int | None,
     progress: bool | None,
     describe: str,
-    tokens: int = TOKENS,
+    tokens: int | None = None,
 ) -> Iterator[AnyBatch]:
     """Yields every example once: `batches` of text, `stream_batches` of streams, `data_batches` of other data."""
     if any(isinstance(some, TokenStream) for some in encoded.values()):
@@ -253,7 +253,7 @@ def batches(
     batch_size: int | None,
     progress: bool | None,
     describe: str,
-    tokens: int = TOKENS,
+    tokens: int | None = None,
 ) -> Iterator[Batch]:
     """Yields every example once, in batches of examples of similar length, so that there is little padding.
 
@@ -262,7 +262,7 @@ def batches(
         batch_size: examples in a batch. None takes as many as make up `tokens` tokens, with little padding.
         progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
         describe: what the bar says.
-        tokens: in a batch, padding included, where no number of examples is given.
+        tokens: in a batch, padding included, where no number of examples is given. None takes `TOKENS`.
     """
     flat = [
         (example, group, i, f"{name}[{i}]")
@@ -281,7 +281,7 @@ def stream_batches(
     progress: bool | None,
     describe: str,
     shares: Mapping[str, int] | None = None,
-    tokens: int = TOKENS,
+    tokens: int | None = None,
 ) -> Iterator[Batch]:
     """Yields every example once, some of each group at a time, in batches of examples of similar length.
 
@@ -291,7 +291,7 @@ def stream_batches(
         progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
         describe: what the bar says.
         shares: how many of each group are taken at a time. None takes `WINDOW`.
-        tokens: in a batch, padding included, where no number of examples is given.
+        tokens: in a batch, padding included, where no number of examples is given. None takes `TOKENS`.
     """
     sources = {group: enumerate(examples) for group, examples in encoded.items()}
     with bar(None, progress, describe, "batch") as shown:
@@ -310,7 +310,7 @@ def stream_batches(
                 shown.update()
 
 
-def batch_ends(lengths: Sequence[int], batch_size: int | None, longer: int = 0, tokens: int = TOKENS) -> list[int]:
+def batch_ends(lengths: Sequence[int], batch_size: int | None, longer: int = 0, tokens: int | None = None) -> list[int]:
     """Where batches of examples begin and end.
 
     Args:
@@ -318,7 +318,7 @@ def batch_ends(lengths: Sequence[int], batch_size: int | None, longer: int = 0, 
         batch_size: examples in a batch. None takes as many as make up `TOKENS` tokens with their padding, at least one,
             and no more than `PADDING` tokens of padding for each pass.
         longer: how many tokens each example will grow by, in as many more passes.
-        tokens: in a batch, where no number of examples is given.
+        tokens: in a batch, where no number of examples is given. None takes `TOKENS`.
 
     Example:
         >>> batch_ends([1000, 1100, 2000, 9000], None)
@@ -326,6 +326,7 @@ def batch_ends(lengths: Sequence[int], batch_size: int | None, longer: int = 0, 
         >>> batch_ends([1, 1, 1], batch_size=2)
         [0, 2, 3]
     """
+    tokens = TOKENS if tokens is None else tokens
     if batch_size is not None:
         return [*range(0, len(lengths), whole(batch_size, "batch_size", at_least=1)), len(lengths)]
     ends, padding = [0], 0

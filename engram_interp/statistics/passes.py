@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from engram_interp.common.heap import give_back_freed
-from engram_interp.concepts.batches import TOKENS, AnyBatch, Examples, TokenStream, any_batches, stream_batches
+from engram_interp.concepts.batches import AnyBatch, Examples, TokenStream, any_batches, stream_batches
 from engram_interp.concepts.data import Data
 from engram_interp.models import Adapter, Record
 from engram_interp.models.sites import Site, by_input
@@ -23,7 +23,7 @@ AT_A_TIME = 128
 
 
 def batches_of(
-    encoded: Mapping[str, Examples], run: Run, in_order: bool = False, tokens: int = TOKENS
+    encoded: Mapping[str, Examples], run: Run, in_order: bool = False, tokens: int | None = None
 ) -> Iterator[AnyBatch]:
     """Every example of every group once, in batches, with a bar if one is wanted.
 
@@ -32,7 +32,7 @@ def batches_of(
         run: how large batches are.
         in_order: takes some of each group at a time, in the order in which they come, in place of sorting all by
             length. Whoever stops early has then read alike of all.
-        tokens: in a batch, where `run` does not say how many examples.
+        tokens: in a batch, where `run` does not say how many examples. None takes the usual number.
     """
     if in_order and not any(isinstance(some, Data) for some in encoded.values()):
         return stream_batches(encoded, run.batch_size, run.progress, "collecting", _shares(encoded), tokens)

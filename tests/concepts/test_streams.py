@@ -83,7 +83,7 @@ def test_an_iterator_is_read_once_and_an_iterable_again(model, tmp_path):
             components=["gate", "Q", "out"],
             layers=0,
             store=tmp_path / "b",
-            budget="3MB",
+            budget="2MB",
             progress=False,
         )
     again = Concept([QUESTIONS[0]], Again(MANY))
