@@ -296,14 +296,16 @@ def stream_batches(
     sources = {group: enumerate(examples) for group, examples in encoded.items()}
     with bar(None, progress, describe, "batch") as shown:
         while True:
-            flat = [
-                (example, place, i, f"{group}[{i}]")
-                for place, (group, source) in enumerate(sources.items())
-                for i, example in itertools.islice(source, WINDOW if shares is None else shares[group])
-            ]
-            if not flat:
+            placed: list[tuple[float, tuple[TokenExample, int, int, str]]] = []
+            for place, (group, source) in enumerate(sources.items()):
+                some = list(itertools.islice(source, WINDOW if shares is None else shares[group]))
+                # Groups are mixed among examples of one length, so that reading may stop anywhere.
+                placed += [
+                    ((k + 0.5) / len(some), (example, place, i, f"{group}[{i}]")) for k, (i, example) in enumerate(some)
+                ]
+            if not placed:
                 return
-            flat.sort(key=lambda item: len(item[0].tokens))
+            flat = [item for _, item in sorted(placed, key=lambda one: (len(one[1][0].tokens), one[0]))]
             lengths = [len(example.tokens) for example, *_ in flat]
             for start, stop in pairwise(batch_ends(lengths, batch_size, tokens=tokens)):
                 yield _pad(flat[start:stop])

@@ -10,6 +10,7 @@ from engram_interp.models.identity import weights_digest
 from engram_interp.models.outline import outline
 from engram_interp.models.placing import device_map_of, is_offloaded
 from tests import huggingface
+from tests.conftest import token_concept
 
 CONCEPT = Concept(["the city of Oslo is in Norway"] * 3, ["What is the capital of Norway?", "Lima is in Peru."] * 9)
 OPTIONS = {"null": "analytic", "progress": False}
@@ -90,11 +91,16 @@ def test_a_map_that_is_none_is_refused(checkpoint, options, said):
         load_model(checkpoint, **options)
 
 
-def test_fused_matrices_cannot_be_offloaded(tmp_path):
+def test_fused_matrices_are_refused_or_read(tmp_path):
     folder = huggingface.save(huggingface.make("GPT-2"), tmp_path / "m")
     devices = {"": "cpu", "transformer.h.1": "disk"}
-    with pytest.raises(NotImplementedError, match="fused"):
-        load_model(folder, device_map=devices, offload_folder=tmp_path / "off")
+    try:
+        model = load_model(folder, device_map=devices, offload_folder=tmp_path / "off")
+    except NotImplementedError as error:  # TransformerLens 3.9 splits them when it loads them
+        assert "fused" in str(error)
+        return
+    concept = token_concept(n=60)
+    assert dict(localize(model, concept, **OPTIONS)) == dict(localize(load_model(folder), concept, **OPTIONS))
 
 
 def test_an_outline_has_no_weights(checkpoint):

@@ -22,7 +22,7 @@ def concept() -> Concept:
 
 def test_it_stops_early_where_the_map_is_settled_and_says_so(llama, concept, caplog):
     with caplog.at_level(logging.INFO, "engram_interp"):
-        found = collect(llama, concept, until=0.05, batch_size=10)
+        found = collect(llama, concept, until=0.1, batch_size=10)
     whole = collect(llama, concept)
     assert sum(found.counts.values()) < sum(whole.counts.values())
     assert "that is enough" in caplog.text
