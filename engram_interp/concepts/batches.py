@@ -231,6 +231,8 @@ def n_counted(examples: Examples) -> int | None:
 
 
 AnyBatch: TypeAlias = Batch | DataBatch
+Item: TypeAlias = tuple[TokenExample, int, int, str]
+"""An example, its group, its place there, and what errors call it."""
 
 
 def any_batches(
@@ -270,9 +272,8 @@ def batches(
         for i, example in enumerate(examples)
     ]
     flat.sort(key=lambda item: len(item[0].tokens))
-    ends = batch_ends([len(example.tokens) for example, *_ in flat], batch_size, tokens=tokens)
-    for start, stop in bar(list(pairwise(ends)), progress, describe, "batch"):
-        yield _pad(flat[start:stop])
+    for some in bar(_cut(flat, batch_size, tokens), progress, describe, "batch"):
+        yield _pad(some)
 
 
 def stream_batches(
@@ -296,7 +297,7 @@ def stream_batches(
     sources = {group: enumerate(examples) for group, examples in encoded.items()}
     with bar(None, progress, describe, "batch") as shown:
         while True:
-            placed: list[tuple[float, tuple[TokenExample, int, int, str]]] = []
+            placed: list[tuple[float, Item]] = []
             for place, (group, source) in enumerate(sources.items()):
                 some = list(itertools.islice(source, WINDOW if shares is None else shares[group]))
                 # Groups are mixed among examples of one length, so that reading may stop anywhere.
@@ -306,10 +307,15 @@ def stream_batches(
             if not placed:
                 return
             flat = [item for _, item in sorted(placed, key=lambda one: (len(one[1][0].tokens), one[0]))]
-            lengths = [len(example.tokens) for example, *_ in flat]
-            for start, stop in pairwise(batch_ends(lengths, batch_size, tokens=tokens)):
-                yield _pad(flat[start:stop])
+            for some in _cut(flat, batch_size, tokens):
+                yield _pad(some)
                 shown.update()
+
+
+def _cut(flat: list[Item], batch_size: int | None, tokens: int | None) -> list[list[Item]]:
+    """Examples by batch, given in ascending length; see `batch_ends`."""
+    ends = batch_ends([len(example.tokens) for example, *_ in flat], batch_size, tokens=tokens)
+    return [flat[start:stop] for start, stop in pairwise(ends)]
 
 
 def batch_ends(lengths: Sequence[int], batch_size: int | None, longer: int = 0, tokens: int | None = None) -> list[int]:
@@ -341,7 +347,7 @@ def batch_ends(lengths: Sequence[int], batch_size: int | None, longer: int = 0, 
     return [*ends, len(lengths)] if lengths else [0]
 
 
-def _pad(items: list[tuple[TokenExample, int, int, str]]) -> Batch:
+def _pad(items: list[Item]) -> Batch:
     examples, groups, numbers, names = zip(*items, strict=True)
     shape = len(examples), max(len(example.tokens) for example in examples)
     # Padding never counts, and causal attention hides it from the positions that do.

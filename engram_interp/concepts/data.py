@@ -307,6 +307,11 @@ def data_batches(
                     shown.update()
 
 
+def are_batches(groups: Mapping[str, Any]) -> bool:
+    """Whether a group of examples is given as batches."""
+    return any(isinstance(examples, Data) for examples in groups.values())
+
+
 def first_of(examples: Sequence[Any]) -> Sequence[Any]:
     """The first batch of a group, or the first example of a list."""
     return examples.peek() if isinstance(examples, Data) else examples[:1]

@@ -1,6 +1,6 @@
 """What is kept of a concept's input: its rows, or their second moment, whichever is fewer numbers.
 
-`S_i = X^T X` follows from the rows. The moment is symmetric, so its upper triangle is enough.
+`S_i = X^T X` follows from the rows. The moment is symmetric, so its lower triangle is enough.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
+from engram_interp.linalg.triangle import pack, triangle_size, unpack
 from engram_interp.statistics.moments import AnyMoment, Moment, MomentOfRows, moment_dtype, with_ones
 from engram_interp.statistics.sums import MomentSum, moment_of
 
@@ -56,30 +57,25 @@ class Factor:
 
 @dataclass(frozen=True)
 class Packed:
-    """The upper triangle of `S_i`, row by row.
+    """The lower triangle of `S_i`, row by row.
 
     Attributes:
         triangle: its entries.
-        size: the number of rows of `S_i`.
         n_rows: how many positions there are.
     """
 
     triangle: Float[Tensor, "half"]
-    size: int
     n_rows: int
 
     @classmethod
     def of(cls, moment: Moment, absorbed: bool) -> Packed:
         """The triangle of a moment, in its own precision, with a row of ones if a bias is absorbed."""
-        S = moment.matrix(absorbed)
-        return cls(S[_upper(S)].to(moment.second.dtype), len(S), moment.count)
+        return cls(pack(moment.matrix(absorbed)).to(moment.second.dtype), moment.count)
 
     @property
     def matrix(self) -> Float[Tensor, "D D"]:
         """`S_i`."""
-        S = torch.zeros(self.size, self.size, dtype=torch.float64, device=self.triangle.device)
-        S[_upper(S)] = self.triangle.double()
-        return S + S.triu(1).T
+        return unpack(self.triangle.double())
 
     @property
     def resolution(self) -> float:
@@ -127,11 +123,6 @@ def precise(X: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
     return X.to(moment_dtype(X.shape[1], X.dtype))
 
 
-def _upper(S: Float[Tensor, "D D"]) -> Bool[Tensor, "D D"]:
-    """A mask of the upper triangle and the diagonal."""
-    return torch.ones_like(S, dtype=torch.bool).triu()
-
-
 class ConceptSum:
     """Sums one input of one concept: it keeps rows until their moment is fewer numbers.
 
@@ -148,7 +139,7 @@ class ConceptSum:
         """Add rows."""
         self._waiting.append(rows)
         size = rows.shape[1] + self._absorbed
-        if sum(len(waiting) for waiting in self._waiting) * rows.shape[1] > size * (size + 1) // 2:
+        if sum(len(waiting) for waiting in self._waiting) * rows.shape[1] > triangle_size(size):
             self._moments = self._moments or MomentSum(precise(rows[:0]))
             self._moments.add(rows if len(self._waiting) == 1 else torch.cat(self._waiting))
             self._waiting = []

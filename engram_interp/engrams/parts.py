@@ -267,8 +267,6 @@ def parts(
         if (n := data.n_hidden) > HIDDEN * data.width:
             hidden[name] = n, data.solution.rank, data.width
         del data  # the next input should not share the memory with this one
-        if not statistics.keep_bytes:
-            give_back_freed()
     warn_of_hidden(hidden)
     give_back_freed()
 

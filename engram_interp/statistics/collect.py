@@ -17,7 +17,7 @@ from torch import nn
 
 from engram_interp.concepts.batches import Examples, limited, n_counted
 from engram_interp.concepts.concept import Concept, require_concept
-from engram_interp.concepts.data import Data
+from engram_interp.concepts.data import are_batches
 from engram_interp.models import Adapter, adapt
 from engram_interp.models.exclusive import exclusive
 from engram_interp.models.sites import Site, by_input
@@ -64,7 +64,7 @@ def collect(
     adapter.look(concept if isinstance(concept, Concept) else next(iter(groups.values())))
     sites = adapter.sites(which.components, which.layers)
     encoded = limited(adapter.encode(groups, read), keep.max_tokens)
-    in_words = None if adapter.info.is_plain or any(map(_is_batches, groups.values())) else read.in_words
+    in_words = None if adapter.info.is_plain or are_batches(groups) else read.in_words
     if keep.store is not None:
         fill_store(adapter, sites, encoded, in_words, which, run, keep)
         return replace(Statistics.open(keep.store), name=name)
@@ -92,10 +92,6 @@ def _read(concept: object, read: Read) -> tuple[Mapping[str, Any], Read, str | N
     return concept.sides, concept.read, concept.name
 
 
-def _is_batches(examples: object) -> bool:
-    return isinstance(examples, Data)
-
-
 def moments_of(
     adapter: Adapter,
     sites: list[Site],
@@ -106,6 +102,9 @@ def moments_of(
 ) -> dict[str, dict[str, AnyMoment]]:
     """The second moment of every input of these matrices, by group of examples.
 
+    In a process group every process runs its share of the examples and owns some inputs, and all get all moments in
+    the end.
+
     Args:
         adapter: the model.
         sites: the matrices.
@@ -113,9 +112,6 @@ def moments_of(
         run: how examples go through the model.
         device: where sums are kept. None keeps each where its input is.
         until: ends the pass when intervals of W-Norms are this narrow; see `convergence.py`. None reads all.
-
-    In a process group every process runs its share of the examples and owns some inputs, and all get all moments in
-    the end. With a store they stay on disk.
 
     Raises:
         ValueError: if an activation or a moment is not finite; the message names its matrices.

@@ -89,9 +89,6 @@ class Watch:
         self._note(batch)
         block_of = batch.numbers % N_BLOCKS
         parts = [replace(batch, counts=batch.counts & (block_of == i)[:, None]) for i in range(N_BLOCKS)]
-        for block, part in zip(self._blocks, parts, strict=True):
-            block.see(0, part)
-            block.forget()
         records = [block.record(part) for block, part in zip(self._blocks, parts, strict=True)]
 
         def take(name: Input, activation: Tensor, routed: Int[Tensor, "m"] | None = None) -> None:

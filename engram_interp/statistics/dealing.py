@@ -11,8 +11,8 @@ from engram_interp.concepts.batches import AnyBatch, Examples
 from engram_interp.models import Adapter, Record
 from engram_interp.models.sites import Input, Site, by_input
 from engram_interp.statistics.convergence import Watch
-from engram_interp.statistics.planning.sizes import sizes_of_inputs
-from engram_interp.statistics.sharing.ranks import Ranks, owners
+from engram_interp.statistics.planning.sizes import owners_by_size, sizes_of_inputs
+from engram_interp.statistics.sharing.ranks import Ranks
 from engram_interp.statistics.sharing.shared_summing import SharedSumming
 from engram_interp.statistics.summing import Summing
 from engram_interp.statistics.sums import AnySum
@@ -65,7 +65,7 @@ def summing_of(
 def owners_of(adapter: Adapter, sites: list[Site], n_rows: Mapping[str, int | None], ranks: Ranks) -> dict[str, int]:
     """The rank that holds the sums of each input, as `plan` has it."""
     sizes = sizes_of_inputs(adapter.widths(by_input(sites)), n_rows.values(), adapter.parameter(sites[0].path).dtype)
-    return owners({name: sum(of_groups) for name, of_groups in sizes.items()}, ranks.size)
+    return owners_by_size(sizes, ranks.size)
 
 
 def recording(summing: Summing, watch: Watch | None) -> Callable[[AnyBatch], Record]:
@@ -86,9 +86,15 @@ def recording(summing: Summing, watch: Watch | None) -> Callable[[AnyBatch], Rec
 
 
 def watch_of(
-    ranks: Ranks, adapter: Adapter, sites: list[Site], encoded: Mapping[str, Examples], until: float | None
+    ranks: Ranks,
+    adapter: Adapter,
+    sites: list[Site],
+    encoded: Mapping[str, Examples],
+    until: float | None,
+    sums: Mapping[str, dict[str, AnySum]] | None = None,
+    so_far: int = 0,
 ) -> Watch | None:
-    """Who says when it is enough, if anybody asks.
+    """Who says when it is enough, if anybody asks; see `Watch`.
 
     Raises:
         ValueError: if several processes share the work: none of them sees enough of each input.
@@ -97,7 +103,7 @@ def watch_of(
         return None
     if ranks.size > 1:
         raise ValueError(f"until needs a single process, which sees all of an input; there are {ranks.size}")
-    return Watch(adapter, sites, encoded, until)
+    return Watch(adapter, sites, encoded, until, sums, so_far)
 
 
 def dealt(batches: Iterable[AnyBatch], summing: Summing, ranks: Ranks, between: Between) -> Iterator[AnyBatch]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from engram_interp.common.heap import give_back_freed
 from engram_interp.concepts.batches import AnyBatch, Examples, TokenStream, any_batches, stream_batches
-from engram_interp.concepts.data import Data
+from engram_interp.concepts.data import are_batches
 from engram_interp.models import Adapter, Record
 from engram_interp.models.sites import Site, by_input
 from engram_interp.options import Run
@@ -34,7 +34,7 @@ def batches_of(
             length. Whoever stops early has then read alike of all.
         tokens: in a batch, where `run` does not say how many examples. None takes the usual number.
     """
-    if in_order and not any(isinstance(some, Data) for some in encoded.values()):
+    if in_order and not are_batches(encoded):
         return stream_batches(encoded, run.batch_size, run.progress, "collecting", _shares(encoded), tokens)
     return any_batches(encoded, run.batch_size, run.progress, "collecting", tokens)
 

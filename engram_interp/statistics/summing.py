@@ -49,21 +49,21 @@ class Summing:
         self.offered = dict.fromkeys(n_rows, 0)
         self._n_rows, self._device = dict(n_rows), device
         self._unchecked: list[tuple[str, ...]] = []
-        self._first_unchecked = 0
+        self._first_unchecked = self._last_seen = 0
 
     def see(self, index: int, batch: AnyBatch) -> None:
         """Take note of a batch before it runs, here or in another process. It is the batch of this number."""
         if not self._unchecked:
             self._first_unchecked = index
+        self._last_seen = index
         self._unchecked.append(batch.examples)
         for place, group in enumerate(self.offered):
             self.offered[group] += len(batch.counted(place))
 
     def record(self, batch: AnyBatch) -> Record:
         """What takes every input's activation of the batch that was seen last."""
-        index = self._first_unchecked + len(self._unchecked) - 1
         counted = {group: at for place, group in enumerate(self.offered) if len(at := batch.counted(place))}
-        return partial(self._take, counted, index)
+        return partial(self._take, counted, self._last_seen)
 
     def _take(
         self,
@@ -98,11 +98,6 @@ class Summing:
         if group not in by_group:
             by_group[group] = moment_sum(rows, self._n_rows[group], len(rows) if routed else None)
         by_group[group].add(rows, offered, index)
-
-    def forget(self) -> None:
-        """Take it that the batches so far were finite. Whoever sums the same rows elsewhere checks them there."""
-        self._unchecked = self._unchecked[-1:]
-        self._first_unchecked = 0
 
     def end_round(self, index: int) -> None:
         """Do what is left to do once a batch has run, of this number. Here it is nothing."""

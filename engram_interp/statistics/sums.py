@@ -149,7 +149,7 @@ class MomentSum:
         """The sum whose state this is."""
         found = cls(state["like"][:0])
         found.squares, found.sums, found.mean = unpack_lower(state["squares"]), state["sums"], state.get("mean")
-        found._count, found._offered = state["counts"][:2].tolist()
+        found._count, found._offered = state["counts"].tolist()
         return found
 
 
@@ -213,7 +213,7 @@ class RowsKept:
         """The sum whose state this is."""
         found = cls(state["like"][:0], 0)
         found._rows = state["rows"]
-        found._count, found._offered = state["counts"][:2].tolist()
+        found._count, found._offered = state["counts"].tolist()
         return found
 
 

@@ -153,10 +153,19 @@ def passes_within(
 def _fullest(names: Iterable[str], sizes: Mapping[str, list[int]], n_ranks: int) -> int:
     """What the process holds that owns the most of these inputs."""
     taken = [0] * n_ranks
-    whole = {name: sum(sizes[name]) for name in names}
-    for name, rank in owners(whole, n_ranks).items():
-        taken[rank] += whole[name]
+    for name, rank in owners_by_size({name: sizes[name] for name in names}, n_ranks).items():
+        taken[rank] += sum(sizes[name])
     return max(taken)
+
+
+def owners_by_size(sizes: Mapping[str, list[int]], n_ranks: int) -> dict[str, int]:
+    """The rank that holds the sums of each input of a pass.
+
+    Args:
+        sizes: what these sums take, group by group.
+        n_ranks: how many processes share them.
+    """
+    return owners({name: sum(of_groups) for name, of_groups in sizes.items()}, n_ranks)
 
 
 def _to_write(sizes: Mapping[str, list[int]]) -> int:

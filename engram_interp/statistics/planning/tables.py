@@ -24,12 +24,12 @@ from engram_interp.models.sites import Site, by_input
 from engram_interp.statistics.moments import moment_dtype, most_rows
 from engram_interp.statistics.planning.sizes import (
     batch_within,
+    owners_by_size,
     passes_within,
     sizes_of_inputs,
     token_bytes,
     tokens_within,
 )
-from engram_interp.statistics.sharing.ranks import owners
 from engram_interp.statistics.summing import Summing
 
 MATRICES_HELD = 8
@@ -101,7 +101,8 @@ class Shapes:
 def inputs_table(shapes: Shapes, passes: list[tuple[str, ...]], ranks: int) -> pd.DataFrame:
     """A row for each input, with the pass that sums it and the process that owns it."""
     in_pass = {name: i for i, names in enumerate(passes) for name in names}
-    owner = {name: rank for names in passes for name, rank in _owners(shapes, names, ranks).items()}
+    of_passes = [{name: shapes.sizes[name] for name in names} for names in passes]
+    owner = {name: rank for sizes in of_passes for name, rank in owners_by_size(sizes, ranks).items()}
     return pd.DataFrame(
         {
             "input": str(name),
@@ -115,10 +116,6 @@ def inputs_table(shapes: Shapes, passes: list[tuple[str, ...]], ranks: int) -> p
         }
         for name, readers in by_input(shapes.sites).items()
     )
-
-
-def _owners(shapes: Shapes, names: tuple[str, ...], ranks: int) -> dict[str, int]:
-    return owners({name: sum(shapes.sizes[name]) for name in names}, ranks)
 
 
 def components_table(shapes: Shapes) -> pd.DataFrame:

@@ -15,13 +15,12 @@ from typing import Any
 from engram_interp.common.arguments import in_units
 from engram_interp.common.heap import give_back_freed
 from engram_interp.concepts.batches import AnyBatch, Examples, TokenStream, n_counted
-from engram_interp.concepts.data import Data
+from engram_interp.concepts.data import Data, are_batches
 from engram_interp.concepts.digest import Digests, require_same_examples
 from engram_interp.models import Adapter
 from engram_interp.models.identity import weights_digest
 from engram_interp.models.sites import Site, by_input
 from engram_interp.options import Keep, Run, Which
-from engram_interp.statistics.convergence import Watch
 from engram_interp.statistics.dealing import Between, dealt, owners_of, recording, summing_of, watch_of
 from engram_interp.statistics.passes import batches_of, one_pass
 from engram_interp.statistics.planning.sizes import (
@@ -70,7 +69,7 @@ def fill_store(
         RuntimeError: if another process writes into it.
     """
     assert keep.store is not None
-    token = 0 if _are_batches(encoded) else token_bytes(adapter)
+    token = 0 if are_batches(encoded) else token_bytes(adapter)
     tokens = tokens_within(token, keep.room)
     settings = _settings(adapter, sites, encoded, positions, run, keep, tokens)
     n_rows = {group: n_counted(examples) for group, examples in encoded.items()}
@@ -136,11 +135,6 @@ def _require_readable_again(encoded: Mapping[str, Examples], n_passes: int) -> N
         )
 
 
-def _are_batches(encoded: Mapping[str, Examples]) -> bool:
-    """Whether examples come in batches of the user's."""
-    return any(isinstance(examples, Data) for examples in encoded.values())
-
-
 def _passes(
     store: Store, sizes: Mapping[str, list[int]], room: int | None, ranks: Ranks, batch: int
 ) -> list[tuple[str, ...]]:
@@ -202,10 +196,8 @@ class _StoredPass(Between):
         self._begun = store.index.progress
         # The first pass finds how much is enough, and the others read as much.
         until = None if keep.until is None or store.index.n_batches is not None else float(keep.until)
-        super().__init__(watch_of(ranks, adapter, sites, encoded, until))
-        if self.watch is not None and self._begun is not None:
-            so_far, sums = self._begun.batches, store.watched()
-            self.watch = Watch(adapter, sites, encoded, float(keep.until or 0), sums, so_far)
+        so_far = 0 if self._begun is None else self._begun.batches
+        super().__init__(watch_of(ranks, adapter, sites, encoded, until, store.watched(), so_far))
         self._digests = Digests(store.groups)
         self._n_batches = 0
         self._clock = _Clock(float(keep.checkpoint_every))

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
+from engram_interp.common.heap import give_back_freed
 from engram_interp.concepts.digest import Digests, require_same_examples
 from engram_interp.statistics.moments import AnyMoment
 from engram_interp.statistics.sharing.ranks import Ranks
@@ -234,6 +235,7 @@ class Store:
             raise KeyError(name)
         if self._last is None or self._last[0] != name:
             self._last = None  # two inputs at a time would be twice the memory
+            give_back_freed()
             self._last = name, read_moments(self.folder, self.index.done[name], name, self.groups)
         return self._last[1]
 

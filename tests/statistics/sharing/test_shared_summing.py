@@ -1,6 +1,5 @@
 """Several processes find what one finds, to rounding."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -11,17 +10,8 @@ import torch
 
 from engram_interp import Statistics, localize
 from engram_interp.cli import main
+from tests.checkout import ENVIRONMENT, ROOT, python
 from tests.conftest import build, token_concept
-
-ROOT = Path(__file__).parents[3]
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore"}
-
-
-def python(*arguments: str, **options) -> subprocess.CompletedProcess[str]:
-    """Run Python in the checkout, on one thread."""
-    return subprocess.run(
-        [sys.executable, *arguments], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False, **options
-    )
 
 
 def require_close(folder: Path, case: str, sizes: list[int]) -> None:

@@ -2,11 +2,9 @@
 
 import json
 import logging
-import os
 import random
 import shutil
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,9 +21,8 @@ from engram_interp.statistics.sharing.ranks import Ranks
 from engram_interp.statistics.store import filling
 from engram_interp.statistics.store.folder import Store
 from engram_interp.statistics.store.index import Index
+from tests.checkout import python
 from tests.conftest import build, token_concept, tokens
-
-ROOT = Path(__file__).parents[3]
 
 
 def require_same(one: Statistics, other: Statistics) -> None:
@@ -412,14 +409,6 @@ if limit:
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 collect(build("llama"), token_concept(), store=sys.argv[1], batch_size=8, progress=False)
 """
-
-
-def python(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run Python in the checkout, on one thread."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore"}
-    return subprocess.run(
-        [sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-    )
 
 
 def test_a_file_that_cannot_be_written_is_an_error_that_names_it_and_nothing_is_lost(llama, tmp_path):
