@@ -68,9 +68,9 @@ BATCH_SHARE = 0.1
 """The share of a budget that a batch should take."""
 SMALLEST = 256
 """Fewer tokens are no batch: a pass over each costs more than its tokens."""
-COPIES = 6
-"""So many copies of what a block's matrices read are alive at most while it runs. On Llamas of 576 x 30 and 1024 x 12 a
-token took 90 to 250 KB on the CPU, and this says 147 and 135."""
+COPIES = 9
+"""So many copies of what a block's matrices read are alive at most while it runs, with holes between them. On Llamas of
+576 x 30 and 1024 x 12 a token took 90 to 250 KB on the CPU, and this says 164 and 172."""
 
 
 def token_bytes(adapter: Adapter) -> int:

@@ -214,6 +214,7 @@ class _StoredPass(Between):
         seen, offered = self._summing.seen, dict(self._summing.offered)
         done = {name: self._store.write_input(name, self._summing.result(name)) for name in seen}
         self._store.finish(self._ranks.merged(done), self._digests, offered, self._n_batches)
+        give_back_freed()  # the next pass should not begin on top of what this one has held
 
     def skips(self, index: int, batch: AnyBatch) -> bool:
         """Whether the sums hold a batch already. At the last of those, all so far must be the same as before."""
