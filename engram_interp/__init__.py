@@ -39,6 +39,9 @@ _NAMES = {
     "engrams.rewriting": "rewrite values_like",
     "engrams.task_vector": "task_vector",
     "engrams.export": "export_hf",
+    "learning.grafting.grafting": "graft",
+    "learning.grafting.graft": "Graft",
+    "learning.protection.protection": "protect Protection",
     # data
     "concepts.concept": "Concept Pair",
     "models.loading": "load_model",

@@ -73,7 +73,7 @@ def test_editors_and_type_checkers_see_every_name_and_option():
 
 ROOMS = (
     "common", "linalg", "options", "figures", "concepts", "models", "answers", "statistics", "engrams", "maps",
-    "effects", "sae", "unlearning", "report", "testbed", "benchmarks", "cli",
+    "effects", "learning", "sae", "unlearning", "report", "testbed", "benchmarks", "cli",
 )  # fmt: skip
 """In the order in which data flows: a room imports those before it."""
 PACKAGE = Path(engram_interp.__file__).parent

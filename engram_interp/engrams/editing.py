@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Protocol, runtime_checkable
 from weakref import WeakKeyDictionary
@@ -40,6 +40,11 @@ class Editable(Protocol):
         """The weight's key for a weight or its bias."""
         ...
 
+    @property
+    def unties(self) -> Collection[str]:
+        """The tensors that an edit parts from others which share their memory."""
+        ...
+
 
 def require_fit(engram: Editable, adapter: Adapter) -> None:
     """Check that an engram may be written into a model.
@@ -52,7 +57,7 @@ def require_fit(engram: Editable, adapter: Adapter) -> None:
         require_shapes(engram, adapter)
     engram.info.require(adapter.info, "the engram")
     adapter.require_editable(engram.tensors)
-    adapter.require_unshared(engram.tensors)
+    adapter.require_unshared(engram.unties)
 
 
 def require_shapes(engram: Editable, adapter: Adapter) -> None:
@@ -129,7 +134,7 @@ class Edit:
         self.originals = {key: adapter.parameter(key).detach().clone() for key in engram.tensors}
         self._nothing = dict.fromkeys(map(engram.weight_of, engram.tensors), 0.0)
         self._alphas = self._nothing
-        self._tie_again = adapter.untie(engram.tensors)
+        self._tie_again = adapter.untie(engram.unties)
 
     def set(self, alpha: Alpha) -> None:
         """Ablate the engram this strongly, from the original weights."""

@@ -39,6 +39,8 @@ class Engram(EngramVector):
         name: the concept's name.
         options: how it was made.
         sites: the matrices that it is part of, where they lie.
+        made_from: the concept or the statistics that it was made from, as `protect` needs them. None in a sum, and
+            where it was read from a file.
 
     Example:
         >>> import engram_interp as ei
@@ -110,7 +112,7 @@ class Engram(EngramVector):
                 alphas = self.alphas(alpha)
                 twin = cast(Model, adapt(model).copy())
             adapter = adapt(twin)
-            adapter.untie(self.tensors)
+            adapter.untie(self.unties)
             write(self, adapter, {key: adapter.parameter(key) for key in self.tensors}, alphas)
         return twin
 

@@ -49,7 +49,8 @@ def extract(
     prepared = prepare(model, concept, which, solve, run, keep)
     changes = (part.change for part in parts(prepared, solve, run.progress, inputs_here(prepared)))
     options = options_of(solve, prepared.statistics.counts, prepared.statistics.positions)
-    return engram_of(prepared.adapter, prepared.sites, _of_all(changes), prepared.statistics.name, options)
+    engram = engram_of(prepared.adapter, prepared.sites, _of_all(changes), prepared.statistics.name, options)
+    return replace(engram, made_from=concept)
 
 
 def _of_all(changes: Iterable[Change]) -> Iterable[Change]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -36,6 +36,7 @@ class EngramVector(IdentityMapping[str, Tensor]):
     name: str | None = None
     options: dict[str, str | float | int | bool | None] = field(default_factory=dict)
     sites: tuple[Site, ...] = ()
+    made_from: Any = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if not self.sites:
@@ -62,6 +63,11 @@ class EngramVector(IdentityMapping[str, Tensor]):
         """The weight's key for a weight or its bias."""
         return key if key in self.weight_norms else self._weights[key]
 
+    @property
+    def unties(self) -> Collection[str]:
+        """The tensors that an edit parts from others which share their memory: an unembedding from its embedding."""
+        return self.tensors
+
     @cached_property
     def _weights(self) -> dict[str, str]:
         """The weight of every bias."""
@@ -86,6 +92,7 @@ class EngramVector(IdentityMapping[str, Tensor]):
             name=f"({self.name} + {other.name})",
             options={key: value for key, value in self.options.items() if other.options.get(key) == value},
             sites=sites,
+            made_from=None,
         )
 
     def __sub__(self, other: Self) -> Self:

@@ -24,7 +24,7 @@ from engram_interp.linalg.norms import Heads
 from engram_interp.models import hooks
 from engram_interp.models.hooks import Record
 from engram_interp.models.identity import ModelInfo
-from engram_interp.models.memory import norms_and_embeddings, shared
+from engram_interp.models.memory import contains, norms_and_embeddings, shared
 from engram_interp.models.selection import Unreadable, readable_sites
 from engram_interp.models.sites import Input, Site
 from engram_interp.options import Read, Which
@@ -125,6 +125,18 @@ class Adapter(ABC):
     @abstractmethod
     def parameter(self, key: str) -> Tensor:
         """The tensor where a weight or bias lives, in its own shape. Writing into it edits the model."""
+
+    def other_parameters(self) -> dict[str, nn.Parameter]:
+        """The parameters that hold no matrix and no bias of one, by path: norms, embeddings, what is not covered."""
+        keys = [key for site in self.all_sites() for key in (site.path, site.bias) if key is not None]
+        matrices = [self.parameter(key) for key in keys]
+        found: dict[int, tuple[str, nn.Parameter]] = {}
+        for path, module in self.named_modules().items():
+            for name, one in module._parameters.items():
+                if one is None or id(one) in found or any(contains(one, matrix) for matrix in matrices):
+                    continue
+                found[id(one)] = (f"{path}.{name}" if path else name), one
+        return dict(found.values())
 
     def weight(self, site: Site) -> Float[Tensor, "out in"]:
         """A matrix as the formulas have it."""

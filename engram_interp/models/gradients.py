@@ -70,6 +70,16 @@ def masks(adapter: Adapter, parts: Mapping[str, Bool[Tensor, "..."]]) -> dict[nn
     return found
 
 
+def holders(adapter: Adapter, keys: Collection[str]) -> dict[str, list[nn.Parameter]]:
+    """The parameters of which each weight is a part.
+
+    Raises:
+        ValueError: if a weight is part of no parameter.
+    """
+    every = _parameters(adapter)
+    return {key: _holders(adapter, key, every) for key in keys}
+
+
 def _parameters(adapter: Adapter) -> set[nn.Parameter]:
     modules = adapter.named_modules().values()
     return {one for module in modules for one in module._parameters.values() if one is not None}

@@ -93,6 +93,8 @@ class TransformerBridgeAdapter(LanguageAdapter):
         """
         found = matrices.find(self.model, key)
         if found is None:
+            found = self.other_parameters().get(key)
+        if found is None:
             raise ValueError(f"{self.info.name!r} has no parameter {key}")
         return found
 

@@ -1,0 +1,1 @@
+"""Which part of `W - W_0` carries a memory?"""

@@ -1,0 +1,1 @@
+"""How does a memory survive what is learned next?"""

@@ -1,0 +1,1 @@
+"""When does a memory form, and does it move?"""
