@@ -23,6 +23,9 @@ _NAMES = {
     "maps.overlap": "overlap Overlap Interference",
     "maps.complement": "complement Complement",
     "maps.reading": "reads writes",
+    "learning.tracking.track": "track",
+    "learning.tracking.trajectory": "Trajectory",
+    "learning.tracking.callback": "EngramCallback StreamingEngramCallback",
     # test
     "effects.criteria": "criteria Criteria",
     "effects.attribution": "attribute Attribution",

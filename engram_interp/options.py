@@ -1,4 +1,6 @@
-"""The options that calls share: which matrices, how to solve, how to run, where to keep. Each is declared here, once.
+"""The options that calls share: which matrices, how to solve, how to run, where to keep, what to compare with.
+
+Each is declared here, once.
 
 A function that takes them is written with one argument for each kind, and called with the options as keywords:
 
@@ -210,11 +212,46 @@ class Keep:
         return None if self.budget is None else n_bytes(self.budget, "budget")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Compare:
+    """What sizes are compared with.
+
+    Attributes:
+        null: what sizes are compared with. `"siblings"`: other whole memories, as `groups` says, each set of as many as
+            the target consists of. Everything that was learned as a whole leaves like traces, so this null tells what
+            is the target's own. `"resampled"`: random examples of target and reference together, as many as the target
+            has. Any whole memory differs from these nearly everywhere. `"analytic"`: a target with the second moments
+            of all examples. It costs nothing, and a small target exceeds it by noise alone. The first two keep the rows
+            of every input, and give p-values and intervals; the memory and time that this takes are logged before it
+            starts, as a warning if it is over 1 GB or 30 s and `progress` is not False. None takes siblings where the
+            concept has 19 or more of them and the filter allows it, and else the analytic null, as for statistics; also
+            where the rows of pictures would take over 2 GB, which a warning says.
+        groups: which memory each example belongs to: a function of an example, a list with a label for each reference
+            example, or `{"target": [...], "reference": [...]}`. An example labelled None belongs to no memory. None
+            goes by the subject that prompts share, where the target has one, and else takes blocks of consecutive
+            reference examples, as long as the target. `memories` of the map says which it was.
+        gradient: also says how much more the target's answers rely on a matrix than its siblings' do: `reliance`, from
+            `-<dL/dW, W> / |dL/dW|`, by a backward pass over every memory. A significant score must then be significant
+            in it too, so that text that is new to the model is starred less; the score itself stays as it is. Where a
+            memory is a small part of its matrices, as in large models, the reliance finds it and the score does not:
+            see `top(by="reliance")`. It hardly tells apart what scales the same thing: `W_V` and `W_O`, `W_Q` and
+            `W_K`, the linear half of a gated MLP and its `W_out`.
+        draws: how many sets at most; p-values are multiples of `1 / (draws + 1)`.
+        seed: of the sets.
+    """
+
+    null: str | None = None
+    groups: Any = None
+    gradient: bool = False
+    draws: int = 199
+    seed: int = 0
+
+
 def takes(*kinds: type) -> Callable[[Callable[..., R]], Callable[..., R]]:
     """Let a function be called with the options of these kinds as keywords.
 
     Args:
-        kinds: `Which`, `Read`, `Cut`, `Solve`, `Show`, `Run` or `Keep`. The function has an argument for each, named
+        kinds: `Which`, `Read`, `Cut`, `Solve`, `Show`, `Run`, `Keep` or `Compare`. The function has an argument for each, named
             as its kind in lower case.
 
     Example:

@@ -123,6 +123,11 @@ class Data(Sequence[Any]):
         return DataExample(self, number)
 
     @property
+    def is_labelled(self) -> bool:
+        """Whether its batches have labels."""
+        return self._labelled
+
+    @property
     def is_once(self) -> bool:
         """Whether it can be read once only."""
         return isinstance(self._source, Iterator)

@@ -57,6 +57,19 @@ def exceedance(z: Float[Tensor, "set unit"], tie: Float[Tensor, "unit"] | float 
     return torch.empty_like(p).scatter_(0, order, p)
 
 
+def band(of_sets: Float[Tensor, "set unit"]) -> tuple[Float[Tensor, "unit"], Float[Tensor, "unit"]]:
+    """The ends between which the middle 95 % of the sets lie.
+
+    Example:
+        >>> low, high = band(torch.arange(201).double()[:, None])
+        >>> low.tolist(), high.tolist()
+        ([5.0], [195.0])
+    """
+    tail = (1 - LEVEL) / 2
+    low, high = of_sets.double().quantile(torch.tensor([tail, 1 - tail], dtype=torch.float64), dim=0)
+    return low.to(of_sets), high.to(of_sets)
+
+
 def interval_about(
     value: Float[Tensor, "unit"], bootstraps: Float[Tensor, "set unit"]
 ) -> tuple[Float[Tensor, "unit"], Float[Tensor, "unit"]]:

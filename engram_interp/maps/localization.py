@@ -6,7 +6,7 @@ model and the concept, take every part, measure it, and put the sizes into a tab
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 
@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from engram_interp.concepts.concept import TARGET, Concept
-from engram_interp.concepts.memories import Groups, has_siblings
+from engram_interp.concepts.memories import has_siblings
 from engram_interp.engrams.parts import Part, inputs_here, parts, prepare
 from engram_interp.maps.localization_map import ANALYTIC, NULLS, SIBLINGS, LocalizationMap
 from engram_interp.maps.null_pass import is_too_large, takes_of_nothing, with_null
@@ -25,26 +25,22 @@ from engram_interp.maps.quantities import Sizes, sizes_of
 from engram_interp.models import Adapter
 from engram_interp.models.exclusive import exclusive
 from engram_interp.models.sites import Site, by_input
-from engram_interp.options import Keep, Run, Solve, Which, takes
+from engram_interp.options import Compare, Keep, Run, Solve, Which, takes
 from engram_interp.statistics.sharing.ranks import Ranks
 from engram_interp.statistics.statistics import Statistics
 
 
 @exclusive
-@takes(Which, Solve, Run, Keep)
+@takes(Which, Solve, Run, Keep, Compare)
 def localize(
     model: nn.Module,
     concept: Concept | Statistics,
     *,
-    null: str | None = None,
-    groups: Groups | None = None,
-    gradient: bool = False,
-    draws: int = 199,
-    seed: int = 0,
     which: Which,
     solve: Solve,
     run: Run,
     keep: Keep,
+    compare: Compare,
 ) -> LocalizationMap:
     """How much of every matrix and head the concept owns, and how much that is over a target with nothing of its own.
 
@@ -59,27 +55,6 @@ def localize(
     Args:
         model: a `HookedTransformer` or `TransformerBridge`, however its weights were processed, or a plain module.
         concept: what to look for, or its statistics.
-        null: what sizes are compared with. `"siblings"`: other whole memories, as `groups` says, each set of as many as
-            the target consists of. Everything that was learned as a whole leaves like traces, so this null tells what
-            is the target's own. `"resampled"`: random examples of target and reference together, as many as the target
-            has. Any whole memory differs from these nearly everywhere. `"analytic"`: a target with the second moments
-            of all examples. It costs nothing, and a small target exceeds it by noise alone. The first two keep the rows
-            of every input, and give p-values and intervals; the memory and time that this takes are logged before it
-            starts, as a warning if it is over 1 GB or 30 s and `progress` is not False. None takes siblings where the
-            concept has 19 or more of them and the filter allows it, and else the analytic null, as for statistics; also
-            where the rows of pictures would take over 2 GB, which a warning says.
-        groups: which memory each example belongs to: a function of an example, a list with a label for each reference
-            example, or `{"target": [...], "reference": [...]}`. An example labelled None belongs to no memory. None
-            goes by the subject that prompts share, where the target has one, and else takes blocks of consecutive
-            reference examples, as long as the target. `memories` of the map says which it was.
-        gradient: also says how much more the target's answers rely on a matrix than its siblings' do: `reliance`, from
-            `-<dL/dW, W> / |dL/dW|`, by a backward pass over every memory. A significant score must then be significant
-            in it too, so that text that is new to the model is starred less; the score itself stays as it is. Where a
-            memory is a small part of its matrices, as in large models, the reliance finds it and the score does not:
-            see `top(by="reliance")`. It hardly tells apart what scales the same thing: `W_V` and `W_O`, `W_Q` and
-            `W_K`, the linear half of a gated MLP and its `W_out`.
-        draws: how many sets at most; p-values are multiples of `1 / (draws + 1)`.
-        seed: of the sets.
 
     Raises:
         ValueError: if `null` is another word, the reference has fewer than two memories to compare with, `draws` is
@@ -94,26 +69,47 @@ def localize(
         >>> wmap.top(2)["component"].tolist()
         ['W_gate', 'W_in']
     """
-    asked, null = null, _null(concept, null, groups, solve, keep)
-    if asked is None and null == SIBLINGS and groups is None and is_too_large(model, concept, which):
+    return located(model, concept, which, solve, run, keep, compare, lambda part: None)
+
+
+def located(
+    model: nn.Module,
+    concept: Concept | Statistics,
+    which: Which,
+    solve: Solve,
+    run: Run,
+    keep: Keep,
+    compare: Compare,
+    look: Callable[[Part], None],
+) -> LocalizationMap:
+    """The map of `localize`. `look` gets every matrix with its engram before it is measured."""
+    null, groups = _null(concept, compare, solve, keep), compare.groups
+    if compare.null is None and null == SIBLINGS and groups is None and is_too_large(model, concept, which):
         null = ANALYTIC
-    if gradient and null != SIBLINGS:
+    if compare.gradient and null != SIBLINGS:
         raise ValueError(f'gradient=True takes a gradient for each memory: it needs null="siblings"; null is {null!r}')
     if groups is not None and null != SIBLINGS:
         raise ValueError(f'groups say which examples are one memory: they need null="siblings"; null is {null!r}')
     if null == ANALYTIC:
         prepared, sets = prepare(model, concept, which, solve, run, keep), None
     else:
-        prepared, sets = with_null(model, concept, null, groups, gradient, draws, seed, which, solve, run)
+        prepared, sets = with_null(model, concept, replace(compare, null=null), which, solve, run)
     mine = inputs_here(prepared)
-    made = parts(prepared, solve, run.progress, mine)
+    made = _looked_at(parts(prepared, solve, run.progress, mine), look)
     statistics = prepared.statistics
     wmap = map_of(prepared.adapter, prepared.sites, made, statistics.counts, statistics.name, null, sets, mine)
     return replace(wmap, positions=statistics.positions)
 
 
-def _null(concept: Concept | Statistics, null: str | None, groups: Groups | None, solve: Solve, keep: Keep) -> str:
+def _looked_at(made: Iterable[Part], look: Callable[[Part], None]) -> Iterator[Part]:
+    for part in made:
+        look(part)
+        yield part
+
+
+def _null(concept: Concept | Statistics, compare: Compare, solve: Solve, keep: Keep) -> str:
     """What is compared with, if nobody says it."""
+    null, groups = compare.null, compare.groups
     if null is not None and null not in NULLS:
         raise ValueError(f"null must be {' or '.join(map(repr, NULLS))}; got {null!r}")
     if keep != Keep():

@@ -45,13 +45,15 @@ class LocalizationMap(IdentityMapping[str, float]):
     ============== ====================== ==========================================================================
     `wnorm`        `fisher`               `|W+| / |W|` in the Frobenius norm, and `|W+ S^1/2| / |W S^1/2|`
     `expected`     `fisher_expected`      what the null gives: `(n/N) W Pi`, or the mean of random sets
+    `null_low`     `fisher_null_low`      where the middle 95 % of random sets begin
+    `null_high`    `fisher_null_high`     where they end
     `excess`       `fisher_excess`        their ratio; 1 means nothing of its own
     `p_value`      `fisher_p_value`       against random sets of equal size, corrected for all matrices (or heads)
     `low`, `high`  `fisher_low`, `..high` a 95 % interval of the excess, over resamplings of the target's examples
     ============== ====================== ==========================================================================
 
-    A map that is compared with sets of examples (`null="siblings"` or `"resampled"`) has the last three, and as many
-    columns for three more quantities, whose other columns begin with their name (`gain_p_value`):
+    A map that is compared with sets of examples (`null="siblings"` or `"resampled"`) has the band of the null and the
+    last three, and as many columns for three more quantities, whose other columns begin with their name (`gain_p_value`):
 
     ============== ================================================================================================
     `gain`         `|W U M| / |M|`: how much of the soft projector a matrix lets through, over what it would let
@@ -223,8 +225,8 @@ class LocalizationMap(IdentityMapping[str, float]):
         if self.is_plain:
             title, frame = _title(self, quantity), self.to_frame()
             names, values = frame["key"].tolist(), frame[quantity].tolist()
-            return module_bars(names, values, _stars(self, frame, quantity), _scale(quantity), title)
-        title, scale, components = _title(self, quantity), _scale(quantity), self.components
+            return module_bars(names, values, _stars(self, frame, quantity), map_scale(quantity), title)
+        title, scale, components = _title(self, quantity), map_scale(quantity), self.components
         grid, significant = self.grid(quantity), _significant(self, quantity, self.grid)
         if UNEMBED not in components:
             return component_map(grid, significant, components, None, scale, title)
@@ -314,7 +316,7 @@ def _plot_units(
     title = _title(wmap, quantity, f" by {unit}")
     grids = {name: units(name, quantity) for name in names}
     significant = {name: _significant(wmap, quantity, partial(units, name)) for name in names}
-    return layer_maps(grids, significant, unit, _scale(quantity), title)
+    return layer_maps(grids, significant, unit, map_scale(quantity), title)
 
 
 def _plot_rows(wmap: LocalizationMap, unit: str, names: Sequence[str], quantity: str) -> go.Figure:
@@ -326,7 +328,7 @@ def _plot_rows(wmap: LocalizationMap, unit: str, names: Sequence[str], quantity:
     rows = {name: _of_unit(wmap, name, unit) for name in names}
     values = {name: frame.sort_values(unit)[quantity].tolist() for name, frame in rows.items()}
     stars = {name: _stars(wmap, frame.sort_values(unit), quantity) for name, frame in rows.items()}
-    return unit_rows(values, stars, what, _scale(quantity), title)
+    return unit_rows(values, stars, what, map_scale(quantity), title)
 
 
 def _stars(wmap: LocalizationMap, frame: pd.DataFrame, quantity: str) -> list[bool]:
@@ -343,7 +345,8 @@ def _significant(wmap: LocalizationMap, quantity: str, grid: Callable[[str], Ten
     return grid(p_value) <= SIGNIFICANT
 
 
-def _scale(quantity: str) -> Scale:
+def map_scale(quantity: str) -> Scale:
+    """What the colours of a quantity mean."""
     found = MAP_QUANTITIES[quantity]
     if found.metric in STANDARDISED:
         return Scale(f"{found.metric.title}, in standard deviations over its null", signed=True)
@@ -361,5 +364,5 @@ def _title(wmap: LocalizationMap, quantity: str, by: str = "") -> str:
     stars = f" (* p ≤ {SIGNIFICANT:g}{family})" if "p_value" in wmap.quantities else ""
     if metric in STANDARDISED:
         return f"{metric.title}{by}{concept} in {wmap.model}, in standard deviations of {_compared_with(wmap)}{stars}"
-    what = _scale(quantity).title.replace("its null", _compared_with(wmap))
+    what = map_scale(quantity).title.replace("its null", _compared_with(wmap))
     return f"{what}{by}{concept} in {wmap.model}{stars}"

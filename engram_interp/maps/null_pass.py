@@ -30,7 +30,7 @@ from engram_interp.maps.reliance import set_products
 from engram_interp.maps.set_norms import few_rows
 from engram_interp.models import Adapter, adapt
 from engram_interp.models.sites import Input, Site
-from engram_interp.options import Run, Solve, Which
+from engram_interp.options import Compare, Run, Solve, Which
 from engram_interp.statistics.passes import warn_of_few
 from engram_interp.statistics.rows import collect_rows
 from engram_interp.statistics.statistics import Statistics
@@ -46,11 +46,7 @@ TOO_LARGE = 2e9
 def with_null(
     model: nn.Module,
     concept: Concept | Statistics,
-    null: str,
-    groups: Groups | None,
-    gradient: bool,
-    draws: int,
-    seed: int,
+    compare: Compare,
     which: Which,
     solve: Solve,
     run: Run,
@@ -62,7 +58,8 @@ def with_null(
             there are no memories to compare with; see also `collect`.
         TypeError: if `concept` is not a `Concept`.
     """
-    draws, seed = whole(draws, "draws", at_least=MIN_DRAWS), whole(seed, "seed", at_least=0)
+    null, groups = str(compare.null), compare.groups
+    draws, seed = whole(compare.draws, "draws", at_least=MIN_DRAWS), whole(compare.seed, "seed", at_least=0)
     if isinstance(concept, Statistics):
         raise TypeError(f'null="{null}" draws whole examples, which statistics do not hold: give the Concept itself')
     require_concept(concept)
@@ -79,7 +76,7 @@ def with_null(
         siblings = [encoded[REFERENCE][i - n_target] for some in memories.siblings for i in some]
         if concept.is_text:
             warn_if_unknown(adapter, encoded[TARGET], siblings, run)
-    products = {} if memories is None or not gradient else set_products(adapter, sites, encoded, sets, memories, run)
+    products = {} if memories is None or not compare.gradient else set_products(adapter, sites, encoded, sets, memories, run)
     rows = collect_rows(adapter, sites, encoded, run)
     sites = [site for site in adapter.reached(sites, which) if site.input in rows]
     of_sides = {

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from engram_interp.engrams.parts import Part
 from engram_interp.linalg.filters import soft
-from engram_interp.linalg.intervals import exceedance, family_p_values, interval, interval_about
+from engram_interp.linalg.intervals import band, exceedance, family_p_values, interval, interval_about
 from engram_interp.linalg.norms import share
 from engram_interp.maps.null_sets import N_BOOTSTRAPS, NullSets, rows_of_sets
 from engram_interp.maps.quantities import GAIN, METRICS, OBLIQUE, RELIANCE, SCORE, WNORM, Metric, Norms, Sizes
@@ -56,13 +56,18 @@ class Compared:
         return mean.where(mean > 0, self.fallback)
 
     def columns(self, n_target: int) -> dict[str, Tensor]:
-        """Expected size, excess, and the ends of its interval, by kind. One example says nothing about others."""
+        """Expected size, the band of random sets, excess, and the ends of its interval, by kind.
+
+        One example says nothing about others.
+        """
         noise = self.noise
         excess = share(self.target, noise)
         low, high = interval(excess, share(self.sets[-N_BOOTSTRAPS:], noise))
         if n_target == 1:
             low, high = torch.full_like(low, torch.nan), torch.full_like(high, torch.nan)
-        return {"expected": self.unit * noise, "excess": excess, "low": low, "high": high}
+        null_low, null_high = (self.unit * end for end in band(self.random[1:]))
+        found = {"expected": self.unit * noise, "null_low": null_low, "null_high": null_high}
+        return {**found, "excess": excess, "low": low, "high": high}
 
 
 @dataclass(frozen=True)
@@ -182,7 +187,9 @@ def _scores(measured: dict[str, Measured], n_target: int) -> dict[str, dict[str,
         if n_target == 1:
             low, high = torch.full_like(low, torch.nan), torch.full_like(high, torch.nan)
         excess, p_value = above_others(of_sets[0]), score_p_values(of_sets)
-        return {"size": of_sets[0], "excess": excess, "p_value": p_value, "low": low, "high": high}
+        null_low, null_high = band(of_sets[1:])
+        found = {"size": of_sets[0], "null_low": null_low, "null_high": null_high, "excess": excess}
+        return {**found, "p_value": p_value, "low": low, "high": high}
 
     return _by_family(both, columns)
 

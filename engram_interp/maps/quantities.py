@@ -42,7 +42,7 @@ class Metric:
     prefix: str = ""
 
     def column(self, kind: str) -> str:
-        """The column of what this metric says: `size`, `expected`, `excess`, `p_value`, `low` or `high`."""
+        """The column of what this metric says, by its kind: see `KINDS`."""
         return self.name if kind == "size" else f"{self.prefix}{kind}"
 
     def norms(self, part: Part, matrix: Float[Tensor, "out d"]) -> Float[Tensor, "unit"]:
@@ -75,7 +75,7 @@ class Quantity:
 
     Attributes:
         metric: how it is measured.
-        kind: what it is: `size`, `expected`, `excess`, `p_value`, `low` or `high`.
+        kind: what it is; see `KINDS`.
     """
 
     metric: Metric
@@ -91,7 +91,7 @@ class Quantity:
         return self.metric.column(kind)
 
 
-KINDS = ("size", "expected", "excess", "p_value", "low", "high")
+KINDS = ("size", "expected", "null_low", "null_high", "excess", "p_value", "low", "high")
 MAP_QUANTITIES = {metric.column(kind): Quantity(metric, kind) for metric in (*METRICS, *RELATIVE) for kind in KINDS}
 """What a map may hold, by column."""
 

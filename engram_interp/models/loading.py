@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 from collections.abc import Mapping
@@ -23,6 +24,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from engram_interp.common.randomness import unchanged_randomness
 from engram_interp.models.lens import TransformerBridge, unchanged_verbosity
 from engram_interp.models.placing import Devices, device_map_of, is_offloaded, load_offloaded
 from engram_interp.models.wheels import converted, is_on_hub, wheel_of
@@ -296,3 +298,25 @@ def bridge_of(name: str, hf: PreTrainedModel) -> TransformerBridge:
 def _placeholder_tokenizer() -> PreTrainedTokenizerBase:
     """A tokenizer to boot a bridge with that has none, since TransformerLens demands one."""
     return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({"a": 0}, unk_token="a")))
+
+
+def as_language_model(model: nn.Module, tokenizer: Any = None) -> nn.Module:
+    """A Hugging Face language model as a bridge that shares its parameters, if there is a tokenizer for it.
+
+    The model itself stays as it is: the bridge has modules of its own around the same tensors. Where TransformerLens
+    splits fused matrices it has copies, so make another bridge after the weights have changed.
+
+    Args:
+        model: any model; one that is no Hugging Face language model is returned as it is.
+        tokenizer: how it reads text. None returns the model as it is.
+    """
+    if tokenizer is None or not isinstance(model, PreTrainedModel):
+        return model
+    known: dict[int, Any] = {id(one): one for one in (*model.parameters(), *model.buffers())}
+    twin = copy.deepcopy(model, known)
+    name = str(getattr(model.config, "_name_or_path", "") or type(model).__name__)
+    with unchanged_verbosity(), unchanged_randomness():
+        transformers_logging.set_verbosity_error()
+        bridge = TransformerBridge.boot_transformers(name, hf_model=twin, dtype=model.dtype, tokenizer=tokenizer)
+    bridge.cfg.default_prepend_bos = _puts_bos(tokenizer)
+    return bridge

@@ -16,6 +16,7 @@ from engram_interp.engrams.parts import input_data
 from engram_interp.linalg.norms import output_norm, share
 from engram_interp.linalg.second_moment import SecondMoment
 from engram_interp.models import Adapter
+from engram_interp.models.gradients import holders
 from engram_interp.models.sites import Site, by_input
 from engram_interp.options import Solve
 from engram_interp.statistics.statistics import Statistics
@@ -81,8 +82,14 @@ def projections_of(
     """
     found = {}
     for name, readers in by_input(sites).items():
-        # Training moves a bias that is zero, too.
-        absorbed = any(site.bias is not None for site in adapter.all_sites() if site.input == name)
+        absorbed = any(_learns_bias(adapter, site) for site in adapter.all_sites() if site.input == name)
         data = input_data(statistics, name, absorbed, solve)
         found[str(name)] = Projection(data.P_plus, data.target, tuple(readers), absorbed)
     return found
+
+
+def _learns_bias(adapter: Adapter, site: Site) -> bool:
+    """Whether training moves a matrix's bias: TransformerLens has zeros where a model has none, which stay zeros."""
+    if site.bias is None or not adapter.parameter(site.bias).any():
+        return False
+    return any(one.requires_grad for one in holders(adapter, [site.bias])[site.bias])

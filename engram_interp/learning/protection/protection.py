@@ -52,9 +52,9 @@ def protect(
     """Keeps memories while the model learns something else: for the length of a `with` block, or until `remove`.
 
     Every step that an optimizer takes is projected: `W - W_before` becomes `(W - W_before)(I - g(P+))`, with `P+` of
-    everything that is kept. Embeddings change by as much less as what is kept owns of a token, and parameters that hold
-    no matrix, as norms, are frozen, so nothing else moves what the model says of it. Entries of a graft are frozen, and
-    all others are free.
+    everything that is kept. Embeddings change by as much less as what is kept owns of a token. Everything else is frozen:
+    norms, biases that are zero, matrices that are not asked for. So nothing moves what the model says of what is kept.
+    Entries of a graft are frozen, and all others are free.
 
     Args:
         model: the model that is trained. Its weights are those whose inputs are kept.
@@ -100,10 +100,19 @@ def protect(
         sites = [site for site in adapter.sites(which.components, which.layers) if site.key in kept.statistics.keys]
         projections = projections_of(adapter, kept.statistics, sites, solve)
         frozen = _others(adapter, token_shares(adapter, kept.concept), filter)
+        frozen |= {key: torch.ones([1] * adapter.parameter(key).dim()) for key in _untouched(adapter, projections)}
     for graft in kept.grafts:
         for key, mask in graft.masks.items():
             frozen[key] = torch.maximum(frozen.get(key, torch.zeros(mask.shape)), mask.float())
     return Protection(adapter, projections, frozen)
+
+
+def _untouched(adapter: Adapter, projections: Mapping[str, Projection]) -> list[str]:
+    """The matrices that are not protected, and the biases that no projection holds: they stay as they are."""
+    held = {key for one in projections.values() for site in one.readers for key in (site.path, site.bias)}
+    free = {site.bias for one in projections.values() if not one.absorbed for site in one.readers}
+    keys = dict.fromkeys(key for site in adapter.all_sites() for key in (site.path, site.bias) if key is not None)
+    return [key for key in keys if key not in held or key in free]
 
 
 def _others(adapter: Adapter, tokens: Tensor | None, filter: Function) -> dict[str, Tensor]:
@@ -180,17 +189,17 @@ class Protection:
                 rows.append({"key": site.key, "moved": one.moved(site, self._start, now), "changed": changed})
         return pd.DataFrame(rows, columns=["key", "moved", "changed"])
 
-    def _mine(self, optimizer: Optimizer) -> list[str]:
-        """What an optimizer may write into."""
+    def _is_mine(self, optimizer: Optimizer) -> bool:
+        """Whether an optimizer may write into what is protected."""
         given = {id(one) for group in optimizer.param_groups for one in group["params"]}
-        return [key for key in self._keys if self._holders[key] & given]
+        return any(given & self._holders[key] for key in self._keys)
 
     def _remember(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         """Before a step: the weights as they are."""
         del args, kwargs
-        if keys := self._mine(optimizer):
+        if self._is_mine(optimizer):
             self._warn_if_written()
-            self._before[id(optimizer)] = {key: self._adapter.parameter(key).detach().clone() for key in keys}
+            self._before[id(optimizer)] = {key: self._adapter.parameter(key).detach().clone() for key in self._keys}
 
     @torch.no_grad()
     def _project(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
@@ -202,11 +211,9 @@ class Protection:
         now = {key: self._adapter.parameter(key).detach() for key in before}
         for one in self._projections.values():
             for site in one.readers:
-                if site.path in before:
-                    one.step(site, before, now)
+                one.step(site, before, now)
         for key, kept in self._frozen.items():
-            if key in before:
-                now[key].add_((before[key] - now[key]) * kept.to(now[key]))
+            now[key].add_((before[key] - now[key]) * kept.to(now[key]))
         self.n_steps += 1
         self._versions = self._seen()
 

@@ -236,15 +236,26 @@ class TorchModuleAdapter(Adapter):
         Raises:
             ValueError: if the model refuses the batch, or rows of an input cannot be told apart by example.
         """
+        listening = self.listening(batch, inputs, record)
+        with torch.no_grad(), evaluating(self.model), listening:
+            self._call(batch, listening)
+        listening.finish()
+
+    def listening(self, batch: DataBatch, inputs: Collection[Input] | None, record: Record) -> Listening:
+        """What hands on the inputs of a pass that runs while it is entered; `finish` it afterwards.
+
+        Args:
+            batch: what goes through the model, and what counts of it.
+            inputs: what is handed on; None hands on everything.
+            record: gets every input's activation.
+        """
         sites: dict[int, list[Site]] = {}
         for site in self._sites:
             sites.setdefault(id(self.parameter(site.path)), []).append(site)
         tensors = self.model.named_parameters()
         paths = {one.untyped_storage().data_ptr(): path for path, one in tensors if one.dim() > 1}
-        listening = Listening(sites, paths, batch, self._known, inputs, record)
-        with torch.no_grad(), evaluating(self.model), listening:
-            self._call(batch, listening)
-        listening.finish()
+        wanted = {str(site.input) for site in self.all_sites()} if inputs is None else inputs
+        return Listening(sites, paths, batch, self._known, wanted, record)
 
     def outputs(self, batch: DataBatch) -> Any:
         """What the model makes of a batch, in evaluation mode. It can be differentiated."""

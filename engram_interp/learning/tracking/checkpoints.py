@@ -1,0 +1,148 @@
+"""What is a checkpoint, and at which step was it? Models, folders, state dicts and functions, loaded one at a time."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from engram_interp.models import adapt
+from engram_interp.models.loading import load_model
+
+Checkpoint: TypeAlias = Any
+"""A model, a folder or file or name, a state dict, a function that returns a model, or `(step, one of these)`."""
+Loader: TypeAlias = Callable[[], nn.Module]
+
+_STEP = re.compile(r"(\d+)(?!.*\d)")
+
+
+@dataclass(frozen=True)
+class Source:
+    """One checkpoint, not loaded yet.
+
+    Attributes:
+        step: when it was written.
+        name: what errors and tables call it.
+        load: gives its model.
+    """
+
+    step: int
+    name: str
+    load: Loader
+
+
+def sources(checkpoints: Checkpoint, model: nn.Module | None, load: Callable[[Any], nn.Module] | None) -> Iterator[Source]:
+    """Every checkpoint with its step, in the order in which they are given; those of a folder in the order of steps.
+
+    Args:
+        checkpoints: an iterable of checkpoints, or a folder that holds a folder for each.
+        model: the architecture that state dicts are loaded into. It is copied.
+        load: what makes a model of a folder or a name. None takes `load_model`.
+
+    Raises:
+        ValueError: if a step comes twice or is no whole number, a folder holds no checkpoints, or a state dict comes
+            without a model.
+        TypeError: if something is no checkpoint.
+    """
+    if isinstance(checkpoints, (str, os.PathLike)):
+        checkpoints = _in_folder(Path(checkpoints))
+    if isinstance(checkpoints, (nn.Module, Mapping)) or not isinstance(checkpoints, Iterable):
+        raise TypeError(f"checkpoints must be several, in a list or a folder; got a {type(checkpoints).__name__}")
+    seen: set[int] = set()
+    for place, given in enumerate(checkpoints):
+        step, what = _apart(given, place)
+        if step in seen:
+            raise ValueError(f"the step {step} comes twice: give each checkpoint a step of its own, as (step, checkpoint)")
+        seen.add(step)
+        yield Source(step, _name_of(what, step), _loader(what, step, model, load or load_model))
+        del given, what  # nothing here holds a model while the next is made
+
+
+def step_in(name: str) -> int | None:
+    """The last number in a name, as in `checkpoint-500`; None if there is none.
+
+    Example:
+        >>> step_in("run2/checkpoint-500"), step_in("final")
+        (500, None)
+    """
+    found = _STEP.search(name)
+    return None if found is None else int(found[1])
+
+
+def _in_folder(folder: Path) -> list[tuple[int, Path]]:
+    """The checkpoints that a folder holds, by step."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder {folder} with checkpoints")
+    inside = [one for one in folder.iterdir() if one.suffix == ".safetensors" or (one / "config.json").is_file()]
+    found = sorted((step, one) for one in inside if (step := step_in(one.stem if one.is_file() else one.name)) is not None)
+    if not found:
+        raise ValueError(
+            f"{folder} holds no checkpoints: folders with a config.json, or .safetensors files, with a number in their "
+            f"name, such as checkpoint-500"
+        )
+    return found
+
+
+def _apart(given: Any, place: int) -> tuple[int, Any]:
+    """The step of a checkpoint, and the checkpoint."""
+    if isinstance(given, (tuple, list)) and len(given) == 2:
+        step, what = given
+        if isinstance(step, bool) or not isinstance(step, int) or step < 0:
+            raise ValueError(f"a step must be a whole number, 0 or more; got {step!r} for checkpoint {place}")
+        return step, what
+    found = step_in(Path(given).name) if isinstance(given, (str, os.PathLike)) else None
+    return place if found is None else found, given
+
+
+def _name_of(what: Any, step: int) -> str:
+    if isinstance(what, (str, os.PathLike)):
+        return str(what)
+    return f"step {step} (a {type(what).__name__})"
+
+
+def _loader(what: Any, step: int, model: nn.Module | None, load: Callable[[Any], nn.Module]) -> Loader:
+    if isinstance(what, nn.Module):
+        return lambda: what
+    if isinstance(what, Mapping):
+        return lambda: _filled(_required(model, step), what, step)
+    if isinstance(what, (str, os.PathLike)):
+        path = Path(what)
+        if path.suffix == ".safetensors":
+            return lambda: _filled(_required(model, step), _read(path), step)
+        return lambda: load(what)
+    if callable(what):
+        return what
+    raise TypeError(f"checkpoint {step} must be a model, a folder, a state dict or a function; got a {type(what).__name__}")
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    from safetensors.torch import load_file
+
+    return load_file(path)
+
+
+def _required(model: nn.Module | None, step: int) -> nn.Module:
+    if model is None:
+        raise ValueError(f"checkpoint {step} is a state dict: say with model=... what it is loaded into")
+    return model
+
+
+def _filled(model: nn.Module, state: Mapping[str, Tensor], step: int) -> nn.Module:
+    """A copy of a model with other weights.
+
+    Raises:
+        ValueError: if the weights are not the model's in name and shape.
+    """
+    twin = adapt(model).copy()
+    try:
+        with torch.no_grad():
+            twin.load_state_dict(dict(state))
+    except RuntimeError as error:
+        raise ValueError(f"the state dict of step {step} does not fit the model: {' '.join(str(error).split())}") from None
+    return twin

@@ -1,0 +1,413 @@
+"""One checkpoint after the other: what is measured of each, and where it is kept until the trajectory is put together.
+
+A folder holds a file for each step, and the matrices of the last one, from which the next is told apart. So one model is
+in memory at a time, and a track that was interrupted goes on where it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from engram_interp.answers.scoring import score
+from engram_interp.common.storage import fingerprint
+from engram_interp.common.writing import replacing
+from engram_interp.concepts.concept import REFERENCE, TARGET, Concept, TokenExample, require_concept
+from engram_interp.engrams.parts import Part
+from engram_interp.engrams.weights import without_bias
+from engram_interp.learning.tracking.measured import Measured
+from engram_interp.linalg.filters import filter_name
+from engram_interp.linalg.norms import share
+from engram_interp.linalg.singular import Singular, singular
+from engram_interp.maps.decomposition import decompose
+from engram_interp.maps.localization import located
+from engram_interp.maps.localization_map import LocalizationMap
+from engram_interp.maps.overlap import overlap
+from engram_interp.models import Adapter, adapt
+from engram_interp.options import Compare, Keep, Run, Solve, Which
+from engram_interp.statistics.collect import collect
+from engram_interp.statistics.statistics import Statistics
+
+logger = logging.getLogger("engram_interp")
+
+OWN = ("moved", "delta")
+"""The columns that a track adds to a map's: `|W_t - W_t-1| / |W_t|`, and the same of its engram."""
+ANSWERS = ["concept", "side", "accuracy", "loss", "n_tokens"]
+OVERLAPS = ["a", "b", "overlap", "over_chance", "smallest_angle", "mean_angle"]
+HEADER = [one.name for one in fields(LocalizationMap) if one.name != "table"]
+SETTINGS, WEIGHTS = "track.json", "weights"
+
+
+class UnlikeError(ValueError):
+    """Says that a checkpoint is of another model than those before."""
+
+
+@dataclass(frozen=True)
+class How:
+    """How checkpoints are measured.
+
+    Attributes:
+        which, solve, run, compare: see `localize`.
+        reuse_reference: for how many checkpoints the reference's statistics serve; 1 takes them anew at each.
+    """
+
+    which: Which
+    solve: Solve
+    run: Run
+    compare: Compare
+    reuse_reference: int = 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """What may not change if a track goes on."""
+        solve = {name: value for name, value in vars(self.solve).items() if name not in ("filter", "delta_from")}
+        compare = {name: value for name, value in asdict(replace(self.compare, groups=None)).items() if name != "groups"}
+        return {
+            "which": json.loads(json.dumps(asdict(self.which), default=str)),
+            "solve": {**solve, "filter": filter_name(self.solve.filter)},
+            "compare": compare,
+            "reuse_reference": self.reuse_reference,
+        }
+
+
+def named(concepts: Concept | Mapping[str, Concept] | Iterable[Concept]) -> dict[str, Concept]:
+    """Concepts by name.
+
+    Raises:
+        ValueError: if there is none, or two have one name.
+        TypeError: if one is no `Concept`, or can be read once only.
+    """
+    if isinstance(concepts, Mapping):
+        found = dict(concepts)
+    else:
+        listed = [concepts] if isinstance(concepts, Concept) else list(concepts)
+        for one in listed:
+            require_concept(one)
+        names = [one.name or f"concept {place}" for place, one in enumerate(listed)]
+        if len(set(names)) < len(names):
+            raise ValueError(f"concepts must have different names; got {', '.join(names)}")
+        found = dict(zip(names, listed, strict=True))
+    if not found:
+        raise ValueError("concepts must hold one concept or more; got none")
+    for name, one in found.items():
+        require_concept(one)
+        if any(getattr(side, "is_once", False) for side in one.sides.values()):
+            raise TypeError(f"the concept {name!r} holds an iterator, which can be read for one checkpoint only")
+    return found
+
+
+class Tracker:
+    """Measures checkpoints, and keeps what it found in a folder.
+
+    Args:
+        concepts: by name.
+        how: how they are measured.
+        folder: where results are kept. None takes a folder that goes with the tracker.
+
+    Attributes:
+        failed: what could not be measured, and why, by name.
+
+    Raises:
+        ValueError: if the folder holds a track of other concepts or options.
+    """
+
+    def __init__(self, concepts: Mapping[str, Concept], how: How, folder: Path | None) -> None:
+        self.concepts, self.how = dict(concepts), how
+        self.failed: dict[str, str] = {}
+        self._temporary = tempfile.TemporaryDirectory() if folder is None else None
+        self.folder = Path(self._temporary.name) if self._temporary is not None else Path(str(folder))
+        self._shapes: tuple[int, dict[str, Any]] | None = None
+        self._tokens: tuple[int, dict[str, str]] | None = None
+        self._references: dict[str, tuple[int, Statistics]] = {}
+        self._open()
+
+    @property
+    def steps(self) -> list[int]:
+        """The steps that are measured."""
+        return sorted(int(path.stem.removeprefix("step-")) for path in self.folder.glob("step-*.safetensors"))
+
+    def measured(self) -> Iterator[Measured]:
+        """What was found, step by step."""
+        return (Measured.load(self._file(step)) for step in self.steps)
+
+    def has(self, step: int) -> bool:
+        """Whether a step is measured, and its file whole."""
+        if not self._file(step).is_file():
+            return False
+        try:
+            Measured.load(self._file(step))
+        except ValueError as error:
+            logger.warning("step %d is measured again: %s", step, error)
+            self._file(step).unlink()
+            return False
+        return True
+
+    def fail(self, name: str, error: Exception) -> None:
+        """Note a checkpoint that cannot be measured."""
+        self.failed[name] = f"{type(error).__name__}: {error}"
+        logger.warning("%s is left out: %s", name, error)
+
+    def measure(self, model: nn.Module, step: int, name: str, is_last: bool = False) -> None:
+        """Measure a checkpoint, and write down what was found.
+
+        Args:
+            model: the checkpoint.
+            step: when it was written.
+            name: what tables call it.
+            is_last: whether its reference must be read anew, so that it is the map that `localize` makes.
+
+        Raises:
+            UnlikeError: if its matrices or its tokens are others than those of the checkpoints before.
+            ValueError: if it cannot be measured; see `localize`.
+        """
+        adapter = adapt(model)
+        self._require_alike(adapter, step)
+        self._measure(model, adapter, step, name, lambda one, looking: self._map(model, adapter, one, step, is_last, looking))
+
+    def measure_statistics(self, model: nn.Module, step: int, name: str, statistics: Mapping[str, Statistics]) -> None:
+        """Measure a checkpoint by statistics that are at hand, one for each concept; see `measure`."""
+        adapter = adapt(model)
+        self._measure(
+            model, adapter, step, name, lambda one, looking: (self._located(model, statistics[one], looking), {}), False
+        )
+
+    def _measure(
+        self,
+        model: nn.Module,
+        adapter: Adapter,
+        step: int,
+        name: str,
+        map_of: Callable[[str, _Looking], tuple[LocalizationMap, dict[str, Any]]],
+        by_examples: bool = True,
+    ) -> None:
+        """Write down the maps of all concepts, and by their examples what is answered and what they have in common."""
+        began, before = time.perf_counter(), self._before(step)
+        facts: dict[str, Any] = {"source": name, "since": None if before is None else before[0]}
+        maps, headers, engrams = {}, {}, {}
+        for concept in self.concepts:
+            looking = _Looking(None if before is None else before[1])
+            wmap, of_reference = map_of(concept, looking)
+            facts |= of_reference
+            maps[concept] = looking.added_to(wmap.table)
+            headers[concept] = {one: getattr(wmap, one) for one in HEADER} | {"columns": list(wmap.table.columns)}
+            engrams[concept] = looking.engrams
+        answers = self._answers(model) if by_examples else pd.DataFrame(columns=ANSWERS)
+        overlaps = self._overlaps(model) if by_examples else pd.DataFrame(columns=OVERLAPS)
+        self._keep_weights(adapter, step)
+        facts["seconds"] = time.perf_counter() - began
+        Measured(step, facts, maps, headers, answers, overlaps, engrams).save(self._file(step))
+        if before is not None:
+            self._weights(before[0]).unlink(missing_ok=True)
+
+    def _map(
+        self,
+        model: nn.Module,
+        adapter: Adapter,
+        name: str,
+        step: int,
+        is_last: bool,
+        looking: _Looking,
+    ) -> tuple[LocalizationMap, dict[str, Any]]:
+        """The map of a concept, and what keeping the reference's statistics costs."""
+        how, concept = self.how, self.concepts[name]
+        if how.reuse_reference == 1:
+            wmap = located(model, concept, how.which, how.solve, how.run, Keep(), how.compare, looking)
+            return wmap, {}
+        of, kept = self._references.get(name, (0, None))
+        age = len([one for one in self.steps if one >= of])
+        if kept is not None and age < how.reuse_reference and not is_last:
+            return self._located(model, _joined(adapter, self._target(model, concept), kept), looking), {}
+        statistics = collect(model, concept, **vars(how.which), **vars(how.run))
+        wmap = self._located(model, statistics, looking)
+        self._references[name] = step, statistics
+        if kept is None:
+            return wmap, {}
+        stale = self._located(model, _joined(adapter, statistics, kept), lambda part: None)
+        error = _largest_change(wmap, stale)
+        logger.info(
+            "step %d: the reference's statistics of step %d would change W-Norms of %r by up to %.2g of their size",
+            step, of, name, error,
+        )  # fmt: skip
+        return wmap, {"reference_error": error, "reference_of": of}
+
+    def _located(self, model: nn.Module, statistics: Statistics, look: Any) -> LocalizationMap:
+        how = self.how
+        return located(model, statistics, how.which, how.solve, how.run, Keep(), replace(how.compare, null="analytic"), look)
+
+    def _target(self, model: nn.Module, concept: Concept) -> Statistics:
+        """The moments of the target alone."""
+        read = {"positions": concept.positions, "eos": concept.eos} if concept.is_text else {}
+        return collect(model, {TARGET: concept.target}, **read, **vars(self.how.which), **vars(self.how.run))
+
+    def _answers(self, model: nn.Module) -> pd.DataFrame:
+        """Accuracy and loss of every concept's sides, where there is something to be right about."""
+        rows = []
+        for name, concept in self.concepts.items():
+            if not concept.is_text and not all(one.is_labelled for one in concept.sides.values()):
+                continue
+            eos = {"eos": concept.eos} if concept.is_text else {}
+            found = score(model, concept.sides, **eos, **vars(replace(self.how.run, progress=False)))
+            rows += [{"concept": name, "side": side, **asdict(one)} for side, one in found.items()]
+        return pd.DataFrame(rows, columns=ANSWERS)
+
+    def _overlaps(self, model: nn.Module) -> pd.DataFrame:
+        """How much every two concepts have in common."""
+        if len(self.concepts) < 2:
+            return pd.DataFrame(columns=OVERLAPS)
+        groups = {name: concept.target for name, concept in self.concepts.items()}
+        first, read = next(iter(self.concepts.values())), {}
+        if first.is_text:
+            read = {"positions": first.positions, "eos": first.eos}
+            known = [example for side in groups.values() for example in side]
+            if rest := [example for example in first.reference if example not in known]:
+                groups[REFERENCE] = rest
+        how = self.how
+        parts = decompose(model, groups, **read, **vars(how.which), **vars(how.solve), **vars(how.run))
+        found = overlap(parts, list(self.concepts), progress=False).to_frame()
+        return found[found["a"] != found["b"]][OVERLAPS].reset_index(drop=True)
+
+    def _require_alike(self, adapter: Adapter, step: int) -> None:
+        """Check that a checkpoint has the matrices and the tokens of those before.
+
+        Raises:
+            UnlikeError: if it has not.
+        """
+        shapes = {site.key: list(adapter.shape(site)) for site in adapter.all_sites()}
+        first, known = self._shapes or (step, shapes)
+        if differ := [key for key in {**known, **shapes} if known.get(key) != shapes.get(key)]:
+            raise UnlikeError(
+                f"step {step} is of another model than step {first}: {differ[0]} is {shapes.get(differ[0], 'missing')}, "
+                f"and was {known.get(differ[0], 'missing')}"
+            )
+        tokens = {name: _tokens_of(adapter, one) for name, one in self.concepts.items() if _is_listed_text(one)}
+        first, seen = self._tokens or (step, tokens)
+        if differ := [name for name in tokens if tokens[name] != seen[name]]:
+            raise UnlikeError(
+                f"the tokenizer of step {step} reads {differ[0]!r} as other tokens than that of step {first}: their maps "
+                f"cannot be compared"
+            )
+        self._shapes, self._tokens = (first, known), (first, seen)
+
+    def _open(self) -> None:
+        """Make the folder, or check that what it holds is this track."""
+        settings = {"concepts": {name: _digest(one) for name, one in self.concepts.items()}, **self.how.to_dict()}
+        path = self.folder / SETTINGS
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if path.is_file():
+            known = json.loads(path.read_text(encoding="utf-8"))
+            if differ := [name for name in settings if known.get(name) != settings[name]]:
+                raise ValueError(
+                    f"{self.folder} holds a track with other {' and '.join(differ)}: give the same again, or another folder"
+                )
+            return
+        with replacing(path) as aside:
+            aside.write_text(json.dumps(settings, indent=2), encoding="utf-8")
+
+    def _file(self, step: int) -> Path:
+        return self.folder / f"step-{step:010d}.safetensors"
+
+    def _weights(self, step: int) -> Path:
+        return self.folder / f"{WEIGHTS}-{step:010d}.safetensors"
+
+    def _keep_weights(self, adapter: Adapter, step: int) -> None:
+        """Write the matrices of a checkpoint down, for the next one."""
+        sites = adapter.sites(self.how.which.components, self.how.which.layers)
+        keys = dict.fromkeys(key for site in sites for key in (site.path, site.bias) if key is not None)
+        with replacing(self._weights(step)) as aside:
+            save_file({key: adapter.parameter(key).detach().cpu().contiguous() for key in keys}, aside)
+
+    def _before(self, step: int) -> tuple[int, Path] | None:
+        """The last checkpoint that was measured before, and where its matrices are."""
+        earlier = [one for one in self.steps if one != step and self._weights(one).is_file()]
+        return (earlier[-1], self._weights(earlier[-1])) if earlier else None
+
+
+class _Looking:
+    """What a track measures of every matrix beside its map. It is called with each part of a map.
+
+    Args:
+        before: the matrices of the checkpoint before.
+    """
+
+    def __init__(self, before: Path | None) -> None:
+        self._before = before
+        self.engrams: dict[str, Singular] = {}
+        self._own: dict[str, dict[str, float]] = {}
+
+    def __call__(self, part: Part) -> None:
+        self.engrams[part.site.key] = singular(part.weight(part.W_plus).cpu())
+        if self._before is None:
+            return
+        with safe_open(self._before, "pt") as file:
+            W = part.site.matrix(file.get_tensor(part.site.path)).double().to(part.W.device)
+            if part.data.absorbed:
+                bias = W.new_zeros(len(W))
+                if part.site.bias is not None:
+                    bias = part.site.of_bias(file.get_tensor(part.site.bias)).flatten().to(W)
+                W = torch.cat([W, bias[:, None]], dim=1)
+        change, size = part.W - W, part.weight(part.W).norm()
+        engram = part.data.engram(change)
+        own = {"moved": part.weight(change), "delta": without_bias(engram, part.data.absorbed)}
+        self._own[part.site.key] = {name: share(one.norm(), size).item() for name, one in own.items()}
+
+    def added_to(self, table: pd.DataFrame) -> pd.DataFrame:
+        """A map's table with the columns of a track; heads have none."""
+        own = {
+            name: [
+                self._own.get(key, {}).get(name, float("nan")) if pd.isna(head) else float("nan")
+                for key, head in zip(table["key"], table["head"], strict=True)
+            ]
+            for name in OWN
+        }
+        return table.assign(**own)
+
+
+def _joined(adapter: Adapter, target: Statistics, reference: Statistics) -> Statistics:
+    """The target's statistics of one checkpoint with the reference's of another."""
+    groups = {TARGET: target.groups[TARGET], REFERENCE: reference.groups[REFERENCE]}
+    return Statistics(
+        adapter.info, reference.keys, groups, reference.name, reference.positions, keep_bytes=0, reads=reference.reads
+    )
+
+
+def _largest_change(wmap: LocalizationMap, other: LocalizationMap) -> float:
+    """The largest relative change of a W-Norm."""
+    sizes, found = (one.to_frame()["wnorm"] for one in (wmap, other))
+    return float(((found - sizes).abs() / sizes.where(sizes > 0)).max())
+
+
+def _is_listed_text(concept: Concept) -> bool:
+    return concept.is_text and not concept.is_stream
+
+
+def _tokens_of(adapter: Adapter, concept: Concept) -> str:
+    """A digest of the tokens that a model reads of a concept."""
+    encoded = adapter.encode_concept(concept)
+    tensors: list[Tensor] = [part for some in encoded.values() for one in some for part in (one.tokens, one.counts)]
+    return fingerprint(tensors)
+
+
+def _digest(concept: Concept) -> str:
+    """A digest of a concept's text; of batches only the name, since reading them takes long."""
+    if not _is_listed_text(concept):
+        return str(concept.name)
+    told = repr([concept.positions, concept.eos, [list(map(_as_text, side)) for side in concept.sides.values()]])
+    return hashlib.sha256(told.encode()).hexdigest()
+
+
+def _as_text(example: Any) -> Any:
+    if isinstance(example, TokenExample):
+        return fingerprint([example.tokens, example.counts.to(torch.uint8)])
+    return example if isinstance(example, str) else [str(one) for one in example]
