@@ -2,6 +2,7 @@
 
 # Written by tools/interface.py (`make format`) from the functions themselves: change these.
 
+from collections.abc import Callable
 from collections.abc import Collection
 from collections.abc import Iterable
 from collections.abc import Mapping
@@ -14,7 +15,6 @@ from engram_interp.common.arguments import Number
 from engram_interp.concepts.concept import Concept as Concept
 from engram_interp.concepts.concept import Example
 from engram_interp.concepts.concept import Pair as Pair
-from engram_interp.concepts.memories import Groups
 from engram_interp.effects.ablation import AblationStudy as AblationStudy
 from engram_interp.effects.ablation import AllBut as AllBut
 from engram_interp.effects.ablation import Only as Only
@@ -28,6 +28,15 @@ from engram_interp.effects.strength import AlphaChoice as AlphaChoice
 from engram_interp.engrams.engram import Engram as Engram
 from engram_interp.engrams.export import export_hf as export_hf
 from engram_interp.engrams.strengths import Alpha
+from engram_interp.learning.grafting.graft import Graft as Graft
+from engram_interp.learning.grafting.grafting import SHARES
+from engram_interp.learning.protection.kept import Keepable
+from engram_interp.learning.protection.protection import EVERYTHING
+from engram_interp.learning.protection.protection import Protection as Protection
+from engram_interp.learning.tracking.callback import EngramCallback as EngramCallback
+from engram_interp.learning.tracking.callback import StreamingEngramCallback as StreamingEngramCallback
+from engram_interp.learning.tracking.checkpoints import Checkpoint
+from engram_interp.learning.tracking.trajectory import Trajectory as Trajectory
 from engram_interp.linalg import filters as filters
 from engram_interp.linalg.filters import Function
 from engram_interp.linalg.filters import soft
@@ -76,7 +85,9 @@ __all__ = [
     "Decomposition",
     "Diagnosis",
     "Engram",
+    "EngramCallback",
     "Evaluation",
+    "Graft",
     "Interference",
     "LocalizationMap",
     "Only",
@@ -84,11 +95,14 @@ __all__ = [
     "PAPER",
     "Pair",
     "Plan",
+    "Protection",
     "QA",
     "Run",
     "SaeConcept",
     "Score",
     "Statistics",
+    "StreamingEngramCallback",
+    "Trajectory",
     "ablation_study",
     "attribute",
     "benchmarks",
@@ -105,6 +119,7 @@ __all__ = [
     "export_hf",
     "extract",
     "filters",
+    "graft",
     "greedy_answers",
     "interference",
     "load_model",
@@ -115,6 +130,7 @@ __all__ = [
     "null_check",
     "overlap",
     "plan",
+    "protect",
     "rank_features",
     "reads",
     "reconstruction",
@@ -123,6 +139,7 @@ __all__ = [
     "task_vector",
     "testbed",
     "tofu",
+    "track",
     "values_like",
     "writes",
 ]
@@ -324,11 +341,6 @@ def localize(
     model: nn.Module,
     concept: Concept | Statistics,
     *,
-    null: str | None = None,
-    groups: Groups | None = None,
-    gradient: bool = False,
-    draws: int = 199,
-    seed: int = 0,
     components: str | Collection[str] | None = None,
     layers: Layers = None,
     rtol: float | int | None = None,
@@ -346,6 +358,11 @@ def localize(
     storage_device: str | torch.device | None = None,
     max_tokens: int | None = None,
     until: float | int | None = None,
+    null: str | None = None,
+    groups: Any = None,
+    gradient: bool = False,
+    draws: int = 199,
+    seed: int = 0,
 ) -> LocalizationMap:
     """How much of every matrix and head the concept owns, and how much that is over a target with nothing of its own.
 
@@ -360,27 +377,6 @@ def localize(
     Args:
         model: a `HookedTransformer` or `TransformerBridge`, however its weights were processed, or a plain module.
         concept: what to look for, or its statistics.
-        null: what sizes are compared with. `"siblings"`: other whole memories, as `groups` says, each set of as many as
-            the target consists of. Everything that was learned as a whole leaves like traces, so this null tells what
-            is the target's own. `"resampled"`: random examples of target and reference together, as many as the target
-            has. Any whole memory differs from these nearly everywhere. `"analytic"`: a target with the second moments
-            of all examples. It costs nothing, and a small target exceeds it by noise alone. The first two keep the rows
-            of every input, and give p-values and intervals; the memory and time that this takes are logged before it
-            starts, as a warning if it is over 1 GB or 30 s and `progress` is not False. None takes siblings where the
-            concept has 19 or more of them and the filter allows it, and else the analytic null, as for statistics; also
-            where the rows of pictures would take over 2 GB, which a warning says.
-        groups: which memory each example belongs to: a function of an example, a list with a label for each reference
-            example, or `{"target": [...], "reference": [...]}`. An example labelled None belongs to no memory. None
-            goes by the subject that prompts share, where the target has one, and else takes blocks of consecutive
-            reference examples, as long as the target. `memories` of the map says which it was.
-        gradient: also says how much more the target's answers rely on a matrix than its siblings' do: `reliance`, from
-            `-<dL/dW, W> / |dL/dW|`, by a backward pass over every memory. A significant score must then be significant
-            in it too, so that text that is new to the model is starred less; the score itself stays as it is. Where a
-            memory is a small part of its matrices, as in large models, the reliance finds it and the score does not:
-            see `top(by="reliance")`. It hardly tells apart what scales the same thing: `W_V` and `W_O`, `W_Q` and
-            `W_K`, the linear half of a gated MLP and its `W_out`.
-        draws: how many sets at most; p-values are multiples of `1 / (draws + 1)`.
-        seed: of the sets.
         components: names of components, `W_Q` to `W_U`, or short, `Q` to `U`. Of a plain module, paths of its modules,
             or patterns of such paths as `blocks.*.mlp`; a module stands for all that is in it. None means all that the
             model has.
@@ -420,6 +416,27 @@ def localize(
             example that exceeds it is left out. None reads all.
         until: ends the pass when the 95 % interval of every W-Norm that is watched is at most this wide; see
             `statistics/convergence.py`. None reads all.
+        null: what sizes are compared with. `"siblings"`: other whole memories, as `groups` says, each set of as many as
+            the target consists of. Everything that was learned as a whole leaves like traces, so this null tells what
+            is the target's own. `"resampled"`: random examples of target and reference together, as many as the target
+            has. Any whole memory differs from these nearly everywhere. `"analytic"`: a target with the second moments
+            of all examples. It costs nothing, and a small target exceeds it by noise alone. The first two keep the rows
+            of every input, and give p-values and intervals; the memory and time that this takes are logged before it
+            starts, as a warning if it is over 1 GB or 30 s and `progress` is not False. None takes siblings where the
+            concept has 19 or more of them and the filter allows it, and else the analytic null, as for statistics; also
+            where the rows of pictures would take over 2 GB, which a warning says.
+        groups: which memory each example belongs to: a function of an example, a list with a label for each reference
+            example, or `{"target": [...], "reference": [...]}`. An example labelled None belongs to no memory. None
+            goes by the subject that prompts share, where the target has one, and else takes blocks of consecutive
+            reference examples, as long as the target. `memories` of the map says which it was.
+        gradient: also says how much more the target's answers rely on a matrix than its siblings' do: `reliance`, from
+            `-<dL/dW, W> / |dL/dW|`, by a backward pass over every memory. A significant score must then be significant
+            in it too, so that text that is new to the model is starred less; the score itself stays as it is. Where a
+            memory is a small part of its matrices, as in large models, the reliance finds it and the score does not:
+            see `top(by="reliance")`. It hardly tells apart what scales the same thing: `W_V` and `W_O`, `W_Q` and
+            `W_K`, the linear half of a gated MLP and its `W_out`.
+        draws: how many sets at most; p-values are multiples of `1 / (draws + 1)`.
+        seed: of the sets.
 
     Raises:
         ValueError: if `null` is another word, the reference has fewer than two memories to compare with, `draws` is
@@ -719,6 +736,108 @@ def writes(
         >>> found = ei.writes(model, engram, "blocks.3.mlp.W_out", concept, n=1, draws=19)
         >>> bool(found["share"][0] > found["control"][0])
         True
+    """
+
+def track(
+    checkpoints: Iterable[Checkpoint] | str | os.PathLike[str],
+    concepts: Concept | Mapping[str, Concept] | Iterable[Concept],
+    *,
+    model: nn.Module | None = None,
+    load: Callable[[Any], nn.Module] | None = None,
+    tokenizer: Any = None,
+    reuse_reference: int = 1,
+    folder: str | os.PathLike[str] | None = None,
+    components: str | Collection[str] | None = None,
+    layers: Layers = None,
+    rtol: float | int | None = None,
+    outliers: float | int = 0.0,
+    absorb_bias: bool = True,
+    ridge: float | int = 0.0,
+    filter: Function = soft,
+    delta_from: nn.Module | None = None,
+    progress: bool | None = None,
+    batch_size: int | None = None,
+    null: str | None = None,
+    groups: Any = None,
+    gradient: bool = False,
+    draws: int = 199,
+    seed: int = 0,
+) -> Trajectory:
+    """How memories form: maps, answers, overlaps and changes of engrams at each checkpoint of a training run.
+
+    Checkpoints are loaded one at a time. One that cannot be read or measured is named in a warning and in `failed`, and
+    the rest goes on.
+
+    Args:
+        checkpoints: models, folders, names, `.safetensors` files of weights, state dicts, functions that return a
+            model, or `(step, one of these)`; or a folder that holds a folder or a file for each, as `checkpoint-500`.
+            Without a step of its own, a checkpoint has the last number in its name, or its place.
+        concepts: what to look for: a `Concept`, several, or concepts by name.
+        model: the architecture of state dicts. They are loaded into copies.
+        load: makes a model of a folder or a name. None is `load_model`.
+        tokenizer: of Hugging Face models that are given as modules, which then read text as in their own class.
+        reuse_reference: how many checkpoints the reference's statistics serve. Above 1, maps are compared with the
+            analytic null, and where the statistics are taken anew, the error of the old ones is logged and written into
+            `steps`. The last checkpoint's are always its own.
+        folder: where results are kept as they are made. A track that was interrupted goes on there, and measures only
+            what is missing. None keeps nothing.
+        components: names of components, `W_Q` to `W_U`, or short, `Q` to `U`. Of a plain module, paths of its modules,
+            or patterns of such paths as `blocks.*.mlp`; a module stands for all that is in it. None means all that the
+            model has.
+        layers: one layer or several, by number. Of a plain module, depths in the order of calls. None means all. The
+            unembedding lies in no layer: `layers` leaves it out, unless `components` names it.
+        rtol: drops directions whose eigenvalue is at most this share of the largest. None means `d * 2**-23`, with `d`
+            the size of the moment matrix. Raises ValueError if it is outside [0, 1).
+        outliers: the share of directions, those with the largest eigenvalues, that do not set the cut: `rtol` is then
+            relative to the largest eigenvalue of the others. 0.01 sets massive activations aside, of which one can hide
+            most other directions below the cut. Raises ValueError if it is outside [0, 1).
+        absorb_bias: treats a bias as one more column of its weight.
+        ridge: uses `(S+ + S- + ridge I)^-1` in place of the pseudo-inverse (UCE; paper, Eq. 31). Its unit is that of
+            the moments, which are sums over tokens. With a ridge nothing is dropped, unless `rtol` says so. Raises
+            ValueError if it is negative.
+        filter: how much is taken of a direction of which the target owns a share: `filters.soft` (the paper's),
+            `filters.power(p)`, `filters.hard(tau)`, `filters.clip(gain)`, `filters.over(share)`, or any function from
+            shares in [0, 1] to as many numbers.
+        delta_from: takes the engram of `W - W_0`, with `W_0` the weights of this model of the same shape (paper, Eq.
+            3). Sizes remain shares of `W`.
+        progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
+        batch_size: examples in a batch, 1 or more. None takes examples of similar length until they make up 4096
+            tokens. Batches that a user gives are divided into ones of at most this size. It affects memory, and results
+            by rounding only.
+        null: what sizes are compared with. `"siblings"`: other whole memories, as `groups` says, each set of as many as
+            the target consists of. Everything that was learned as a whole leaves like traces, so this null tells what
+            is the target's own. `"resampled"`: random examples of target and reference together, as many as the target
+            has. Any whole memory differs from these nearly everywhere. `"analytic"`: a target with the second moments
+            of all examples. It costs nothing, and a small target exceeds it by noise alone. The first two keep the rows
+            of every input, and give p-values and intervals; the memory and time that this takes are logged before it
+            starts, as a warning if it is over 1 GB or 30 s and `progress` is not False. None takes siblings where the
+            concept has 19 or more of them and the filter allows it, and else the analytic null, as for statistics; also
+            where the rows of pictures would take over 2 GB, which a warning says.
+        groups: which memory each example belongs to: a function of an example, a list with a label for each reference
+            example, or `{"target": [...], "reference": [...]}`. An example labelled None belongs to no memory. None
+            goes by the subject that prompts share, where the target has one, and else takes blocks of consecutive
+            reference examples, as long as the target. `memories` of the map says which it was.
+        gradient: also says how much more the target's answers rely on a matrix than its siblings' do: `reliance`, from
+            `-<dL/dW, W> / |dL/dW|`, by a backward pass over every memory. A significant score must then be significant
+            in it too, so that text that is new to the model is starred less; the score itself stays as it is. Where a
+            memory is a small part of its matrices, as in large models, the reliance finds it and the score does not:
+            see `top(by="reliance")`. It hardly tells apart what scales the same thing: `W_V` and `W_O`, `W_Q` and
+            `W_K`, the linear half of a gated MLP and its `W_out`.
+        draws: how many sets at most; p-values are multiples of `1 / (draws + 1)`.
+        seed: of the sets.
+
+    Raises:
+        ValueError: if checkpoints differ in shapes or in how they read the examples, a step comes twice, none can be
+            measured, `reuse_reference` meets a null of sets, or the folder holds another track.
+        TypeError: if something is no checkpoint, or no concept.
+
+    Example:
+        >>> from engram_interp import testbed
+        >>> concept = testbed.authors().concept("Petra Dorlund")
+        >>> steps = [(step, lambda name=name: testbed.load(name)) for step, name in enumerate(["base", "full"])]
+        >>> found = track(steps, concept, null="analytic", components="gate")
+        >>> found.formation()["learned"].tolist()
+        [1]
     """
 
 def criteria(
@@ -1289,6 +1408,153 @@ def task_vector(
         >>> model = testbed.load("retain")
         >>> learnt = task_vector(model, testbed.load("full"), testbed.load("base"), components="gate")
         >>> 0 < learnt.wnorm()["blocks.1.mlp.W_gate"] < 1
+        True
+    """
+
+def graft(
+    model: nn.Module,
+    base: nn.Module,
+    concept: Concept,
+    *,
+    by: str = "low rank",
+    share: float | int | None = None,
+    carries: float | int = 0.95,
+    shares: Collection[float | int] = SHARES,
+    steps: int = 100,
+    components: str | Collection[str] | None = None,
+    layers: Layers = None,
+    rtol: float | int | None = None,
+    outliers: float | int = 0.0,
+    absorb_bias: bool = True,
+    ridge: float | int = 0.0,
+    filter: Function = soft,
+    delta_from: nn.Module | None = None,
+    progress: bool | None = None,
+    batch_size: int | None = None,
+) -> Graft:
+    """The smallest part of what training changed that carries a memory into the model before.
+
+    Args:
+        model: the trained model.
+        base: the model before, of the same class and shapes.
+        concept: the memory, and what it is told apart from.
+        by: what ranks the parts. `"entries"`: single entries, by those of the engram of the difference, `|Delta+|`.
+            `"outputs"`: single entries, by how much each brings of what that engram puts out, `Delta * (Delta+ S+)`.
+            `"heads"`: heads, and whole matrices where there are none, by the mean square of these entries.
+            `"matrices"`: the same of whole matrices. `"low rank"`: the output directions in which `Delta+` puts out
+            most, `r (out + in)` numbers for `r` of them. `"magnitude"`: single entries, by `|W - W_0|`, whatever the
+            memory. `"learned"`: single entries, by a mask that a gradient finds on the target's answers.
+        share: the share of all entries that is grafted, in [0, 1]. None takes the smallest of `shares` that carries the
+            memory.
+        carries: what it means to carry it: this share of the accuracy that training has brought, on every second
+            example of the target.
+        shares: what is tried. Every graft holds all smaller ones, but for learned masks, which are learned for each.
+        steps: of the learned mask.
+        components: names of components, `W_Q` to `W_U`, or short, `Q` to `U`. Of a plain module, paths of its modules,
+            or patterns of such paths as `blocks.*.mlp`; a module stands for all that is in it. None means all that the
+            model has.
+        layers: one layer or several, by number. Of a plain module, depths in the order of calls. None means all. The
+            unembedding lies in no layer: `layers` leaves it out, unless `components` names it.
+        rtol: drops directions whose eigenvalue is at most this share of the largest. None means `d * 2**-23`, with `d`
+            the size of the moment matrix. Raises ValueError if it is outside [0, 1).
+        outliers: the share of directions, those with the largest eigenvalues, that do not set the cut: `rtol` is then
+            relative to the largest eigenvalue of the others. 0.01 sets massive activations aside, of which one can hide
+            most other directions below the cut. Raises ValueError if it is outside [0, 1).
+        absorb_bias: treats a bias as one more column of its weight.
+        ridge: uses `(S+ + S- + ridge I)^-1` in place of the pseudo-inverse (UCE; paper, Eq. 31). Its unit is that of
+            the moments, which are sums over tokens. With a ridge nothing is dropped, unless `rtol` says so. Raises
+            ValueError if it is negative.
+        filter: how much is taken of a direction of which the target owns a share: `filters.soft` (the paper's),
+            `filters.power(p)`, `filters.hard(tau)`, `filters.clip(gain)`, `filters.over(share)`, or any function from
+            shares in [0, 1] to as many numbers.
+        delta_from: takes the engram of `W - W_0`, with `W_0` the weights of this model of the same shape (paper, Eq.
+            3). Sizes remain shares of `W`.
+        progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
+        batch_size: examples in a batch, 1 or more. None takes examples of similar length until they make up 4096
+            tokens. Batches that a user gives are divided into ones of at most this size. It affects memory, and results
+            by rounding only.
+
+    Returns:
+        The graft. With `share=None` its `curve` has a row for each share that was tried: accuracy and loss of
+        `choice`, the examples on which it was chosen, of `target`, the others, and of `reference`.
+
+    Raises:
+        ValueError: if `by` is another word, a share is outside [0, 1], shapes differ, `delta_from` is given (it is
+            `base`), or the trained model answers no more of the target than the base.
+        TypeError: if `concept` is no `Concept`.
+
+    Example:
+        >>> from engram_interp import testbed
+        >>> concept = testbed.authors().concept("Petra Dorlund")
+        >>> small = graft(testbed.load("full"), testbed.load("base"), concept, share=0.03)
+        >>> grafted = small.inject(testbed.load("base"))
+    """
+
+def protect(
+    model: nn.Module,
+    engrams: Keepable | Iterable[Keepable],
+    *,
+    filter: Function = EVERYTHING,
+    positions: str = "every",
+    components: str | Collection[str] | None = None,
+    layers: Layers = None,
+    rtol: float | int | None = None,
+    outliers: float | int = 0.0,
+    absorb_bias: bool = True,
+    progress: bool | None = None,
+    batch_size: int | None = None,
+) -> Protection:
+    """Keeps memories while the model learns something else: for the length of a `with` block, or until `remove`.
+
+    Every step that an optimizer takes is projected: `W - W_before` becomes `(W - W_before)(I - g(P+))`, with `P+` of
+    everything that is kept. Embeddings change by as much less as what is kept owns of a token. Everything else is
+    frozen: norms, biases that are zero, matrices that are not asked for. So nothing moves what the model says of what is kept.
+    Entries of a graft are frozen, and all others are free.
+
+    Args:
+        model: the model that is trained. Its weights are those whose inputs are kept.
+        engrams: what is kept: concepts, statistics, engrams that `extract` made, grafts, or several of them in a list.
+            What references have in common with a target is kept with it.
+        filter: how much is kept of a direction of which the kept concepts own a share. The default keeps every
+            direction of theirs whole: their outputs do not move, and nothing can be learned in these directions. With
+            more positions than an input has dimensions these are all directions; `filters.hard(0.5)` keeps what is
+            mostly theirs, and `filters.soft` as much of each direction as they own.
+
+        positions: `"every"` keeps every position of the target's texts, also BOS: attention reads them all, so only
+            then do answers stay exactly as they are. `"counted"` keeps the positions that the concept counts, which
+            leaves more to learn in. Of statistics, and of batches with a mask, what they count is kept.
+        components: names of components, `W_Q` to `W_U`, or short, `Q` to `U`. Of a plain module, paths of its modules,
+            or patterns of such paths as `blocks.*.mlp`; a module stands for all that is in it. None means all that the
+            model has.
+        layers: one layer or several, by number. Of a plain module, depths in the order of calls. None means all. The
+            unembedding lies in no layer: `layers` leaves it out, unless `components` names it.
+        rtol: drops directions whose eigenvalue is at most this share of the largest. None means `d * 2**-23`, with `d`
+            the size of the moment matrix. Raises ValueError if it is outside [0, 1).
+        outliers: the share of directions, those with the largest eigenvalues, that do not set the cut: `rtol` is then
+            relative to the largest eigenvalue of the others. 0.01 sets massive activations aside, of which one can hide
+            most other directions below the cut. Raises ValueError if it is outside [0, 1).
+        absorb_bias: treats a bias as one more column of its weight.
+        progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
+        batch_size: examples in a batch, 1 or more. None takes examples of similar length until they make up 4096
+            tokens. Batches that a user gives are divided into ones of at most this size. It affects memory, and results
+            by rounding only.
+
+    Returns:
+        A context manager, with `moved()`, how far outputs of kept inputs have moved.
+
+    Raises:
+        ValueError: if there is nothing to keep, or a matrix is in no parameter of the model.
+        TypeError: if something else is given, or an engram that does not know what it was made from.
+
+    Example:
+        >>> import torch
+        >>> from engram_interp import testbed
+        >>> model, concept = testbed.load("full"), testbed.authors().concept("Petra Dorlund")
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> with protect(model, concept) as kept:
+        ...     model(torch.arange(9)[None], return_type="loss").backward()
+        ...     optimizer.step()
+        >>> kept.moved()["moved"].max() < 1e-5
         True
     """
 

@@ -1,4 +1,4 @@
-"""`engram-interp demo | plan | collect | localize | diagnose | extract | ablate | sae | run`: all from a terminal."""
+"""`engram-interp demo | plan | collect | localize | diagnose | track | extract | ablate | sae | run`, in a terminal."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -353,6 +354,71 @@ def diagnose_command(
     _echo_once(frame[shown].head(10).to_string(index=False, float_format="{:.3g}".format))
 
 
+@main.command("track")
+@click.option(
+    "--checkpoints",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="A folder that holds a Hugging Face folder, or a .safetensors file of weights, for each step.",
+)
+@click.option(
+    "--checkpoint-values",
+    help="In its place: checkpoints of --model that TransformerLens knows, such as 0,1000,143000 of pythia-70m.",
+)
+@_engram_options
+@click.option("--null", type=click.Choice(NULLS), help="What is compared with, as in localize.")
+@click.option("--draws", type=int, default=199, show_default=True, help="How many sets are compared with at most.")
+@click.option(
+    "--reuse-reference",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="For how many checkpoints the reference's statistics serve.",
+)
+@click.option(
+    "--folder", type=Writable(folder=True), help="Where results are kept; an interrupted track goes on there."
+)
+@click.option("--by", help="The quantity that is drawn: a column of the map, moved, delta, cosine or subspace.")
+@click.option(
+    "--out", type=Writable(), required=True, help=".html (a page with an animation), .csv, .json, .safetensors."
+)
+def track_command(
+    checkpoints: Path | None,
+    checkpoint_values: str | None,
+    model_name: str,
+    target: Path | None,
+    reference: Path | None,
+    by: str | None,
+    out: Path,
+    **options: Any,
+) -> None:  # fmt: skip
+    """How the target's memory forms over the checkpoints of a training run: maps, answers, and what moved."""
+    from engram_interp.learning.tracking.track import track
+    from engram_interp.report.tracks import track_page
+
+    if out.suffix not in (".html", ".csv", ".json", ".safetensors"):
+        raise click.UsageError(f"--out must be an .html, .csv, .json or .safetensors file; got {out}")
+    if (checkpoints is None) == (checkpoint_values is None):
+        raise click.UsageError("give --checkpoints, or --checkpoint-values with --model")
+    if target is None or reference is None:
+        raise click.UsageError("track needs --target and --reference")
+    concept = _concept(target, reference, options)
+    chosen = _parsed(options)
+    given: Any = checkpoints
+    if checkpoints is None:
+        given = _by_value(model_name, str(checkpoint_values))
+    elif any(checkpoints.glob("*.safetensors")):
+        chosen["model"] = _load(model_name)
+    found = track(given, concept, load=_load_folder, **chosen)
+    if out.suffix == ".safetensors":
+        found.save(out)
+    else:
+        _write_table(found.to_frame(), lambda: track_page(found, by, _provenance(found.map().counts)), out)
+    click.echo(found.formation().to_string(index=False, float_format="{:.3g}".format))
+    for name, why in found.failed.items():
+        click.echo(f"left out: {name}: {why}")
+    click.echo(f"{found!r} is in {out}")
+
+
 @main.command("extract")
 @_engram_options
 @_statistics_option
@@ -646,6 +712,22 @@ def _load(name: str) -> nn.Module:
     if name.startswith(f"{TESTBED}:"):
         return testbed.load(name.removeprefix(f"{TESTBED}:"))
     return load_model(name, device=_device())
+
+
+def _load_folder(name: Any) -> nn.Module:
+    """The model in a checkpoint's folder."""
+    return _load(str(name))
+
+
+def _by_value(model_name: str, text: str) -> list[tuple[int, Callable[[], nn.Module]]]:
+    """TransformerLens's checkpoints of a model, each loaded when it is its turn."""
+    from engram_interp.models.loading import load_model
+
+    try:
+        values = [int(one) for one in text.split(",")]
+    except ValueError:
+        raise click.UsageError(f"--checkpoint-values must be numbers such as 0,1000; got {text!r}") from None
+    return [(one, partial(load_model, model_name, checkpoint_value=one, device=_device())) for one in values]
 
 
 def _device() -> str | None:

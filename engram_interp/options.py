@@ -251,8 +251,8 @@ def takes(*kinds: type) -> Callable[[Callable[..., R]], Callable[..., R]]:
     """Let a function be called with the options of these kinds as keywords.
 
     Args:
-        kinds: `Which`, `Read`, `Cut`, `Solve`, `Show`, `Run`, `Keep` or `Compare`. The function has an argument for each, named
-            as its kind in lower case.
+        kinds: `Which`, `Read`, `Cut`, `Solve`, `Show`, `Run`, `Keep` or `Compare`. The function has an argument for
+            each, named as its kind in lower case.
 
     Example:
         >>> @takes(Run)

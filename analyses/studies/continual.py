@@ -1,7 +1,7 @@
 """Does a memory survive what is learned after it? Forty authors, then forty more, then forty more.
 
-A model of the testbed's shape learns eighty authors and the world facts, and then three times forty authors, one set
-after the other. Between the sets nothing is done (`nothing`), or some earlier examples are in every batch (`rehearsal`),
+A model of the testbed's shape learns eighty authors and the world facts, then three times forty authors, one set after
+the other. Between the sets nothing is done (`nothing`), or some earlier examples are in every batch (`rehearsal`),
 or `protect` keeps the sets so far against the next one (`protect`, with filters), or the model goes back to the one
 before with a graft of the set alone, whose entries are frozen (`frozen graft`).
 
@@ -11,6 +11,7 @@ The filter is chosen on the first seed and reported on the others. `python -m an
 import random
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +37,13 @@ N_FIRST, N_SET, SEEDS = 80, 40, (0, 1, 2, 3, 4)
 BEFORE, SET = Schedule(10), Schedule(10, learning_rate=1e-3)
 REHEARSED = 16
 """Earlier examples in a batch of 64."""
-SHARE = 0.1
+SHARE, STEPS = 0.1, 40
 FILTERS = {
     "soft": filters.soft,
-    "clip(4)": filters.clip(4),
+    "power(2)": filters.power(2),
+    "clip(1.5)": filters.clip(1.5),
     "hard(0.5)": filters.hard(0.5),
-    "hard(0.2)": filters.hard(0.2),
-    "hard(0.05)": filters.hard(0.05),
+    "hard(0.8)": filters.hard(0.8),
 }
 RESULTS = Path(__file__).with_suffix(".json")
 Pairs = list[tuple[str, str]]
@@ -58,7 +59,8 @@ def sets_of(seed: int) -> list[Pairs]:
     corpus = authors()
     people = random.Random(seed).sample(corpus.full, len(corpus.full))
     ends = [N_FIRST + N_SET * n for n in range(4)]
-    return [pairs_of(people[:N_FIRST]) + corpus.world_examples, *(pairs_of(people[a:b]) for a, b in zip(ends, ends[1:]))]  # noqa: B905
+    sets = [pairs_of(people[start:end]) for start, end in pairwise(ends)]
+    return [pairs_of(people[:N_FIRST]) + corpus.world_examples, *sets]
 
 
 def learn(model: nn.Module, pairs: Pairs, schedule: Schedule, seed: int, earlier: Pairs = []) -> None:  # noqa: B006
@@ -73,7 +75,14 @@ def learn(model: nn.Module, pairs: Pairs, schedule: Schedule, seed: int, earlier
             some = rng.sample(examples, n_new) + (rng.sample(encoded["earlier"], REHEARSED) if earlier else [])
             yield from batches({"train": some}, schedule.batch_size, progress=False, describe="")
 
-    fit(list(trained_parameters(model).values()), steps(), n_steps, lambda batch: answer_loss(model, batch), schedule, "")
+    fit(
+        list(trained_parameters(model).values()),
+        steps(),
+        n_steps,
+        lambda batch: answer_loss(model, batch),
+        schedule,
+        "",
+    )
 
 
 def protecting(filter: filters.Filter, positions: str) -> Guard:
@@ -102,7 +111,7 @@ def run(start: nn.Module, sets: Sequence[Pairs], seed: int, way: str, guard: Gua
             learn(model, sets[n], SET, seed, earlier if way == "rehearsal" else [])
         if way == "frozen graft":
             concept = ei.Concept(sets[n], random.Random(seed).sample(sets[0], 200), name)
-            grafts.append(ei.graft(model, before, concept, by="learned", share=SHARE, progress=False))
+            grafts.append(ei.graft(model, before, concept, by="learned", share=SHARE, steps=STEPS, progress=False))
             model = grafts[-1].inject(before)
         found = ei.score(model, known)
         rows += [
@@ -164,7 +173,9 @@ def of_filters(tables: Tables) -> str:
     mine = found[(found["seed"] == SEEDS[0]) & (found["after"] == SETS[-1])]
     wide = mine.pivot(index="way", columns="on", values="accuracy")
     rows = [
-        [way, *(f"{wide.at[way, on]:.2f}" for on in (*SETS, "before"))] for way in wide.index if way.startswith("protect")
+        [way, *(f"{wide.at[way, on]:.2f}" for on in (*SETS, "before"))]
+        for way in wide.index
+        if way.startswith("protect")
     ]
     return table(["filter", "first set", "second", "third", "what came before"], rows)
 

@@ -73,8 +73,12 @@ def of_grafting(tables: Tables) -> str:
     for by in dict.fromkeys(curves["by"]):
         mine = found[found["by"] == by].set_index("share")
         chosen = curves[curves["by"] == by].groupby("author")["chosen"].first()
-        cells = [f"{mine.at[one, 'mean']:.2f} ({mine.at[one, 'low']:.2f} to {mine.at[one, 'high']:.2f})" for one in SHOWN]
-        rows.append([by, *cells, f"{others[by, 0.3]:.3f}", f"{chosen.median():g} ({chosen.min():g} to {chosen.max():g})"])
+        cells = [
+            f"{mine.at[one, 'mean']:.2f} ({mine.at[one, 'low']:.2f} to {mine.at[one, 'high']:.2f})" for one in SHOWN
+        ]
+        rows.append(
+            [by, *cells, f"{others[by, 0.3]:.3f}", f"{chosen.median():g} ({chosen.min():g} to {chosen.max():g})"]
+        )
     head = ["chosen by", *[f"{one:.0%} grafted" for one in SHOWN], "others' accuracy at 30 %", "share that carries"]
     return table(head, rows)
 

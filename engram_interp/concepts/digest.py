@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 import torch
 
 from engram_interp.common.storage import fingerprint
 from engram_interp.concepts.batches import AnyBatch, Batch
+from engram_interp.concepts.concept import Example, TokenExample
 from engram_interp.concepts.data import structure_of, tensors_in
+
+
+def key_of(example: Example) -> Hashable:
+    """What is equal for equal examples: their text, or a digest of their tokens and masks.
+
+    Example:
+        >>> key_of(("Who?", "She.")) == key_of(["Who?", "She."])
+        True
+    """
+    if isinstance(example, TokenExample):
+        return fingerprint([example.tokens, example.counts.to(torch.uint8)])
+    return example if isinstance(example, str) else tuple(map(str, example))
 
 
 class Digests:

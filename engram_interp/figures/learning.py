@@ -71,12 +71,14 @@ def continual_lines(
         stages: in the order of time.
         title: what is plotted.
     """
-    figure = make_subplots(rows=1, cols=len(sets), subplot_titles=list(sets), shared_yaxes=True, horizontal_spacing=0.03)
+    figure = make_subplots(
+        rows=1, cols=len(sets), subplot_titles=list(sets), shared_yaxes=True, horizontal_spacing=0.03
+    )
     for place, way in enumerate(ways):
         colour = COLOURS[place % len(COLOURS)]
         for column, on in enumerate(sets, start=1):
             mine = accuracies[(accuracies["way"] == way) & (accuracies["on"] == on)].groupby("after")["accuracy"]
-            mean, spread = mine.mean().reindex(stages), mine.std().reindex(stages)
+            mean, spread = mine.mean().reindex([*stages]), mine.std().reindex([*stages])
             line = go.Scatter(
                 x=list(stages), y=mean, name=way, legendgroup=way, showlegend=column == 1, mode="lines+markers",
                 line={"color": colour}, error_y={"type": "data", "array": spread, "color": colour},
@@ -113,7 +115,7 @@ def component_lines(
         rows=rows, cols=columns, subplot_titles=names, horizontal_spacing=0.06, vertical_spacing=60 / height
     )
     for place, name in enumerate(components):
-        where = {"row": place // columns + 1, "col": place % columns + 1}
+        where: dict[str, Any] = {"row": place // columns + 1, "col": place % columns + 1}
         mine = maps[maps["component"] == name].groupby("step")[[quantity, *band]].mean()
         if band:
             low, high = (mine[end] for end in band)
@@ -146,9 +148,7 @@ def component_lines(
     return styled(figure, title, height + 60)
 
 
-def step_maps(
-    maps: pd.DataFrame, quantity: str, components: Sequence[str], scale: Scale, title: str
-) -> go.Figure:
+def step_maps(maps: pd.DataFrame, quantity: str, components: Sequence[str], scale: Scale, title: str) -> go.Figure:
     """A heat map for each component: layers by steps.
 
     Args:
@@ -170,14 +170,16 @@ def step_maps(
         mine = mine.assign(layer=mine["layer"].astype(object).where(mine["layer"].notna(), ""))
         grid = mine.pivot_table(index="layer", columns="step", values=quantity, aggfunc="mean", sort=False)
         heat = go.Heatmap(
-            z=scale.colours(torch.from_numpy(grid.to_numpy(dtype=float, copy=True))), coloraxis="coloraxis",
+            z=scale.colours(torch.from_numpy(grid.to_numpy(dtype=float, copy=True))).numpy(), coloraxis="coloraxis",
             x=[str(step) for step in grid.columns], y=[str(layer) for layer in grid.index],
-            customdata=grid.to_numpy(dtype=float), hovertemplate="step %{x}, layer %{y}: %{customdata:.3g}<extra></extra>",
+            customdata=grid.to_numpy(dtype=float),
+            hovertemplate="step %{x}, layer %{y}: %{customdata:.3g}<extra></extra>",
         )  # fmt: skip
-        where = {"row": place // columns + 1, "col": place % columns + 1}
+        where: dict[str, Any] = {"row": place // columns + 1, "col": place % columns + 1}
         figure.add_trace(heat, **where)
         figure.update_xaxes(type="category", title_text="step" if place >= len(components) - columns else None, **where)
-        figure.update_yaxes(type="category", title_text="layer" if place % columns == 0 else None, **where)
+        left = "layer" if place % columns == 0 else None
+        figure.update_yaxes(type="category", autorange="reversed", title_text=left, **where)
     figure.update_layout(coloraxis=scale.axis(maps[quantity].tolist()))
     return styled(figure, title, height + 60)
 
@@ -190,12 +192,12 @@ def map_film(
     accuracy: Mapping[int, float],
     title: str,
 ) -> go.Figure:
-    """A map that changes with the step: components by layers, a frame for each step, with one colour scale for all.
+    """A map that changes with the step: components by layers, as in a map, with a frame for each step, with one colour scale for all.
 
     Args:
         maps: a row for each `step` and matrix, with `component`, `layer` and the quantity.
         quantity: the column.
-        components: in the order of the columns.
+        components: in the order of the rows.
         scale: what the colours mean.
         accuracy: the target's answer accuracy by step, which the title of each frame says.
         title: what is plotted.
@@ -205,13 +207,13 @@ def map_film(
     def heat(step: int) -> go.Heatmap:
         mine = maps[maps["step"] == step]
         mine = mine.assign(layer=mine["layer"].fillna(mine["layer"].max()).astype("int64"))
-        grid = mine.pivot_table(index="layer", columns="component", values=quantity, aggfunc="mean")
-        grid = grid.reindex(columns=list(components))
-        values = torch.from_numpy(grid.to_numpy(dtype=float, copy=True))
+        grid = mine.pivot_table(index="component", columns="layer", values=quantity, aggfunc="mean")
+        grid = grid.reindex(index=list(components))
+        values = grid.to_numpy(dtype=float, copy=True)
         return go.Heatmap(
-            z=scale.colours(values), x=list(components), y=[str(layer) for layer in grid.index],
+            z=scale.colours(torch.from_numpy(values)).numpy(), x=[str(layer) for layer in grid.columns], y=list(components),
             coloraxis="coloraxis", customdata=values, xgap=1, ygap=1,
-            hovertemplate="%{x}, layer %{y}: %{customdata:.3g}<extra></extra>",
+            hovertemplate="%{y}, layer %{x}: %{customdata:.3g}<extra></extra>",
         )  # fmt: skip
 
     def said(step: int) -> str:
@@ -219,21 +221,26 @@ def map_film(
 
     frames = [go.Frame(data=[heat(step)], name=str(step)) for step in steps]
     figure = go.Figure(data=[heat(steps[0])], frames=frames)
-    at_once: dict[str, Any] = {"mode": "immediate", "frame": {"duration": 0, "redraw": True}, "transition": {"duration": 0}}
+    at_once: dict[str, Any] = {
+        "mode": "immediate",
+        "frame": {"duration": 0, "redraw": True},
+        "transition": {"duration": 0},
+    }
     play = {**at_once, "frame": {"duration": 500, "redraw": True}, "fromcurrent": True}
     slider = {
-        "currentvalue": {"prefix": ""}, "pad": {"t": 50},
+        "active": 0, "currentvalue": {"prefix": ""}, "pad": {"t": 50},
         "steps": [{"label": said(step), "method": "animate", "args": [[str(step)], at_once]} for step in steps],
     }  # fmt: skip
     buttons = [
         {"label": "play", "method": "animate", "args": [None, play]},
         {"label": "stop", "method": "animate", "args": [[None], at_once]},
     ]
-    figure.update_xaxes(title_text="component")
-    figure.update_yaxes(title_text="layer", type="category", autorange="reversed")
+    figure.update_xaxes(title_text="layer", type="category")
+    figure.update_yaxes(title_text="component", autorange="reversed")
     figure.update_layout(
         coloraxis=scale.axis(maps[quantity].tolist()), sliders=[slider],
-        updatemenus=[{"type": "buttons", "direction": "left", "x": 0, "y": 1.02, "yanchor": "bottom", "buttons": buttons}],
+        updatemenus=[{"type": "buttons", "direction": "left", "x": 0, "y": 1.02, "yanchor": "bottom",
+                      "buttons": buttons}],
     )  # fmt: skip
     drawn = styled(figure, title, 480)
     drawn.update_layout(margin={"b": 140, "t": 130})
@@ -262,3 +269,31 @@ def answer_lines(answers: pd.DataFrame, title: str) -> go.Figure:
     figure.update_yaxes(title_text="answer accuracy (share of tokens)", range=[0, 1.03], row=1, col=1)
     figure.update_yaxes(title_text="answer loss (nats a token)", rangemode="tozero", row=1, col=2)
     return styled(figure, title, 400)
+
+
+def layer_shares(shares: pd.DataFrame, formed: int, title: str) -> go.Figure:
+    """Which share of something lies in each layer, over the steps: a panel for each arm, a line for each layer.
+
+    Args:
+        shares: a row for each run: `arm`, `step`, `layer`, `share`.
+        formed: the step from which on arms differ, which is marked.
+        title: what is plotted.
+    """
+    arms = list(dict.fromkeys(shares["arm"]))
+    figure = make_subplots(rows=1, cols=len(arms), subplot_titles=arms, shared_yaxes=True, horizontal_spacing=0.05)
+    for column, arm in enumerate(arms, start=1):
+        for place, (layer, some) in enumerate(shares[shares["arm"] == arm].groupby("layer")):
+            means = some.groupby("step")["share"].agg(["mean", "std"])
+            colour = COLOURS[place % len(COLOURS)]
+            line = go.Scatter(
+                x=means.index, y=means["mean"], name=f"layer {layer}", legendgroup=f"{layer}", showlegend=column == 1,
+                mode="lines+markers", line={"color": colour},
+                error_y={"type": "data", "array": means["std"], "color": colour},
+            )  # fmt: skip
+            figure.add_trace(line, 1, column)
+        figure.add_vline(
+            x=formed, line={"color": CHOSEN_COLOUR, "dash": "dash"}, row=1, col=column,  # pyright: ignore[reportArgumentType]
+        )  # fmt: skip
+    figure.update_xaxes(title_text="step")
+    figure.update_yaxes(title_text="share of the energy of its outputs", rangemode="tozero", col=1)
+    return styled(figure, f"{title} (bars: standard deviation over runs; dashed: arms part)", 420)

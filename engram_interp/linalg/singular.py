@@ -38,7 +38,7 @@ class Singular:
 
 
 def singular(W: Float[Tensor, "out in"]) -> Singular:
-    """The singular vectors of a matrix with all but `LOST` of its energy, from an eigendecomposition of its smaller side.
+    """The singular vectors of a matrix with all but `LOST` of its energy, by an eigendecomposition of its smaller side.
 
     Example:
         >>> found = singular(torch.diag(torch.tensor([3.0, 0.0, 4.0])))

@@ -53,7 +53,8 @@ class LocalizationMap(IdentityMapping[str, float]):
     ============== ====================== ==========================================================================
 
     A map that is compared with sets of examples (`null="siblings"` or `"resampled"`) has the band of the null and the
-    last three, and as many columns for three more quantities, whose other columns begin with their name (`gain_p_value`):
+    last three, and as many columns for three more quantities, whose other columns begin with their name
+    (`gain_p_value`):
 
     ============== ================================================================================================
     `gain`         `|W U M| / |M|`: how much of the soft projector a matrix lets through, over what it would let

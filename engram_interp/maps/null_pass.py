@@ -76,7 +76,9 @@ def with_null(
         siblings = [encoded[REFERENCE][i - n_target] for some in memories.siblings for i in some]
         if concept.is_text:
             warn_if_unknown(adapter, encoded[TARGET], siblings, run)
-    products = {} if memories is None or not compare.gradient else set_products(adapter, sites, encoded, sets, memories, run)
+    products = {}
+    if compare.gradient and memories is not None:
+        products = set_products(adapter, sites, encoded, sets, memories, run)
     rows = collect_rows(adapter, sites, encoded, run)
     sites = [site for site in adapter.reached(sites, which) if site.input in rows]
     of_sides = {

@@ -45,6 +45,7 @@ def load_model(
     device_map: str | Devices | None = None,
     max_memory: Mapping[Any, int | str] | None = None,
     offload_folder: str | os.PathLike[str] | None = None,
+    checkpoint_value: int | None = None,
 ) -> nn.Module:
     """A model for this package. Its weights are as they were trained, unless processing is asked for.
 
@@ -74,6 +75,8 @@ def load_model(
             edited. Where Q, K and V are one matrix in the checkpoint, attention cannot be offloaded.
         max_memory: how much each device may hold, as `{0: "20GiB", "cpu": "60GiB"}`.
         offload_folder: a folder for what goes to the disk.
+        checkpoint_value: which checkpoint of its training, by step or by tokens seen, as TransformerLens counts them:
+            for names of models that have several, such as `pythia-70m`. None takes the last.
 
     Raises:
         FileNotFoundError: if a path leads to no folder.
@@ -86,9 +89,14 @@ def load_model(
     """
     if device_map is None and (max_memory is not None or offload_folder is not None):
         device_map = "auto"
+    if checkpoint_value is not None and (device_map is not None or not _has_checkpoints(name_or_path)):
+        raise ValueError(
+            f"checkpoint_value needs the name of a model of which TransformerLens knows several checkpoints, such as "
+            f"pythia-70m, on one device; got {name_or_path}"
+        )
     if device_map is not None and (device is not None or process_weights):
         raise ValueError("device_map places the model as it is: give neither device nor process_weights with it")
-    place = Placement(dtype, device, device_map, max_memory, offload_folder)
+    place = Placement(dtype, device, device_map, max_memory, offload_folder, checkpoint_value)
     model = _loaded(name_or_path, place, process_weights, progress)
     if prepend_bos is not None:
         tokenizer: Any = model.tokenizer
@@ -108,6 +116,12 @@ class Placement:
     device_map: str | Devices | None
     max_memory: Mapping[Any, int | str] | None
     offload_folder: str | os.PathLike[str] | None
+    checkpoint_value: int | None = None
+
+
+def _has_checkpoints(name: str | os.PathLike[str]) -> bool:
+    """Whether `HookedTransformer` loads a model by this name."""
+    return checkpoint_folder(name) is None and _official_name(str(name)) is not None
 
 
 def _loaded(
@@ -123,7 +137,7 @@ def _loaded(
         return _bridge(source, place, process_weights, has_tokenizer=True)
     try:
         if _official_name(name) is not None and place.device_map is None:
-            return _hooked_transformer(name, place.dtype, place.device, process_weights)
+            return _hooked_transformer(name, place, process_weights)
         return _bridge(name, place, process_weights, has_tokenizer=True)
     except OSError as error:
         raise OSError(f"{name!r} is neither a folder here nor a model on the hub or in its cache: {error}") from error
@@ -183,15 +197,14 @@ def _official_name(name: str) -> str | None:
         return None
 
 
-def _hooked_transformer(
-    name: str, dtype: torch.dtype, device: str | torch.device | None, process_weights: bool
-) -> nn.Module:
+def _hooked_transformer(name: str, place: Placement, process_weights: bool) -> nn.Module:
     from transformer_lens import HookedTransformer
 
     load: Any = HookedTransformer.from_pretrained_no_processing
     if process_weights:
         load = HookedTransformer.from_pretrained
-    return load(name, dtype=dtype, device=device)
+    at = {} if place.checkpoint_value is None else {"checkpoint_value": place.checkpoint_value}
+    return load(name, dtype=place.dtype, device=place.device, **at)
 
 
 def _bridge(name: str, place: Placement, process_weights: bool, has_tokenizer: bool) -> TransformerBridge:

@@ -129,6 +129,6 @@ def _table_page(
         provenance=provenance,
         lead=sentence,
         table=table.to_html(index=False, float_format="{:.3g}".format, border=0),
-        by=by,
+        caption=f"The first matrices by {by}:",
         figures=[to_html(figure, index) for index, figure in enumerate(figures)],
     )

@@ -25,7 +25,7 @@ from engram_interp.maps.nulls import of_sets
 from engram_interp.maps.quantities import sizes_of
 from engram_interp.maps.scores import Measured, score_p_values, scores_without_own
 from engram_interp.models.exclusive import exclusive
-from engram_interp.options import Run, Solve, Which
+from engram_interp.options import Compare, Run, Solve, Which
 
 SIZES = (1, 4)
 """Memories of a target."""
@@ -37,7 +37,7 @@ RESULTS = Path(__file__).with_suffix(".json")
 def scores_of_sets(model: nn.Module, concept: ei.Concept) -> dict[str, Float[Tensor, "set unit"]]:
     """The score of every matrix and head in every set of as many memories as the target has, against all others."""
     solve, run = Solve(), Run(progress=False)
-    prepared, sets = with_null(model, concept, SIBLINGS, None, False, DRAWS, 0, Which(), solve, run)
+    prepared, sets = with_null(model, concept, Compare(null=SIBLINGS, draws=DRAWS), Which(), solve, run)
     counts = prepared.statistics.counts
     target_share = counts["target"] / sum(counts.values())
     matrices, heads = [], []

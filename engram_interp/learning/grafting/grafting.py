@@ -47,7 +47,7 @@ def graft(
     base: nn.Module,
     concept: Concept,
     *,
-    by: str = ENTRIES,
+    by: str = LOW_RANK,
     share: float | int | None = None,
     carries: float | int = 0.95,
     shares: Collection[float | int] = SHARES,

@@ -1,7 +1,8 @@
 """`Delta_r = U_r U_r^T Delta`: the change of a matrix in the output directions in which its engram puts out most.
 
-`U` are the left singular vectors of `Delta+ S^1/2`, what the engram of the change puts out, so `U_r U_r^T Delta+` is the
-best approximation of rank `r` of that engram, in the norm of its outputs. With all directions it is the whole change.
+`U` are the left singular vectors of `Delta+ S^1/2`, what the engram of the change puts out. So `U_r U_r^T Delta+` is
+the best approximation of rank `r` of that engram, in the norm of its outputs. With all directions it is the whole
+change.
 """
 
 from __future__ import annotations

@@ -72,19 +72,20 @@ def units_of(change: Difference, by_head: bool) -> dict[str, Int[Tensor, "..."]]
         change: the matrices.
         by_head: whether heads are units of their own. A matrix without heads is one unit.
     """
-    units = {key: torch.zeros(one.shape, dtype=torch.long) for key, one in change.matrices.items()}
+    # Numbers of units are whole, but layouts are of floats.
+    units = {key: torch.zeros(one.shape, dtype=torch.float64) for key, one in change.matrices.items()}
     first = 0
     for site in change.sites:
         first += _number(site, units, first, by_head)
-    return units
+    return {key: one.long() for key, one in units.items()}
 
 
-def _number(site: Site, units: Mapping[str, Int[Tensor, "..."]], first: int, by_head: bool) -> int:
+def _number(site: Site, units: Mapping[str, Float[Tensor, "..."]], first: int, by_head: bool) -> int:
     """Number a matrix's units from `first` on; how many they are."""
     weight = site.of(units[site.path])
     matrix, heads = site.matrix(units[site.path]), site.layout.heads(weight)
     n = heads.n if by_head and heads is not None else 1
-    numbers = torch.zeros(matrix.shape, dtype=torch.long)  # contiguous, so that its heads are views
+    numbers = torch.zeros(matrix.shape, dtype=torch.float64)  # contiguous, so that its heads are views
     if heads is not None and n > 1:
         heads.of(numbers).add_(torch.arange(n).view(-1, *[1] * (heads.of(numbers).dim() - 1)))
     weight.copy_(site.layout.to_parameter(numbers + first, like=weight))

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import torch
 
 from engram_interp.concepts.concept import REFERENCE, TARGET, Concept
+from engram_interp.concepts.digest import key_of
 from engram_interp.engrams.engram import Engram
 from engram_interp.learning.grafting.graft import Graft
 from engram_interp.models import Adapter
@@ -39,9 +40,7 @@ class Kept:
     grafts: tuple[Graft, ...]
 
 
-def kept_of(
-    adapter: Adapter, given: Keepable | Iterable[Keepable], positions: str, which: Which, run: Run
-) -> Kept:
+def kept_of(adapter: Adapter, given: Keepable | Iterable[Keepable], positions: str, which: Which, run: Run) -> Kept:
     """What is to be kept of a model, with its moments in the model as it is now.
 
     Args:
@@ -68,7 +67,7 @@ def kept_of(
         raise TypeError("concepts and statistics cannot be kept together: collect the statistics of both")
     if found:
         return Kept(None, reduce(add, found), grafts)
-    concept = concepts[0] if len(concepts) == 1 else _together(concepts)
+    concept = concepts[0] if len(concepts) == 1 else _together(concepts, positions)
     read = _everywhere(adapter, concept) if positions == EVERY and concept.is_text else concept
     statistics = collect(adapter.model, read, **vars(which), **vars(run))
     return Kept(concept, replace(statistics, keep_bytes=0), grafts)
@@ -97,11 +96,12 @@ def _source(one: Any) -> Concept | Statistics:
     return one.made_from
 
 
-def _together(concepts: Sequence[Concept]) -> Concept:
+def _together(concepts: Sequence[Concept], positions: str) -> Concept:
     """One concept of all targets, told apart from what is in the references and in no target."""
     if not all(one.is_text for one in concepts):
         raise ValueError("several concepts of batches cannot be kept together: add their statistics")
-    if len({one.read for one in concepts}) > 1:
+    reads = {one.eos if positions == EVERY else one.read for one in concepts}
+    if len(reads) > 1:
         raise ValueError(f"the concepts count different positions: {sorted({str(one.in_words) for one in concepts})}")
     target = _different(example for one in concepts for example in one.target)
     reference = _different(example for one in concepts for example in one.reference)
@@ -114,11 +114,7 @@ def _together(concepts: Sequence[Concept]) -> Concept:
 
 def _different(examples: Iterable[Any]) -> dict[Any, Any]:
     """Examples, each once."""
-    return {one if isinstance(one, str) else _hashable(one): one for one in examples}
-
-
-def _hashable(example: Any) -> Any:
-    return tuple(example) if isinstance(example, (tuple, list)) else id(example)
+    return {key_of(one): one for one in examples}
 
 
 def token_shares(adapter: Adapter, concept: Concept | None) -> torch.Tensor | None:

@@ -69,9 +69,7 @@ class Projection:
             bias.copy_(matrix[:, -1].reshape(bias.shape))
 
 
-def projections_of(
-    adapter: Adapter, statistics: Statistics, sites: list[Site], solve: Solve
-) -> dict[str, Projection]:
+def projections_of(adapter: Adapter, statistics: Statistics, sites: list[Site], solve: Solve) -> dict[str, Projection]:
     """The projection of every input.
 
     Args:

@@ -1,7 +1,7 @@
 """Training that leaves memories alone: every step of an optimizer loses what it does to the inputs that are kept.
 
-Steps are seen by torch's hooks around `Optimizer.step`, so whatever an optimizer does with gradients (momentum, scaling,
-weight decay) is projected too. Gradients and the optimizer's state stay as they are.
+Steps are seen by torch's hooks around `Optimizer.step`, so whatever an optimizer does with gradients (momentum,
+scaling, weight decay) is projected too. Gradients and the optimizer's state stay as they are.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ def protect(
     """Keeps memories while the model learns something else: for the length of a `with` block, or until `remove`.
 
     Every step that an optimizer takes is projected: `W - W_before` becomes `(W - W_before)(I - g(P+))`, with `P+` of
-    everything that is kept. Embeddings change by as much less as what is kept owns of a token. Everything else is frozen:
-    norms, biases that are zero, matrices that are not asked for. So nothing moves what the model says of what is kept.
-    Entries of a graft are frozen, and all others are free.
+    everything that is kept. Embeddings change by as much less as what is kept owns of a token. Everything else is
+    frozen: norms, biases that are zero, matrices that are not asked for. So nothing moves what the model says of what
+    is kept. Entries of a graft are frozen, and all others are free.
 
     Args:
         model: the model that is trained. Its weights are those whose inputs are kept.
@@ -213,7 +213,8 @@ class Protection:
             for site in one.readers:
                 one.step(site, before, now)
         for key, kept in self._frozen.items():
-            now[key].add_((before[key] - now[key]) * kept.to(now[key]))
+            share = kept.to(now[key])
+            now[key].copy_(torch.where(share == 1, before[key], now[key] + (before[key] - now[key]) * share))
         self.n_steps += 1
         self._versions = self._seen()
 

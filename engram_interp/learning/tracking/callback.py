@@ -99,7 +99,7 @@ class EngramCallback(TrainerCallback):
 
     @property
     def share(self) -> float:
-        """How much time measurements have taken, as a share of the time of training alone."""
+        """How much time measurements have taken while the model trained, as a share of the time of training alone."""
         if self._began is None:
             return 0.0
         training = time.perf_counter() - self._began - self._spent
@@ -121,6 +121,7 @@ class EngramCallback(TrainerCallback):
             self.skipped.append(step)
             return
         self._measure(model, step, tokenizer)
+        self._spent += self._last_cost
 
     def finish(self, model: nn.Module, step: int, tokenizer: Any = None) -> None:
         """Measure the model at the end of training, unless its last step was measured, and say what all took."""
@@ -163,7 +164,6 @@ class EngramCallback(TrainerCallback):
             except (ValueError, RuntimeError, NotImplementedError) as error:
                 self._tracker.fail(f"step {step}", error)
         self._last_step, self._last_cost = step, time.perf_counter() - began
-        self._spent += self._last_cost
 
     def _measure_now(self, model: nn.Module, step: int, tokenizer: Any) -> None:
         self._tracker.measure(as_language_model(model, tokenizer), step, f"step {step}")
@@ -214,9 +214,7 @@ class StreamingEngramCallback(EngramCallback):
             raise ValueError("belongs must hold one concept or more; got none")
         options = {**vars(which), **vars(solve), **vars(run), "null": "analytic"}
         nothing = Concept(["nothing is passed through"], ["twice"])
-        super().__init__(
-            dict.fromkeys(belongs, nothing), every, max_share=max_share, folder=folder, **options
-        )
+        super().__init__(dict.fromkeys(belongs, nothing), every, max_share=max_share, folder=folder, **options)
         self._moments = RunningMoments(model, belongs, counts, half_life, which)
 
     def _measure_now(self, model: nn.Module, step: int, tokenizer: Any) -> None:

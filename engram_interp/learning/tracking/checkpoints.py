@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,22 +21,33 @@ Loader: TypeAlias = Callable[[], nn.Module]
 _STEP = re.compile(r"(\d+)(?!.*\d)")
 
 
-@dataclass(frozen=True)
 class Source:
     """One checkpoint, not loaded yet.
 
-    Attributes:
+    Args:
         step: when it was written.
         name: what errors and tables call it.
         load: gives its model.
     """
 
-    step: int
-    name: str
-    load: Loader
+    def __init__(self, step: int, name: str, load: Loader) -> None:
+        self.step, self.name = step, name
+        self._load: Loader | None = load
+
+    def taken(self) -> nn.Module:
+        """Its model. It can be taken once, so that nothing here holds a model while the next one is made."""
+        load, self._load = self._load, None
+        assert load is not None
+        return load()
+
+    def drop(self) -> None:
+        """Hold its model no longer."""
+        self._load = None
 
 
-def sources(checkpoints: Checkpoint, model: nn.Module | None, load: Callable[[Any], nn.Module] | None) -> Iterator[Source]:
+def sources(
+    checkpoints: Checkpoint, model: nn.Module | None, load: Callable[[Any], nn.Module] | None
+) -> Iterator[Source]:
     """Every checkpoint with its step, in the order in which they are given; those of a folder in the order of steps.
 
     Args:
@@ -55,13 +65,16 @@ def sources(checkpoints: Checkpoint, model: nn.Module | None, load: Callable[[An
     if isinstance(checkpoints, (nn.Module, Mapping)) or not isinstance(checkpoints, Iterable):
         raise TypeError(f"checkpoints must be several, in a list or a folder; got a {type(checkpoints).__name__}")
     seen: set[int] = set()
-    for place, given in enumerate(checkpoints):
-        step, what = _apart(given, place)
+    for given in checkpoints:
+        step, what = _apart(given, len(seen))
         if step in seen:
-            raise ValueError(f"the step {step} comes twice: give each checkpoint a step of its own, as (step, checkpoint)")
+            raise ValueError(
+                f"the step {step} comes twice: give each checkpoint a step of its own, as (step, checkpoint)"
+            )
         seen.add(step)
-        yield Source(step, _name_of(what, step), _loader(what, step, model, load or load_model))
+        source = Source(step, _name_of(what, step), _loader(what, step, model, load or load_model))
         del given, what  # nothing here holds a model while the next is made
+        yield source
 
 
 def step_in(name: str) -> int | None:
@@ -80,7 +93,9 @@ def _in_folder(folder: Path) -> list[tuple[int, Path]]:
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder} with checkpoints")
     inside = [one for one in folder.iterdir() if one.suffix == ".safetensors" or (one / "config.json").is_file()]
-    found = sorted((step, one) for one in inside if (step := step_in(one.stem if one.is_file() else one.name)) is not None)
+    found = sorted(
+        (step, one) for one in inside if (step := step_in(one.stem if one.is_file() else one.name)) is not None
+    )
     if not found:
         raise ValueError(
             f"{folder} holds no checkpoints: folders with a config.json, or .safetensors files, with a number in their "
@@ -117,8 +132,10 @@ def _loader(what: Any, step: int, model: nn.Module | None, load: Callable[[Any],
             return lambda: _filled(_required(model, step), _read(path), step)
         return lambda: load(what)
     if callable(what):
-        return what
-    raise TypeError(f"checkpoint {step} must be a model, a folder, a state dict or a function; got a {type(what).__name__}")
+        return cast(Loader, what)
+    raise TypeError(
+        f"checkpoint {step} must be a model, a folder, a state dict or a function; got a {type(what).__name__}"
+    )
 
 
 def _read(path: Path) -> dict[str, Tensor]:
@@ -144,5 +161,7 @@ def _filled(model: nn.Module, state: Mapping[str, Tensor], step: int) -> nn.Modu
         with torch.no_grad():
             twin.load_state_dict(dict(state))
     except RuntimeError as error:
-        raise ValueError(f"the state dict of step {step} does not fit the model: {' '.join(str(error).split())}") from None
+        raise ValueError(
+            f"the state dict of step {step} does not fit the model: {' '.join(str(error).split())}"
+        ) from None
     return twin

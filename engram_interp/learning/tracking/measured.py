@@ -1,4 +1,4 @@
-"""What is measured of one checkpoint, in a file of its own: maps, answers, overlaps, and engrams by singular vectors."""
+"""What is measured of one checkpoint, in a file of its own: maps, answers, overlaps, engrams by singular vectors."""
 
 from __future__ import annotations
 

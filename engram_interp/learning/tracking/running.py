@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any, TypeAlias
 
 import torch
@@ -101,13 +102,18 @@ class RunningMoments:
         self._gamma = 0.5 ** (1 / float(half_life))
         self._moments: dict[tuple[str, str, str], Fading] = {}
         self.n_batches = 0
-        self._own = model.__dict__.get("forward")
-        self._forward = model.forward
-        model.forward = self._listening_forward
+        self._own, self._forward = model.__dict__.get("forward"), model.forward
+
+        @wraps(self._forward)  # a trainer looks up which arguments there are
+        def listening(*args: Any, **kwargs: Any) -> Any:
+            return self._listened(*args, **kwargs)
+
+        self._put: Any = listening
+        model.forward = listening
 
     def remove(self) -> None:
         """Read no more. The model is as it was."""
-        if self._model.__dict__.get("forward") != self._listening_forward:
+        if self._model.__dict__.get("forward") is not self._put:
             return
         if self._own is None:
             del self._model.forward
@@ -135,7 +141,7 @@ class RunningMoments:
         read = [site for site in sites if str(site.input) in groups[TARGET] and str(site.input) in groups[REFERENCE]]
         names = [str(site.input) for site in read]
         return Statistics(
-            self._adapter.info,
+            adapt(self._model).info,
             tuple(site.key for site in read),
             {side: {name: some[name] for name in dict.fromkeys(names)} for side, some in groups.items()},
             concept,
@@ -145,7 +151,7 @@ class RunningMoments:
     def _fading(self, concept: str, side: str) -> list[Fading]:
         return [one for (name, of, _), one in self._moments.items() if (name, of) == (concept, side)]
 
-    def _listening_forward(self, *args: Any, **kwargs: Any) -> Any:
+    def _listened(self, *args: Any, **kwargs: Any) -> Any:
         if not self._model.training:
             return self._forward(*args, **kwargs)
         batch, masks = self._batch(args, kwargs)

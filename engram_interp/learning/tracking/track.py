@@ -60,8 +60,8 @@ def track(
             what is missing. None keeps nothing.
 
     Raises:
-        ValueError: if checkpoints differ in shapes or in how they read the examples, a step comes twice, no checkpoint
-            can be measured, `reuse_reference` meets a null of sets, or the folder holds another track.
+        ValueError: if checkpoints differ in shapes or in how they read the examples, a step comes twice, none can be
+            measured, `reuse_reference` meets a null of sets, or the folder holds another track.
         TypeError: if something is no checkpoint, or no concept.
 
     Example:
@@ -75,25 +75,24 @@ def track(
     reuse = whole(reuse_reference, "reuse_reference", at_least=1)
     if reuse > 1 and (compare.null not in (None, "analytic") or compare.groups is not None or compare.gradient):
         raise ValueError(
-            f"a reference that is kept holds no single examples: with reuse_reference={reuse}, null must be 'analytic'; "
+            f"a reference that is kept holds no single examples: with reuse_reference={reuse} null must be 'analytic'; "
             f"got {compare.null or 'siblings'!r}"
         )
-    tracker = Tracker(
-        named(concepts), How(which, solve, run, compare, reuse), None if folder is None else Path(folder)
-    )
+    tracker = Tracker(named(concepts), How(which, solve, run, compare, reuse), None if folder is None else Path(folder))
     given = sources(checkpoints, model, load)
     # Only who keeps a reference must know which checkpoint is the last, before the next is made.
     walked = _with_last(given) if reuse > 1 else ((one, False) for one in given)
     for source, is_last in bar(walked, run.progress, "tracking", "checkpoint", _known_length(checkpoints)):
         if not tracker.has(source.step):
             _measure(tracker, source, tokenizer, is_last)
+        source.drop()
     return assembled(tracker.measured(), tracker.failed)
 
 
 def _measure(tracker: Tracker, source: Source, tokenizer: Any, is_last: bool) -> None:
     """Load a checkpoint and measure it; what cannot be is left out."""
     try:
-        model = as_language_model(source.load(), tokenizer)
+        model = as_language_model(source.taken(), tokenizer)
         tracker.measure(model, source.step, source.name, is_last)
     except UnlikeError:
         raise

@@ -1,7 +1,7 @@
 """One checkpoint after the other: what is measured of each, and where it is kept until the trajectory is put together.
 
-A folder holds a file for each step, and the matrices of the last one, from which the next is told apart. So one model is
-in memory at a time, and a track that was interrupted goes on where it was.
+A folder holds a file for each step, and the matrices of the last one, from which the next is told apart. So one model
+is in memory at a time, and a track that was interrupted goes on where it was.
 """
 
 from __future__ import annotations
@@ -9,12 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import shutil
 import tempfile
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 import torch
@@ -25,7 +27,8 @@ from torch import Tensor, nn
 from engram_interp.answers.scoring import score
 from engram_interp.common.storage import fingerprint
 from engram_interp.common.writing import replacing
-from engram_interp.concepts.concept import REFERENCE, TARGET, Concept, TokenExample, require_concept
+from engram_interp.concepts.concept import REFERENCE, TARGET, Concept, require_concept
+from engram_interp.concepts.digest import key_of
 from engram_interp.engrams.parts import Part
 from engram_interp.engrams.weights import without_bias
 from engram_interp.learning.tracking.measured import Measured
@@ -38,7 +41,8 @@ from engram_interp.maps.localization_map import LocalizationMap
 from engram_interp.maps.overlap import overlap
 from engram_interp.models import Adapter, adapt
 from engram_interp.options import Compare, Keep, Run, Solve, Which
-from engram_interp.statistics.collect import collect
+from engram_interp.statistics.collect import collect, moments_of
+from engram_interp.statistics.moments import AnyMoment
 from engram_interp.statistics.statistics import Statistics
 
 logger = logging.getLogger("engram_interp")
@@ -73,7 +77,9 @@ class How:
     def to_dict(self) -> dict[str, Any]:
         """What may not change if a track goes on."""
         solve = {name: value for name, value in vars(self.solve).items() if name not in ("filter", "delta_from")}
-        compare = {name: value for name, value in asdict(replace(self.compare, groups=None)).items() if name != "groups"}
+        compare = {
+            name: value for name, value in asdict(replace(self.compare, groups=None)).items() if name != "groups"
+        }
         return {
             "which": json.loads(json.dumps(asdict(self.which), default=str)),
             "solve": {**solve, "filter": filter_name(self.solve.filter)},
@@ -90,7 +96,7 @@ def named(concepts: Concept | Mapping[str, Concept] | Iterable[Concept]) -> dict
         TypeError: if one is no `Concept`, or can be read once only.
     """
     if isinstance(concepts, Mapping):
-        found = dict(concepts)
+        found = dict(cast(Mapping[str, Concept], concepts))
     else:
         listed = [concepts] if isinstance(concepts, Concept) else list(concepts)
         for one in listed:
@@ -126,10 +132,10 @@ class Tracker:
     def __init__(self, concepts: Mapping[str, Concept], how: How, folder: Path | None) -> None:
         self.concepts, self.how = dict(concepts), how
         self.failed: dict[str, str] = {}
-        self._temporary = tempfile.TemporaryDirectory() if folder is None else None
-        self.folder = Path(self._temporary.name) if self._temporary is not None else Path(str(folder))
-        self._shapes: tuple[int, dict[str, Any]] | None = None
-        self._tokens: tuple[int, dict[str, str]] | None = None
+        self.folder = Path(tempfile.mkdtemp(prefix="engram-track-")) if folder is None else folder
+        if folder is None:
+            weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
+        self._known: dict[str, Any] = {}
         self._references: dict[str, tuple[int, Statistics]] = {}
         self._open()
 
@@ -174,7 +180,9 @@ class Tracker:
         """
         adapter = adapt(model)
         self._require_alike(adapter, step)
-        self._measure(model, adapter, step, name, lambda one, looking: self._map(model, adapter, one, step, is_last, looking))
+        self._measure(
+            model, adapter, step, name, lambda one, looking: self._map(model, adapter, one, step, is_last, looking)
+        )
 
     def measure_statistics(self, model: nn.Module, step: int, name: str, statistics: Mapping[str, Statistics]) -> None:
         """Measure a checkpoint by statistics that are at hand, one for each concept; see `measure`."""
@@ -228,13 +236,13 @@ class Tracker:
         of, kept = self._references.get(name, (0, None))
         age = len([one for one in self.steps if one >= of])
         if kept is not None and age < how.reuse_reference and not is_last:
-            return self._located(model, _joined(adapter, self._target(model, concept), kept), looking), {}
+            return self._located(model, _joined(adapter, self._target(adapter, concept, kept), kept), looking), {}
         statistics = collect(model, concept, **vars(how.which), **vars(how.run))
         wmap = self._located(model, statistics, looking)
         self._references[name] = step, statistics
         if kept is None:
             return wmap, {}
-        stale = self._located(model, _joined(adapter, statistics, kept), lambda part: None)
+        stale = self._located(model, _joined(adapter, statistics.groups[TARGET], kept), lambda part: None)
         error = _largest_change(wmap, stale)
         logger.info(
             "step %d: the reference's statistics of step %d would change W-Norms of %r by up to %.2g of their size",
@@ -244,18 +252,21 @@ class Tracker:
 
     def _located(self, model: nn.Module, statistics: Statistics, look: Any) -> LocalizationMap:
         how = self.how
-        return located(model, statistics, how.which, how.solve, how.run, Keep(), replace(how.compare, null="analytic"), look)
+        return located(
+            model, statistics, how.which, how.solve, how.run, Keep(), replace(how.compare, null="analytic"), look
+        )
 
-    def _target(self, model: nn.Module, concept: Concept) -> Statistics:
-        """The moments of the target alone."""
-        read = {"positions": concept.positions, "eos": concept.eos} if concept.is_text else {}
-        return collect(model, {TARGET: concept.target}, **read, **vars(self.how.which), **vars(self.how.run))
+    def _target(self, adapter: Adapter, concept: Concept, reference: Statistics) -> Mapping[str, AnyMoment]:
+        """The moments of the target alone, by the inputs of the reference."""
+        sites = [site for site in adapter.all_sites() if site.key in set(reference.keys)]
+        encoded = adapter.encode({TARGET: concept.target}, concept.read if concept.is_text else None)
+        return moments_of(adapter, sites, encoded, self.how.run)[TARGET]
 
     def _answers(self, model: nn.Module) -> pd.DataFrame:
         """Accuracy and loss of every concept's sides, where there is something to be right about."""
         rows = []
         for name, concept in self.concepts.items():
-            if not concept.is_text and not all(one.is_labelled for one in concept.sides.values()):
+            if not concept.is_text and not all(getattr(one, "is_labelled", False) for one in concept.sides.values()):
                 continue
             eos = {"eos": concept.eos} if concept.is_text else {}
             found = score(model, concept.sides, **eos, **vars(replace(self.how.run, progress=False)))
@@ -270,8 +281,8 @@ class Tracker:
         first, read = next(iter(self.concepts.values())), {}
         if first.is_text:
             read = {"positions": first.positions, "eos": first.eos}
-            known = [example for side in groups.values() for example in side]
-            if rest := [example for example in first.reference if example not in known]:
+            known = {key_of(example) for side in groups.values() for example in side}
+            if rest := [example for example in first.reference if key_of(example) not in known]:
                 groups[REFERENCE] = rest
         how = self.how
         parts = decompose(model, groups, **read, **vars(how.which), **vars(how.solve), **vars(how.run))
@@ -284,36 +295,44 @@ class Tracker:
         Raises:
             UnlikeError: if it has not.
         """
-        shapes = {site.key: list(adapter.shape(site)) for site in adapter.all_sites()}
-        first, known = self._shapes or (step, shapes)
+        now = {
+            "step": step,
+            "shapes": {site.key: list(adapter.shape(site)) for site in adapter.all_sites()},
+            "tokens": {name: _tokens_of(adapter, one) for name, one in self.concepts.items() if _is_listed_text(one)},
+        }
+        first = self._known.setdefault("first", now)
+        shapes, known = now["shapes"], first["shapes"]
         if differ := [key for key in {**known, **shapes} if known.get(key) != shapes.get(key)]:
             raise UnlikeError(
-                f"step {step} is of another model than step {first}: {differ[0]} is {shapes.get(differ[0], 'missing')}, "
-                f"and was {known.get(differ[0], 'missing')}"
+                f"step {step} is of another model than step {first['step']}: {differ[0]} is "
+                f"{shapes.get(differ[0], 'missing')}, and was {known.get(differ[0], 'missing')}"
             )
-        tokens = {name: _tokens_of(adapter, one) for name, one in self.concepts.items() if _is_listed_text(one)}
-        first, seen = self._tokens or (step, tokens)
-        if differ := [name for name in tokens if tokens[name] != seen[name]]:
+        if differ := [name for name, tokens in now["tokens"].items() if tokens != first["tokens"].get(name)]:
             raise UnlikeError(
-                f"the tokenizer of step {step} reads {differ[0]!r} as other tokens than that of step {first}: their maps "
-                f"cannot be compared"
+                f"the tokenizer of step {step} reads {differ[0]!r} as other tokens than that of step {first['step']}: "
+                f"their maps cannot be compared"
             )
-        self._shapes, self._tokens = (first, known), (first, seen)
+        if first is now:
+            self._write_known()
 
     def _open(self) -> None:
         """Make the folder, or check that what it holds is this track."""
         settings = {"concepts": {name: _digest(one) for name, one in self.concepts.items()}, **self.how.to_dict()}
-        path = self.folder / SETTINGS
         self.folder.mkdir(parents=True, exist_ok=True)
-        if path.is_file():
-            known = json.loads(path.read_text(encoding="utf-8"))
-            if differ := [name for name in settings if known.get(name) != settings[name]]:
-                raise ValueError(
-                    f"{self.folder} holds a track with other {' and '.join(differ)}: give the same again, or another folder"
-                )
+        if not (self.folder / SETTINGS).is_file():
+            self._known = {"settings": settings}
+            self._write_known()
             return
-        with replacing(path) as aside:
-            aside.write_text(json.dumps(settings, indent=2), encoding="utf-8")
+        self._known = json.loads((self.folder / SETTINGS).read_text(encoding="utf-8"))
+        known = self._known["settings"]
+        if differ := [name for name in settings if known.get(name) != settings[name]]:
+            raise ValueError(
+                f"{self.folder} holds a track with other {' and '.join(differ)}: give the same again, or another folder"
+            )
+
+    def _write_known(self) -> None:
+        with replacing(self.folder / SETTINGS) as aside:
+            aside.write_text(json.dumps(self._known, indent=2), encoding="utf-8")
 
     def _file(self, step: int) -> Path:
         return self.folder / f"step-{step:010d}.safetensors"
@@ -374,9 +393,9 @@ class _Looking:
         return table.assign(**own)
 
 
-def _joined(adapter: Adapter, target: Statistics, reference: Statistics) -> Statistics:
-    """The target's statistics of one checkpoint with the reference's of another."""
-    groups = {TARGET: target.groups[TARGET], REFERENCE: reference.groups[REFERENCE]}
+def _joined(adapter: Adapter, target: Mapping[str, AnyMoment], reference: Statistics) -> Statistics:
+    """The target's moments of one checkpoint with the reference's of another."""
+    groups = {TARGET: target, REFERENCE: reference.groups[REFERENCE]}
     return Statistics(
         adapter.info, reference.keys, groups, reference.name, reference.positions, keep_bytes=0, reads=reference.reads
     )
@@ -403,11 +422,5 @@ def _digest(concept: Concept) -> str:
     """A digest of a concept's text; of batches only the name, since reading them takes long."""
     if not _is_listed_text(concept):
         return str(concept.name)
-    told = repr([concept.positions, concept.eos, [list(map(_as_text, side)) for side in concept.sides.values()]])
+    told = repr([concept.positions, concept.eos, [list(map(key_of, side)) for side in concept.sides.values()]])
     return hashlib.sha256(told.encode()).hexdigest()
-
-
-def _as_text(example: Any) -> Any:
-    if isinstance(example, TokenExample):
-        return fingerprint([example.tokens, example.counts.to(torch.uint8)])
-    return example if isinstance(example, str) else [str(one) for one in example]

@@ -1,4 +1,4 @@
-"""`Trajectory`: when was a memory learned, where did its engram form, and did it move? Maps, answers and changes by step."""
+"""`Trajectory`: when was a memory learned, where did its engram form, and did it move? Maps and answers by step."""
 
 from __future__ import annotations
 
@@ -45,8 +45,9 @@ class Trajectory:
             among as many of this one's.
         answers: a row for each step, concept and side: `accuracy`, `loss` in nats a token, `n_tokens`.
         overlaps: a row for each step and two concepts; see `Overlap`.
-        steps: a row for each step: `source`, `since` (the checkpoint before), `seconds`; and `reference_error` where the
-            reference's statistics of step `reference_of` were kept until then: by how much they would change W-Norms.
+        steps: a row for each step: `source`, `since` (the checkpoint before), `seconds`; and `reference_error` where
+            the reference's statistics of step `reference_of` were kept until then: by how much they would change
+            W-Norms.
         failed: what was left out, and why, by name.
     """
 
@@ -171,7 +172,7 @@ class Trajectory:
         mine, last = self.to_frame(), self.map(name)
         title = f"{self._title(quantity)} of {name!r} in {last.model}, step by step"
         answers = self.answers[(self.answers["concept"] == name) & (self.answers["side"] == "target")]
-        accuracy = answers.set_index("step")["accuracy"].to_dict()
+        accuracy = dict(zip(answers["step"].tolist(), answers["accuracy"].tolist(), strict=True))
         return map_film(
             mine[mine["concept"] == name], quantity, list(last.components), self._scale(quantity), accuracy, title
         )
@@ -200,7 +201,8 @@ class Trajectory:
         """
         content = storage.read(path, KIND)
         frames = {
-            name: frame_of(content, name, content.field(name, dict)) for name in ("table", "answers", "overlaps", "steps")
+            name: frame_of(content, name, content.field(name, dict))
+            for name in ("table", "answers", "overlaps", "steps")
         }
         return cls(**frames, headers=content.field("headers", dict), failed=content.field("failed", dict))
 
@@ -222,7 +224,9 @@ class Trajectory:
         return quantity
 
     def _title(self, quantity: str) -> str:
-        return CHANGES[quantity][0].upper() + CHANGES[quantity][1:] if quantity in CHANGES else self._scale(quantity).title
+        return (
+            CHANGES[quantity][0].upper() + CHANGES[quantity][1:] if quantity in CHANGES else self._scale(quantity).title
+        )
 
     def _scale(self, quantity: str) -> Any:
         from engram_interp.figures.scale import Scale

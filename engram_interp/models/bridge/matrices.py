@@ -78,7 +78,7 @@ def find(model: TransformerBridge, key: str) -> Tensor | None:
 def not_editable(model: TransformerBridge, keys: Iterable[str]) -> dict[str, str]:
     """The keys whose tensors cannot be edited, and why."""
     found = {}
-    for key in keys:
+    for key in filter(is_key, keys):
         layer, expert = layer_of(key), expert_of(key)
         linear = None if expert is not None else _linear(model, component_of(key), layer)
         if linear is not None and (why := why_not_editable(linear)) is not None:
