@@ -23,6 +23,9 @@ from analyses.real.tofu import of_methods
 from analyses.results import Tables
 from analyses.studies.attribution import of_attribution
 from analyses.studies.compression import of_compression
+from analyses.studies.continual import of_continual, of_kept_by_filters
+from analyses.studies.formation import of_formation, of_order
+from analyses.studies.grafting import of_grafting
 from analyses.studies.plans import of_plans
 from analyses.studies.positions import of_positions
 from analyses.studies.tables import (
@@ -76,6 +79,11 @@ def of_speed(tables: Tables) -> str:
 TOFU = tuple(f"paper/tofu_{name}" for name in ("closed_form", "filters", "naive_delta", "gradient"))
 TOFU_OF_SMOLLM = tuple(f"real/tofu_{name}" for name in ("closed_form", "layer_types", "naive_delta", "gradient"))
 BLOCKS = {
+    "grafting": Block(of_grafting, ("studies/grafting",)),
+    "continual": Block(of_continual, ("studies/continual",)),
+    "continual_filters": Block(of_kept_by_filters, ("studies/continual",)),
+    "formation": Block(of_formation, ("studies/formation",)),
+    "formation_order": Block(of_order, ("studies/formation",)),
     "table_3": Block(partial(compared, paper=published.TABLE_3, methods=published.TABLE_3), ("paper/table_3_methods",)),
     "table_4": Block(partial(compared, paper=published.TABLE_3), ("paper/table_4_closed_form",)),
     "table_7": Block(of_costs, ("paper/table_7_cost", "paper/table_3_methods")),

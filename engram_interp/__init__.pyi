@@ -1508,8 +1508,8 @@ def protect(
 
     Every step that an optimizer takes is projected: `W - W_before` becomes `(W - W_before)(I - g(P+))`, with `P+` of
     everything that is kept. Embeddings change by as much less as what is kept owns of a token. Everything else is
-    frozen: norms, biases that are zero, matrices that are not asked for. So nothing moves what the model says of what is kept.
-    Entries of a graft are frozen, and all others are free.
+    frozen: norms, biases that are zero, matrices that are not asked for. So nothing moves what the model says of what
+    is kept. Entries of a graft are frozen, and all others are free.
 
     Args:
         model: the model that is trained. Its weights are those whose inputs are kept.

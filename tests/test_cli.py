@@ -8,12 +8,13 @@ import pandas as pd
 import pytest
 import torch
 from click.testing import CliRunner
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from engram_interp import (
     Concept,
     Engram,
     Statistics,
+    Trajectory,
     cli,
     collect,
     diagnose,
@@ -95,7 +96,7 @@ def test_the_choices_are_the_librarys():
     assert (cli.EXAMPLE, cli.REST) == (rule.EXAMPLE, rule.REST)
 
 
-@pytest.mark.parametrize("command", ["localize", "diagnose", "extract", "ablate"])
+@pytest.mark.parametrize("command", ["localize", "diagnose", "track", "extract", "ablate"])
 def test_the_command_line_takes_every_option(command):
     given = {one.name for one in cli.main.commands[command].params}
     assert {one.name for kind in (Which, Solve, Run) for one in fields(kind)} <= given
@@ -440,3 +441,81 @@ def test_positions_are_options_of_every_command(run, concept, full, tmp_path):
     assert Engram.load(out).options == expected.options
     assert torch.equal(Engram.load(out)["blocks.1.attn.W_O"], expected["blocks.1.attn.W_O"])
     assert "middle" in run("extract", "--positions", "middle", "--out", str(out)).output
+
+
+@pytest.fixture
+def checkpoints(tmp_path):
+    """Two steps of a run: the testbed's base, and its full."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for step, name in ((0, "base"), (300, "full")):
+        state = {key: one.contiguous() for key, one in testbed.load(name).state_dict().items()}
+        save_file(state, folder / f"step-{step}.safetensors")
+    return folder
+
+
+def test_track_follows_a_memory_over_checkpoints(run, checkpoints, concept, full, tmp_path):
+    options = ("--null", "analytic", "--components", "gate", "--no-progress")
+    (checkpoints / "step-9.safetensors").write_bytes(b"nothing")
+    for out in ("track.html", "track.csv", "track.safetensors"):
+        result = run("track", "--checkpoints", str(checkpoints), "--out", str(tmp_path / out), *options,
+                     "--folder", str(tmp_path / "kept"))  # fmt: skip
+        assert result.exit_code == 0, result.output
+        assert "step-9" in result.output
+    found = Trajectory.load(tmp_path / "track.safetensors")
+    expected = localize(full, concept, null="analytic", components="gate")
+    assert found.map().to_frame()["wnorm"].tolist() == pytest.approx(expected.to_frame()["wnorm"].tolist(), rel=1e-6)
+    assert found.steps["step"].tolist() == [0, 300]
+    page = (tmp_path / "track.html").read_text()
+    assert "step 300" in page
+    assert len(pd.read_csv(tmp_path / "track.csv")) == 8
+    assert (tmp_path / "config.json").is_file()
+
+
+def test_track_reads_folders_of_hugging_face(tmp_path):
+    for step in (1, 2):
+        huggingface.save(huggingface.make("Llama", vocab_size=1000), tmp_path / "run" / f"checkpoint-{step}")
+        testbed.load("base").tokenizer.save_pretrained(tmp_path / "run" / f"checkpoint-{step}")
+    for name, lines in (
+        ("a", ["the city of Oslo"] * 3),
+        ("b", ["What is the capital of Norway?", "Lima is in Peru."] * 4),
+    ):
+        (tmp_path / f"{name}.txt").write_text("\n".join(lines))
+    arguments = ["--target", str(tmp_path / "a.txt"), "--reference", str(tmp_path / "b.txt"), "--null", "analytic"]
+    out = ["--checkpoints", str(tmp_path / "run"), "--out", str(tmp_path / "track.json")]
+    result = CliRunner().invoke(main, ["track", *arguments, *out])
+    assert result.exit_code == 0, result.output
+    assert set(pd.read_json(tmp_path / "track.json")["step"]) == {1, 2}
+
+
+def test_track_asks_for_checkpoints_by_value(run, monkeypatch, tmp_path):
+    asked = []
+
+    def load(name, **options):
+        asked.append((name, options["checkpoint_value"]))
+        return testbed.load("base")
+
+    monkeypatch.setattr("engram_interp.models.loading.load_model", load)
+    result = run("track", "--model", "pythia-70m", "--checkpoint-values", "0,1000", "--null", "analytic",
+                 "--components", "gate", "--layers", "0", "--out", str(tmp_path / "track.csv"))  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert asked == [("pythia-70m", 0), ("pythia-70m", 1000)]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        (),
+        ("--checkpoints", "RUN", "--checkpoint-values", "1"),
+        ("--checkpoint-values", "soon"),
+        ("--checkpoints", "EMPTY"),
+        ("--checkpoints", "RUN", "--reuse-reference", "2", "--null", "siblings"),
+    ],
+)
+def test_track_refuses_what_it_cannot_follow(run, checkpoints, tmp_path, options):
+    (tmp_path / "empty").mkdir()
+    places = {"RUN": str(checkpoints), "EMPTY": str(tmp_path / "empty")}
+    result = run("track", *(places.get(one, one) for one in options), "--out", str(tmp_path / "track.html"))
+    assert result.exit_code != 0
+    assert "Traceback" not in result.output
+    assert run("track", "--checkpoints", str(checkpoints), "--out", str(tmp_path / "track.png")).exit_code != 0

@@ -123,6 +123,12 @@ def calls(tmp_path_factory):
         "task_vector": lambda: ei.task_vector(model, model, ei.testbed.load("base")),
         "names_filter": lambda: ei.names_filter(model),
         "export_hf": exported,
+        "graft": lambda: ei.graft(
+            model, ei.testbed.load("base"), concept, by="learned", share=0.1, steps=1, progress=False
+        ),
+        "protect": lambda: ei.protect(model, concept, components="gate", layers=[0]).remove(),
+        "track": lambda: ei.track([model, model], concept, components="gate", null="analytic").animate(),
+        "EngramCallback": lambda: ei.EngramCallback(concept, 1, components="gate", null="analytic").step(model, 1),
         "save": lambda: engram.save(folder / "engram.safetensors"),
         "load": lambda: ei.Engram.load(folder / "engram.safetensors"),
         "tofu": absent,

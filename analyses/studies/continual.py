@@ -167,7 +167,7 @@ def of_continual(tables: Tables) -> str:
     return table(head, rows)
 
 
-def of_filters(tables: Tables) -> str:
+def of_kept_by_filters(tables: Tables) -> str:
     """What each filter kept on the seed that it was chosen on."""
     found = tables["accuracies"]
     mine = found[(found["seed"] == SEEDS[0]) & (found["after"] == SETS[-1])]
@@ -188,7 +188,9 @@ def figures(tables: Tables) -> list[go.Figure]:
     return [continual_lines(shown, ways, ["before", *SETS], list(SETS), "What is left of each set of authors")]
 
 
-main = results.study(RESULTS, measure, lambda tables: f"{of_continual(tables)}\n\n{of_filters(tables)}", figures)
+main = results.study(
+    RESULTS, measure, lambda tables: f"{of_continual(tables)}\n\n{of_kept_by_filters(tables)}", figures
+)
 
 if __name__ == "__main__":
     main()

@@ -1,6 +1,6 @@
 """When does a memory form, where, and does it move? The testbed learns twenty authors, with dense checkpoints.
 
-Its `base` learns `forget10` among all it knows (200 steps of 64 examples). After that it goes on for 300 steps, with
+Its `base` learns `forget10` among all it knows (400 steps of 64 examples). After that it goes on for 300 steps, with
 these authors in the mix (`rehearsed`) or without them (`not rehearsed`). Two of the authors are tracked against 50
 others: their map against sibling memories, and the engram of `W - W_base`, which is what was added.
 `python -m analyses.studies.formation`, 40 minutes. Intervals are 95 % bootstraps over seeds and authors.
@@ -29,10 +29,10 @@ from engram_interp.figures.learning import layer_shares
 from engram_interp.models import adapt_language
 from engram_interp.testbed.model import trained_parameters
 
-SEEDS, N_CONCEPTS, N_OTHERS = (0, 1, 2, 3), 2, 50
-FORMED, ENDED = 200, 500
-SAVED = (0, 10, 20, 40, 60, 90, 120, 160, FORMED, 250, 300, 400, ENDED)
-SHOWN = (0, 20, 60, 120, FORMED)
+SEEDS, N_CONCEPTS, N_OTHERS = (0, 1, 2), 2, 50
+FORMED, ENDED = 400, 700
+SAVED = (0, 20, 50, 100, 150, 200, 250, 300, FORMED, 450, 500, 600, ENDED)
+SHOWN = (0, 50, 100, 200, 300, FORMED)
 REHEARSED, NOT_REHEARSED = "rehearsed", "not rehearsed"
 RESULTS = Path(__file__).with_suffix(".json")
 STEADY = Schedule(1, warm_up=0.02)
@@ -171,7 +171,7 @@ def of_order(tables: Tables) -> str:
     """When each layer has half of what it gets."""
     found = half_grown(tables["added"])
     rows = [[str(layer), _said(some["step"], "{:.0f}")] for layer, some in found.groupby("layer")]
-    return table(["layer", "step at which it has half of what it has at step 200"], rows)
+    return table(["layer", "step at which it has half of what it has at step 400"], rows)
 
 
 def figures(tables: Tables) -> list[go.Figure]:

@@ -180,7 +180,7 @@ def step_maps(maps: pd.DataFrame, quantity: str, components: Sequence[str], scal
         figure.update_xaxes(type="category", title_text="step" if place >= len(components) - columns else None, **where)
         left = "layer" if place % columns == 0 else None
         figure.update_yaxes(type="category", autorange="reversed", title_text=left, **where)
-    figure.update_layout(coloraxis=scale.axis(maps[quantity].tolist()))
+    figure.update_layout(coloraxis=scale.axis(maps[quantity].astype(float).tolist()))
     return styled(figure, title, height + 60)
 
 
@@ -192,7 +192,7 @@ def map_film(
     accuracy: Mapping[int, float],
     title: str,
 ) -> go.Figure:
-    """A map that changes with the step: components by layers, as in a map, with a frame for each step, with one colour scale for all.
+    """A map that changes with the step: a frame for each, components by layers as in any map, one scale for all.
 
     Args:
         maps: a row for each `step` and matrix, with `component`, `layer` and the quantity.
@@ -211,7 +211,8 @@ def map_film(
         grid = grid.reindex(index=list(components))
         values = grid.to_numpy(dtype=float, copy=True)
         return go.Heatmap(
-            z=scale.colours(torch.from_numpy(values)).numpy(), x=[str(layer) for layer in grid.columns], y=list(components),
+            z=scale.colours(torch.from_numpy(values)).numpy(), x=[str(layer) for layer in grid.columns],
+            y=list(components),
             coloraxis="coloraxis", customdata=values, xgap=1, ygap=1,
             hovertemplate="%{y}, layer %{x}: %{customdata:.3g}<extra></extra>",
         )  # fmt: skip
@@ -238,7 +239,7 @@ def map_film(
     figure.update_xaxes(title_text="layer", type="category")
     figure.update_yaxes(title_text="component", autorange="reversed")
     figure.update_layout(
-        coloraxis=scale.axis(maps[quantity].tolist()), sliders=[slider],
+        coloraxis=scale.axis(maps[quantity].astype(float).tolist()), sliders=[slider],
         updatemenus=[{"type": "buttons", "direction": "left", "x": 0, "y": 1.02, "yanchor": "bottom",
                       "buttons": buttons}],
     )  # fmt: skip

@@ -7,11 +7,11 @@ from torch import nn
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoTokenizer
 
-from engram_interp import Concept, collect, greedy_answers, load_model
+from engram_interp import Concept, collect, greedy_answers, load_model, testbed
 from engram_interp.models import adapt, loading
-from engram_interp.models.loading import same_model
+from engram_interp.models.loading import as_language_model, same_model
 from tests import huggingface
-from tests.conftest import hooked_only
+from tests.conftest import build, hooked_only
 
 
 @pytest.fixture(scope="module")
@@ -195,3 +195,44 @@ def test_padding_never_reaches_what_counts_in_a_model_that_looks_both_ways(tmp_p
     collect(model, Concept.from_tokens(rows, rows))
     with pytest.raises(ValueError, match="both directions"):
         collect(model, Concept.from_tokens(rows, rows[:, :8]))
+
+
+def test_a_hugging_face_model_is_a_bridge_around_the_same_parameters():
+    hf, tokenizer = huggingface.make("Llama", vocab_size=1000), testbed.load("base").tokenizer
+    before, names = {name: one.clone() for name, one in hf.named_parameters()}, list(hf.state_dict())
+    bridge = as_language_model(hf, tokenizer)
+    with torch.no_grad():
+        hf.model.layers[0].mlp.up_proj.weight.add_(1)
+    assert torch.equal(adapt(bridge).parameter("blocks.0.mlp.W_in").T, hf.model.layers[0].mlp.up_proj.weight)
+    assert list(hf.state_dict()) == names
+    changed = [name for name, one in hf.named_parameters() if not torch.equal(one, before[name])]
+    assert changed == ["model.layers.0.mlp.up_proj.weight"]
+
+
+def test_what_is_no_hugging_face_model_or_has_no_tokenizer_stays_what_it_is():
+    hf, net = huggingface.make("Llama"), torch.nn.Linear(2, 2)
+    assert as_language_model(hf) is hf
+    assert as_language_model(net, testbed.load("base").tokenizer) is net
+
+
+@hooked_only
+def test_a_checkpoint_value_goes_to_transformer_lens(monkeypatch):
+    from transformer_lens import HookedTransformer
+
+    asked = {}
+
+    def load(name, **options):
+        asked.update(options, name=name)
+        return build("llama")
+
+    monkeypatch.setattr(HookedTransformer, "from_pretrained_no_processing", load)
+    load_model("pythia-70m", checkpoint_value=1000)
+    assert asked["checkpoint_value"] == 1000
+    load_model("pythia-70m")
+    assert asked["name"] == "pythia-70m"
+
+
+def test_a_folder_has_no_checkpoint_value(tmp_path):
+    huggingface.save(huggingface.make("Llama"), tmp_path / "llama")
+    with pytest.raises(ValueError, match="checkpoint_value"):
+        load_model(tmp_path / "llama", checkpoint_value=3)

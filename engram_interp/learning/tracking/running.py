@@ -167,7 +167,7 @@ class RunningMoments:
         """The batch with what counts of it, and what belongs to each side of each concept."""
         given = kwargs if kwargs else args[0] if len(args) == 1 else args
         belongs = {name: _wide(function(given)) for name, function in self._belongs.items()}
-        counts = self._counted(given, next(iter(belongs.values())))
+        counts = self._counted(given, next(iter(belongs.values())).shape)
         masks = {}
         for name, mine in belongs.items():
             if mine.shape != counts.shape:
@@ -178,13 +178,13 @@ class RunningMoments:
         names = tuple(f"example {i}" for i in range(n))
         return DataBatch(inputs, None, counts, torch.zeros(n, dtype=torch.long), torch.arange(n), names), masks
 
-    def _counted(self, given: Any, like: Bool[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos"]:
+    def _counted(self, given: Any, shape: torch.Size) -> Bool[Tensor, "batch pos"]:
         if self._counts is not None:
             return _wide(self._counts(given))
         mask = given.get("attention_mask") if isinstance(given, Mapping) else None
-        if isinstance(mask, Tensor) and mask.shape == like.shape:
+        if isinstance(mask, Tensor) and mask.shape == shape:
             return mask.bool().cpu()
-        return torch.ones_like(like)
+        return torch.ones(shape, dtype=torch.bool)
 
 
 class _Recording:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from torch import nn
 
 from engram_interp.common.arguments import whole
@@ -21,7 +22,7 @@ from engram_interp.options import Compare, Run, Solve, Which, takes
 
 logger = logging.getLogger("engram_interp")
 
-UNREADABLE = (OSError, ValueError, RuntimeError, KeyError, NotImplementedError)
+UNREADABLE = (OSError, ValueError, RuntimeError, KeyError, NotImplementedError, SafetensorError)
 """What a checkpoint that cannot be read or measured raises."""
 
 

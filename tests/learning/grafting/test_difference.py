@@ -15,7 +15,10 @@ def test_every_parameter_that_differs_is_in_it_once(variant):
     change = difference(adapt(fine), adapt(base), Which())
     total = sum(p.numel() for name, p in fine.named_parameters())
     assert change.n_entries == total
-    square = sum(float((p.detach().double() - base.get_parameter(name).detach().double()).square().sum()) for name, p in fine.named_parameters())
+    square = sum(
+        float((p.detach().double() - base.get_parameter(name).detach().double()).square().sum())
+        for name, p in fine.named_parameters()
+    )
     assert sum(float(one.square().sum()) for one in change.every.values()) == pytest.approx(square)
 
 

@@ -171,7 +171,9 @@ def test_on_the_testbed_more_carries_more_and_a_learned_mask_needs_least():
     others = [example for one in corpus.retain90[:20] for example in one.examples]
     concept = ei.Concept(author.examples, others, author.name)
     shares = (0.0, 0.03, 0.1, 0.3, 1.0)
-    curves = {by: ei.graft(full, base, concept, by=by, shares=shares).curve for by in ("outputs", "low rank", "learned")}
+    curves = {
+        by: ei.graft(full, base, concept, by=by, shares=shares).curve for by in ("outputs", "low rank", "learned")
+    }
     for by in ("outputs", "low rank"):
         accuracy = curves[by]["target_accuracy"].diff().dropna()
         assert (accuracy >= -0.05).all(), curves[by]

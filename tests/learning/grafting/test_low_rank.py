@@ -51,7 +51,9 @@ def test_all_directions_are_the_whole_change_and_none_is_nothing():
 
 def test_numbers_go_where_they_bring_most():
     eye = torch.eye(2).double()
-    big, small = (Directions(eye, torch.tensor(e).double(), torch.ones(2, 6).double(), False) for e in ([8.0, 4.0], [6.0, 0.0]))
+    big, small = (
+        Directions(eye, torch.tensor(e).double(), torch.ones(2, 6).double(), False) for e in ([8.0, 4.0], [6.0, 0.0])
+    )
     # Each direction takes 2 + 6 = 8 of 24 numbers, and a matrix of 12 entries has room for one and a half.
     assert big.costs.tolist() == [8.0, 4.0]
     assert ranks_within({"big": big, "small": small}, 8 / 24, 24) == {"big": 1, "small": 0}

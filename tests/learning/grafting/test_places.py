@@ -40,7 +40,9 @@ def test_units_go_together_and_none_exceeds_the_share():
 def test_heads_are_units_of_their_own_with_their_biases(variant):
     fine, base = adapt(build(variant, seed=1)), adapt(build(variant, seed=0))
     change = difference(fine, base, Which())
-    units, matrices = ({key: one.double() for key, one in units_of(change, by_head).items()} for by_head in (True, False))
+    units, matrices = (
+        {key: one.double() for key, one in units_of(change, by_head).items()} for by_head in (True, False)
+    )
     for site in change.sites:
         matrix = site.matrix(units[site.path])
         heads = site.layout.heads(site.of(units[site.path]))

@@ -1,20 +1,19 @@
 import copy
 import gc
+import itertools
 import logging
 import weakref
 
-import pandas as pd
 import pytest
 import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
 import engram_interp as ei
-from engram_interp.linalg.spectrum import spectrum
 from engram_interp.models import adapt
 from engram_interp.models.loading import as_language_model
 from tests import huggingface
-from tests.conftest import build, token_concept, tokens
+from tests.conftest import build, token_concept
 from tests.learning.tracking.interrupted import Stopped, stopping
 
 OPTIONS = dict(null="resampled", draws=19, progress=False)
@@ -72,7 +71,7 @@ def test_changes_are_those_of_the_matrices_and_their_engrams(steps, found):
     concept, key = concepts()[0], "blocks.1.mlp.W_in"
     table = found.to_frame().set_index(["step", "concept", "key"])
     assert table.loc[(0, "one", key)][["moved", "delta"]].isna().all()
-    for (_, before), (step, model) in zip(steps, steps[1:], strict=False):
+    for (_, before), (step, model) in itertools.pairwise(steps):
         W, W_before = (adapt(one).parameter(key).detach().double() for one in (model, before))
         engram = ei.extract(model, concept, delta_from=before)
         row = table.loc[(step, "one", key)]
@@ -169,7 +168,11 @@ def test_a_broken_file_is_measured_again(steps, found, tmp_path, caplog):
 @pytest.mark.parametrize("change", ["options", "concept", "null"])
 def test_a_folder_of_another_track_is_refused(steps, tmp_path, change):
     ei.track(steps[:1], concepts(), folder=tmp_path, **OPTIONS)
-    options = {**OPTIONS, **({"ridge": 1.0} if change == "options" else {}), **({"draws": 29} if change == "null" else {})}
+    options = {
+        **OPTIONS,
+        **({"ridge": 1.0} if change == "options" else {}),
+        **({"draws": 29} if change == "null" else {}),
+    }
     asked = [token_concept(13)] if change == "concept" else concepts()
     said = {"options": "solve", "concept": "concepts", "null": "compare"}[change]
     with pytest.raises(ValueError, match=said):
@@ -291,11 +294,6 @@ def test_the_engram_of_a_difference_can_be_tracked(steps):
     assert first["cosine"].isna().all()
     expected = ei.localize(steps[-1][1], concepts()[0], delta_from=base, null="analytic")
     assert found.map().table.equals(expected.table)
-
-
-def test_tokens_serve_as_they_are(steps):
-    assert tokens(2).shape == (2, 9)
-    assert isinstance(ei.track(steps[:1], concepts()[0], null="analytic", progress=False).table, pd.DataFrame)
 
 
 def test_one_model_is_in_memory_at_a_time(tmp_path):

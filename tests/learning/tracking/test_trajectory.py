@@ -60,10 +60,13 @@ def test_figures_show_every_step_and_the_null(found):
 def formed(accuracies, cosines) -> dict:
     """When a memory with these numbers at steps 0, 1, ... was learned and settled."""
     steps = range(len(accuracies))
-    rows = [{"step": step, "concept": "c", "key": "k", "head": pd.NA, "wnorm": 0.1, "weight_norm": 1.0, "cosine": one} for step, one in zip(steps, cosines)]  # noqa: B905
+    rows = [
+        {"step": step, "concept": "c", "key": "k", "head": pd.NA, "wnorm": 0.1, "weight_norm": 1.0, "cosine": one}
+        for step, one in zip(steps, cosines)
+    ]
     table = pd.DataFrame(rows)
     answers = pd.DataFrame(
-        [{"step": step, "concept": "c", "side": "target", "accuracy": one} for step, one in zip(steps, accuracies)]  # noqa: B905
+        [{"step": step, "concept": "c", "side": "target", "accuracy": one} for step, one in zip(steps, accuracies)]
     )
     header = {"n_layers": 1, "null": "analytic", "name": "c", "columns": ["key", "head", "wnorm", "weight_norm"]}
     frame = pd.DataFrame({"step": list(steps)})
