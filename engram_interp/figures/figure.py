@@ -22,8 +22,9 @@ _DRAWN = """<div id="{id}" style="height: {height}px"></div>
 <script>
 (() => {{
   const figure = {figure};
-  const options = {{responsive: true, displaylogo: false}};
-  const draw = () => window.Plotly.newPlot("{id}", figure.data, figure.layout, options);
+  const config = {{responsive: true, displaylogo: false}};
+  const {{data, layout, frames}} = figure;
+  const draw = () => window.Plotly.newPlot("{id}", {{data, layout, frames, config}});
   if (window.Plotly) return draw();
   const script = document.createElement("script");
   script.src = "https://cdn.plot.ly/plotly-{version}.min.js";

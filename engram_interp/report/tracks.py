@@ -20,6 +20,8 @@ def track_page(found: Trajectory, by: str | None, provenance: str) -> str:
     from engram_interp.figures.html import to_html
 
     quantity = found.map().main if by is None else by
+    formation = found.formation()
+    table = formation.astype(object).where(formation.notna(), "never")
     figures = [found.plot_answers()] if len(found.answers) else []
     for name in found.concepts:
         figures += [found.animate(quantity, name), found.plot_map(quantity, name), found.plot("fisher", name)]
@@ -28,7 +30,7 @@ def track_page(found: Trajectory, by: str | None, provenance: str) -> str:
         title=f"How the memory of {', '.join(found.concepts)} forms in {found.map().model}",
         provenance=provenance,
         lead=lead(found),
-        table=found.formation().to_html(index=False, float_format="{:.3g}".format, border=0, na_rep="never"),
+        table=table.to_html(index=False, float_format="{:.3g}".format, border=0),
         caption="When it was learned, and when its engrams were those of the last checkpoint:",
         figures=[to_html(figure, index) for index, figure in enumerate(figures)],
     )
