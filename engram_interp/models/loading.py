@@ -317,12 +317,15 @@ def as_language_model(model: nn.Module, tokenizer: Any = None) -> nn.Module:
     """A Hugging Face language model as a bridge that shares its parameters, if there is a tokenizer for it.
 
     The model itself stays as it is: the bridge has modules of its own around the same tensors. Where TransformerLens
-    splits fused matrices it has copies, so make another bridge after the weights have changed.
+    splits fused matrices it has copies, so make another bridge after the weights have changed. A PEFT model is copied,
+    and its adapter merged into the copy.
 
     Args:
         model: any model; one that is no Hugging Face language model is returned as it is.
         tokenizer: how it reads text. None returns the model as it is.
     """
+    if tokenizer is not None and hasattr(model, "merge_and_unload"):
+        model = copy.deepcopy(model).merge_and_unload()  # pyright: ignore[reportCallIssue]
     if tokenizer is None or not isinstance(model, PreTrainedModel):
         return model
     known: dict[int, Any] = {id(one): one for one in (*model.parameters(), *model.buffers())}

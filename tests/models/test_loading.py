@@ -236,3 +236,15 @@ def test_a_folder_has_no_checkpoint_value(tmp_path):
     huggingface.save(huggingface.make("Llama"), tmp_path / "llama")
     with pytest.raises(ValueError, match="checkpoint_value"):
         load_model(tmp_path / "llama", checkpoint_value=3)
+
+
+def test_a_peft_model_is_read_with_its_adapter_and_stays_as_it_is():
+    peft = pytest.importorskip("peft")
+    hf, tokenizer = huggingface.make("Llama", vocab_size=1000), testbed.load("base").tokenizer
+    wrapped = peft.get_peft_model(hf, peft.LoraConfig(target_modules=["up_proj"], r=2, init_lora_weights=False))
+    names, rows = list(wrapped.state_dict()), torch.arange(3, 12)[None]
+    expected = wrapped(rows).logits
+    bridge = as_language_model(wrapped, tokenizer)
+    assert torch.allclose(bridge(rows), expected, atol=1e-5)
+    assert list(wrapped.state_dict()) == names
+    assert torch.equal(wrapped(rows).logits, expected)

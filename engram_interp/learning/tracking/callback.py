@@ -95,7 +95,7 @@ class EngramCallback(TrainerCallback):
     @property
     def trajectory(self) -> Trajectory:
         """What was found so far."""
-        return assembled(self._tracker.measured(), self._tracker.failed)
+        return assembled(self._tracker.files, self._tracker.failed)
 
     @property
     def share(self) -> float:

@@ -87,7 +87,7 @@ def track(
         if not tracker.has(source.step):
             _measure(tracker, source, tokenizer, is_last)
         source.drop()
-    return assembled(tracker.measured(), tracker.failed)
+    return assembled(tracker.files, tracker.failed)
 
 
 def _measure(tracker: Tracker, source: Source, tokenizer: Any, is_last: bool) -> None:

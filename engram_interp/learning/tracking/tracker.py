@@ -13,7 +13,7 @@ import shutil
 import tempfile
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, cast
@@ -144,9 +144,10 @@ class Tracker:
         """The steps that are measured."""
         return sorted(int(path.stem.removeprefix("step-")) for path in self.folder.glob("step-*.safetensors"))
 
-    def measured(self) -> Iterator[Measured]:
-        """What was found, step by step."""
-        return (Measured.load(self._file(step)) for step in self.steps)
+    @property
+    def files(self) -> list[Path]:
+        """What was found, a file for each step."""
+        return [self._file(step) for step in self.steps]
 
     def has(self, step: int) -> bool:
         """Whether a step is measured, and its file whole."""
@@ -216,8 +217,9 @@ class Tracker:
         self._keep_weights(adapter, step)
         facts["seconds"] = time.perf_counter() - began
         Measured(step, facts, maps, headers, answers, overlaps, engrams).save(self._file(step))
-        if before is not None:
-            self._weights(before[0]).unlink(missing_ok=True)
+        for path in self.folder.glob(f"{WEIGHTS}-*.safetensors"):
+            if path != self._weights(step):
+                path.unlink(missing_ok=True)
 
     def _map(
         self,
@@ -348,8 +350,8 @@ class Tracker:
             save_file({key: adapter.parameter(key).detach().cpu().contiguous() for key in keys}, aside)
 
     def _before(self, step: int) -> tuple[int, Path] | None:
-        """The last checkpoint that was measured before, and where its matrices are."""
-        earlier = [one for one in self.steps if one != step and self._weights(one).is_file()]
+        """The last checkpoint of an earlier step, and where its matrices are."""
+        earlier = [one for one in self.steps if one < step and self._weights(one).is_file()]
         return (earlier[-1], self._weights(earlier[-1])) if earlier else None
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -234,22 +234,18 @@ class Trajectory:
         return Scale(CHANGES[quantity]) if quantity in CHANGES else map_scale(quantity)
 
 
-def assembled(measured: Iterable[Measured], failed: Mapping[str, str]) -> Trajectory:
-    """The trajectory of what was measured, step by step.
+def assembled(files: Sequence[Path], failed: Mapping[str, str]) -> Trajectory:
+    """The trajectory of what was measured, from a file for each step. Two of them are in memory at a time.
 
     Raises:
-        ValueError: if nothing was.
+        ValueError: if there is none.
     """
-    every = list(measured)
-    if not every:
+    if not files:
         reasons = "; ".join(f"{name}: {why}" for name, why in failed.items())
         raise ValueError(f"no checkpoint could be measured: {reasons or 'there is none'}")
-    last = every[-1].engrams
-    tables = [
-        table.assign(step=one.step, concept=name, **_alike(table, one.engrams.get(name, {}), last.get(name, {})))
-        for one in every
-        for name, table in one.maps.items()
-    ]
+    last = Measured.load(files[-1]).engrams
+    every = [_compared(Measured.load(file), last) for file in files]
+    tables = [table.assign(step=one.step, concept=name) for one in every for name, table in one.maps.items()]
     steps = pd.DataFrame([{"step": one.step, **one.facts} for one in every])
     return Trajectory(
         _in_front(pd.concat(tables, ignore_index=True), ["step", "concept"]),
@@ -259,6 +255,15 @@ def assembled(measured: Iterable[Measured], failed: Mapping[str, str]) -> Trajec
         {str(one.step): dict(one.headers) for one in every},
         dict(failed),
     )
+
+
+def _compared(one: Measured, last: Mapping[str, Mapping[str, Singular]]) -> Measured:
+    """A checkpoint with how much its engrams are the last ones, and without them."""
+    maps = {
+        name: table.assign(**_alike(table, one.engrams.get(name, {}), last.get(name, {})))
+        for name, table in one.maps.items()
+    }
+    return replace(one, maps=maps, engrams={})
 
 
 def _alike(
