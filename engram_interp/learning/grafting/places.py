@@ -32,15 +32,24 @@ def places_of(
         >>> places_of({"a": torch.tensor([0.5, 0.1, 0.4])}, {"a": torch.tensor([0, 0, 1])})
         {'a': tensor([3, 3, 1])}
     """
-    flat = torch.cat([one.flatten().double() for one in scores.values()])
-    unit = torch.arange(len(flat)) if units is None else torch.cat([one.flatten() for one in units.values()])
-    sizes = torch.bincount(unit)
-    means = torch.zeros(len(sizes), dtype=torch.float64).index_add_(0, unit, flat) / sizes.clamp(min=1)
-    order = means.argsort(descending=True, stable=True)
-    of_unit = torch.empty_like(order)
-    of_unit[order] = sizes[order].cumsum(0)
-    found = of_unit[unit].split([one.numel() for one in scores.values()])
-    return {key: some.view(scores[key].shape) for key, some in zip(scores, found, strict=True)}
+    flat = torch.cat([one.flatten() for one in scores.values()])
+    if units is None:
+        found = _last_places(flat, torch.ones(1, dtype=torch.long).expand(len(flat)))
+    else:
+        unit = torch.cat([one.flatten() for one in units.values()])
+        sizes = torch.bincount(unit)
+        means = torch.zeros(len(sizes), dtype=torch.float64).index_add_(0, unit, flat.double()) / sizes.clamp(min=1)
+        found = _last_places(means, sizes)[unit]
+    by_key = found.split([one.numel() for one in scores.values()])
+    return {key: some.view(scores[key].shape) for key, some in zip(scores, by_key, strict=True)}
+
+
+def _last_places(scores: Float[Tensor, "unit"], sizes: Int[Tensor, "unit"]) -> Int[Tensor, "unit"]:
+    """The last place of every unit of these sizes, those with the largest scores first."""
+    order = scores.argsort(descending=True, stable=True)
+    places = torch.empty_like(order)
+    places[order] = sizes[order].cumsum(0)
+    return places
 
 
 def with_others(places: Mapping[str, Int[Tensor, "..."]], change: Difference) -> dict[str, Int[Tensor, "..."]]:
