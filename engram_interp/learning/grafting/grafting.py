@@ -6,6 +6,7 @@ learned. The share that is grafted is chosen on every second example of the targ
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -29,6 +30,8 @@ from engram_interp.learning.grafting.places import mask_of, places_of, units_of,
 from engram_interp.models import Adapter, adapt
 from engram_interp.models.exclusive import exclusive
 from engram_interp.options import Run, Solve, Which, takes
+
+logger = logging.getLogger("engram_interp")
 
 ENTRIES, OUTPUTS, HEADS, MATRICES, LOW_RANK, MAGNITUDE, LEARNED = (
     "entries", "outputs", "heads", "matrices", "low rank", "magnitude", "learned",
@@ -249,4 +252,11 @@ def _curve(
 def _smallest(curve: pd.DataFrame, carries: float) -> float:
     """The smallest share that carries the memory; the largest that was tried, if none does."""
     enough = curve.loc[curve[f"{CHOICE}_carried"] >= carries, "share"]
-    return float(enough.min() if len(enough) else curve["share"].max())
+    if len(enough):
+        return float(enough.min())
+    most = curve[f"{CHOICE}_carried"].max()
+    logger.warning(
+        "no share that was tried carries %.0f %% of what training brought; the most is %.0f %%. The largest is taken",
+        100 * carries, 100 * most,
+    )  # fmt: skip
+    return float(curve["share"].max())

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from engram_interp.engrams.parts import Part
 from engram_interp.learning.grafting.difference import Difference
+from engram_interp.linalg.singular import singular
 
 
 @dataclass(frozen=True)
@@ -23,14 +24,14 @@ class Directions:
     """The output directions of one matrix, largest first.
 
     Attributes:
-        U: orthonormal.
+        U: orthonormal. Those in which the engram puts out nothing are left out.
         energy: what the engram puts out along each, squared.
         change: the matrix's whole change, with its bias as the last column if `absorbed`.
         absorbed: whether it has such a column.
     """
 
-    U: Float[Tensor, "out out"]
-    energy: Float[Tensor, "out"]
+    U: Float[Tensor, "out k"]
+    energy: Float[Tensor, "k"]
     change: Float[Tensor, "out d"]
     absorbed: bool
 
@@ -56,9 +57,9 @@ class Directions:
 
 def directions_of(part: Part) -> Directions:
     """The output directions of a matrix's change, as its engram ranks them."""
-    S = part.data.total.S.double()
-    found, U = torch.linalg.eigh(part.W_plus @ S @ part.W_plus.T)
-    return Directions(U.flip(1), found.flip(0).clamp(min=0), part.dW, part.data.absorbed)
+    kept = part.data.kept
+    found = singular(part.W_plus @ (kept.U * kept.lam.sqrt()))
+    return Directions(found.U, found.s.square(), part.dW, part.data.absorbed)
 
 
 def ranks_within(directions: Mapping[str, Directions], share: float, n_entries: int) -> dict[str, int]:
@@ -76,7 +77,8 @@ def ranks_within(directions: Mapping[str, Directions], share: float, n_entries: 
     for key, one in directions.items():
         costs = one.costs
         # The last unit of a matrix has all directions that are left.
-        energy = torch.cat([one.energy[: len(costs) - 1], one.energy[len(costs) - 1 :].sum()[None]])
+        known = nn.functional.pad(one.energy, (0, max(0, len(costs) - len(one.energy))))
+        energy = torch.cat([known[: len(costs) - 1], known[len(costs) - 1 :].sum()[None]])
         keys += [key] * len(costs)
         # A running minimum, so that a cheap last unit does not come before those that it goes with.
         value.append((energy / costs).cummin(0).values)

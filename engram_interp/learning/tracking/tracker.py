@@ -40,6 +40,7 @@ from engram_interp.maps.localization import located
 from engram_interp.maps.localization_map import LocalizationMap
 from engram_interp.maps.overlap import overlap
 from engram_interp.models import Adapter, adapt
+from engram_interp.models.exclusive import exclusive
 from engram_interp.options import Compare, Keep, Run, Solve, Which
 from engram_interp.statistics.collect import collect, moments_of
 from engram_interp.statistics.moments import AnyMoment
@@ -166,6 +167,7 @@ class Tracker:
         self.failed[name] = f"{type(error).__name__}: {error}"
         logger.warning("%s is left out: %s", name, error)
 
+    @exclusive
     def measure(self, model: nn.Module, step: int, name: str, is_last: bool = False) -> None:
         """Measure a checkpoint, and write down what was found.
 
@@ -185,6 +187,7 @@ class Tracker:
             model, adapter, step, name, lambda one, looking: self._map(model, adapter, one, step, is_last, looking)
         )
 
+    @exclusive
     def measure_statistics(self, model: nn.Module, step: int, name: str, statistics: Mapping[str, Statistics]) -> None:
         """Measure a checkpoint by statistics that are at hand, one for each concept; see `measure`."""
         adapter = adapt(model)
@@ -208,7 +211,8 @@ class Tracker:
         for concept in self.concepts:
             looking = _Looking(None if before is None else before[1])
             wmap, of_reference = map_of(concept, looking)
-            facts |= of_reference
+            for fact, value in of_reference.items():
+                facts[fact] = max(value, facts.get(fact, value))  # of several concepts, the one that is farthest off
             maps[concept] = looking.added_to(wmap.table)
             headers[concept] = {one: getattr(wmap, one) for one in HEADER} | {"columns": list(wmap.table.columns)}
             engrams[concept] = looking.engrams

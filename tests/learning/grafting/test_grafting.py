@@ -187,3 +187,10 @@ def test_on_the_testbed_more_carries_more_and_a_learned_mask_needs_least():
 
 def base_to(model: nn.Module, examples) -> float:
     return ei.score(model, {"all": examples})["all"].accuracy
+
+
+def test_a_memory_that_no_share_carries_is_said(learned, caplog):
+    with caplog.at_level("WARNING", "engram_interp"):
+        found = ei.graft(*learned, by="matrices", shares=(0.0, 0.01), carries=0.9)
+    assert found.share == 0.01
+    assert "90 %" in caplog.text

@@ -22,7 +22,9 @@ def test_the_directions_are_the_best_for_what_the_engram_puts_out():
         root = torch.linalg.cholesky(part.data.S.double())
         Y = part.W_plus @ root
         U, s, _ = torch.linalg.svd(Y, full_matrices=False)
-        assert found.energy[: len(s)].sqrt() == pytest.approx(s, rel=1e-4, abs=1e-6 * float(s[0]))
+        k = min(len(found.energy), len(s))
+        assert found.energy[:k].sqrt().tolist() == pytest.approx(s[:k].tolist(), rel=1e-3, abs=1e-4 * float(s[0]))
+        assert float(s[k:].square().sum()) < 1e-8 * float(s.square().sum())
         r = 3
         best = U[:, :r] @ U[:, :r].T
         mine = found.U[:, :r] @ found.U[:, :r].T

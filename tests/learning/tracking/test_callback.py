@@ -206,3 +206,11 @@ def test_a_sharded_model_is_refused():
     model.embed.W_E.data = torch.zeros(0)
     with pytest.raises(RuntimeError, match="embed.W_E"):
         ei.EngramCallback(token_concept(6), every=1).step(model, 1)
+
+
+def test_a_measurement_inside_autocast_is_in_the_models_own_precision():
+    model, asked = build("llama"), token_concept(6)
+    tracker = ei.EngramCallback(asked, every=1, **OPTIONS)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        tracker.step(model, 1)
+    assert tracker.trajectory.map().table.equals(ei.localize(model, asked, **OPTIONS).table)
