@@ -778,7 +778,7 @@ def track(
         tokenizer: of Hugging Face models that are given as modules, which then read text as in their own class.
         reuse_reference: how many checkpoints the reference's statistics serve. Above 1, maps are compared with the
             analytic null, and where the statistics are taken anew, the error of the old ones is logged and written into
-            `steps`. The last checkpoint's are always its own.
+            `steps`. The last checkpoint's are its own, but for an iterator's, whose end nobody knows.
         folder: where results are kept as they are made. A track that was interrupted goes on there, and measures only
             what is missing. None keeps nothing.
         components: names of components, `W_Q` to `W_U`, or short, `Q` to `U`. Of a plain module, paths of its modules,
@@ -1511,6 +1511,9 @@ def protect(
     frozen: norms, biases that are zero, matrices that are not asked for. So nothing moves what the model says of what
     is kept. Entries of a graft are frozen, and all others are free.
 
+    Here `rtol` is 1e-12 by default, so that small parts of kept inputs are kept beside a massive activation. Weights in
+    half precision are kept as well as their rounding allows. A warning says if nothing is left to learn in.
+
     Args:
         model: the model that is trained. Its weights are those whose inputs are kept.
         engrams: what is kept: concepts, statistics, engrams that `extract` made, grafts, or several of them in a list.
@@ -1543,8 +1546,9 @@ def protect(
         A context manager, with `moved()`, how far outputs of kept inputs have moved.
 
     Raises:
-        ValueError: if there is nothing to keep, or a matrix is in no parameter of the model.
+        ValueError: if there is nothing to keep, concepts come with grafts, or a matrix is in no parameter of the model.
         TypeError: if something else is given, or an engram that does not know what it was made from.
+        RuntimeError: if the model is protected already.
 
     Example:
         >>> import torch

@@ -33,6 +33,7 @@ DIAGNOSES = (
     "obliqueness", "stretch",
     "target_passes", "reference_passes", "wnorm", "output_target", "output_reference",
 )  # fmt: skip
+CHANGES = ("moved", "delta", "cosine", "subspace")
 EXAMPLE, UNITS = "example", ("token", "example")
 REST, REFERENCE_MODES = "rest", ("rest", "matched", "matched-positions")
 
@@ -377,7 +378,7 @@ def diagnose_command(
 @click.option(
     "--folder", type=Writable(folder=True), help="Where results are kept; an interrupted track goes on there."
 )
-@click.option("--by", help="The quantity that is drawn: a column of the map, moved, delta, cosine or subspace.")
+@click.option("--by", type=click.Choice((*SCALES, *CHANGES)), help="What is drawn; what ranks the map by default.")
 @click.option(
     "--out", type=Writable(), required=True, help=".html (a page with an animation), .csv, .json, .safetensors."
 )

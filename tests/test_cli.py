@@ -27,6 +27,7 @@ from engram_interp import (
 )
 from engram_interp.cli import main
 from engram_interp.concepts.files import ExamplesIn, read_examples
+from engram_interp.learning.tracking import trajectory
 from engram_interp.maps import diagnosis, localization_map
 from engram_interp.options import Keep, Read, Run, Solve, Which
 from engram_interp.report.sentences import map_sentence
@@ -92,6 +93,7 @@ def test_the_choices_are_the_librarys():
     assert tuple(localization_map.NULLS) == cli.NULLS
     assert set(localization_map.DRAWN) == set(cli.SCALES)
     assert tuple(diagnosis.DIAGNOSED) == cli.DIAGNOSES
+    assert tuple(trajectory.CHANGES) == cli.CHANGES
     assert (cli.UNITS, cli.REFERENCE_MODES) == (rule.UNITS, rule.REFERENCE_MODES)
     assert (cli.EXAMPLE, cli.REST) == (rule.EXAMPLE, rule.REST)
 

@@ -25,7 +25,7 @@ def frame_parts(frame: pd.DataFrame, name: str) -> tuple[dict[str, Tensor], dict
         if pd.api.types.is_float_dtype(values.dtype) and not pd.api.types.is_extension_array_dtype(values.dtype):
             tensors[f"{name}/{column}"] = torch.from_numpy(values.to_numpy(dtype=np.float64, copy=True))
         else:
-            kind = "Int64" if pd.api.types.is_integer_dtype(values.dtype) else "object"
+            kind = str(values.dtype)
             listed = [None if one is pd.NA or one is None else one for one in values.tolist()]
             fields["others"][column] = {"kind": kind, "values": listed}
     return tensors, fields
@@ -42,7 +42,7 @@ def frame_of(content: Content, name: str, fields: Any) -> pd.DataFrame:
         found: dict[str, Any] = {}
         for column in columns:
             if column in others:
-                found[column] = pd.array(others[column]["values"], dtype=others[column]["kind"])
+                found[column] = pd.Series(others[column]["values"], dtype=others[column]["kind"])
             else:
                 found[column] = content.tensor(f"{name}/{column}").numpy()
         if any(len(values) != n for values in found.values()):

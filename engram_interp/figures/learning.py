@@ -206,7 +206,8 @@ def map_film(
 
     def heat(step: int) -> go.Heatmap:
         mine = maps[maps["step"] == step]
-        mine = mine.assign(layer=mine["layer"].fillna(mine["layer"].max()).astype("int64"))
+        last = mine["layer"].max() if mine["layer"].notna().any() else 0
+        mine = mine.assign(layer=mine["layer"].fillna(last).astype("int64"))
         grid = mine.pivot_table(index="component", columns="layer", values=quantity, aggfunc="mean")
         grid = grid.reindex(index=list(components))
         values = grid.to_numpy(dtype=float, copy=True)

@@ -60,6 +60,11 @@ class Adapter(ABC):
         """The input of every matrix by key, in the order of calls, where only a pass shows it; else nothing."""
         return {}
 
+    @property
+    def elsewhere(self) -> set[str]:
+        """The parameters that a pass has multiplied in a way that is not read, too: their inputs are not all known."""
+        return set()
+
     def look(self, concept: Any) -> None:
         """Find out by one example what only a pass tells: the order of calls, and which matrices share an input.
 

@@ -330,6 +330,7 @@ def as_language_model(model: nn.Module, tokenizer: Any = None) -> nn.Module:
         return model
     known: dict[int, Any] = {id(one): one for one in (*model.parameters(), *model.buffers())}
     twin = copy.deepcopy(model, known)
+    vars(twin).pop("forward", None)  # a trainer's, which would switch autocast on
     name = str(getattr(model.config, "_name_or_path", "") or type(model).__name__)
     with unchanged_verbosity(), unchanged_randomness():
         transformers_logging.set_verbosity_error()

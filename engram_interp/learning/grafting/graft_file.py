@@ -27,9 +27,7 @@ def write_graft(path: str | Path, graft: Graft) -> None:
     """Write the fields of a `Graft`, but for its curve."""
     tensors: dict[str, Tensor] = {f"weight_norms/{key}": norms for key, norms in graft.weight_norms.items()}
     for key, one in graft.tensors.items():
-        flat = one.detach().cpu().flatten()
-        places = flat.nonzero().flatten()
-        tensors |= {f"places/{key}": places, f"values/{key}": flat[places]}
+        tensors |= _parts(key, one.detach().cpu().flatten())
     fields = {
         "model": graft.info.to_dict(),
         "trained": None if graft.trained is None else graft.trained.to_dict(),
@@ -43,6 +41,15 @@ def write_graft(path: str | Path, graft: Graft) -> None:
         "by": graft.by,
     }
     storage.write(path, "graft", tensors, fields)
+
+
+def _parts(key: str, flat: Tensor) -> dict[str, Tensor]:
+    """What is grafted of a parameter: places and values, or values alone where most entries are."""
+    places = flat.nonzero().flatten()
+    if 2 * len(places) > len(flat):
+        return {f"values/{key}": flat}
+    places = places.to(torch.int32) if len(flat) < 2**31 else places
+    return {f"places/{key}": places, f"values/{key}": flat[places.long()]}
 
 
 def read_graft(path: str | Path) -> dict[str, Any]:
@@ -86,16 +93,17 @@ def _lens_sites(content: storage.Content, keys: Sequence[str]) -> tuple[Site, ..
 
 def _dense(content: storage.Content, key: str, shape: Any) -> Tensor:
     """A parameter's graft, with zeros where nothing is grafted."""
-    places, values = content.tensor(f"places/{key}"), content.tensor(f"values/{key}")
+    values = content.tensor(f"values/{key}")
     is_shape = isinstance(shape, list) and shape and all(isinstance(n, int) and 0 < n < LARGEST for n in shape)
     if not is_shape or math.prod(shape) >= LARGEST:
         raise content.error(f"{key} has the shape {shape!r}")
     n = math.prod(shape)
-    fits = places.dtype == torch.long and places.dim() == 1 and places.shape == values.shape
+    places = content.tensors.get(f"places/{key}", torch.arange(n) if len(values) == n else torch.zeros(0).long())
+    fits = places.dtype in (torch.int32, torch.long) and places.dim() == 1 and places.shape == values.shape
     if not fits or not values.is_floating_point() or not is_finite(values):
         raise content.error(f"what is grafted of {key} is {values.dtype} {list(values.shape)}, or holds nan or inf")
     if len(places) and (int(places.min()) < 0 or int(places.max()) >= n):
         raise content.error(f"{key} has {n} entries; the graft has one at {int(places.max())}")
     dense = torch.zeros(n, dtype=values.dtype)
-    dense[places] = values
+    dense[places.long()] = values
     return dense.view(shape)

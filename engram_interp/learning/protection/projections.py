@@ -38,17 +38,35 @@ class Projection:
     readers: tuple[Site, ...]
     absorbed: bool
 
-    def step(self, site: Site, before: Mapping[str, Tensor], now: Mapping[str, Tensor]) -> None:
-        """Take out of a matrix's last step what it does to the kept inputs. Both mappings are of parameters by path."""
-        start = self.matrix(site, before)
-        update = self.matrix(site, now) - start
-        self._write(site, now, start + update - update @ self.P)
+    def step(
+        self, site: Site, before: Mapping[str, Tensor], now: Mapping[str, Tensor], exact: Mapping[str, Tensor]
+    ) -> None:
+        """Take out of a matrix's last step what it does to the kept inputs.
 
-    def moved(self, site: Site, before: Mapping[str, Tensor], now: Mapping[str, Tensor]) -> float:
-        """`|(W - W_before) X+| / |W_before X+|`: how much the matrix's outputs have moved for the kept inputs."""
+        Args:
+            site: the matrix.
+            before: the parameters before the step, by path.
+            now: those after it, which are written into.
+            exact: those in half precision as they were before they were rounded. They are written into too.
+        """
+        update = self.matrix(site, now) - self.matrix(site, before)
+        whole = self.matrix(site, {**before, **exact}) + update - update @ self.P
+        self._write(site, now, whole)
+        if site.path in exact:
+            self._write(site, exact, whole)
+
+    def moved(self, site: Site, before: Mapping[str, Tensor], now: Mapping[str, Tensor]) -> tuple[float, float]:
+        """`|(W - W_before) X+| / |W_before X+|` over all kept inputs, and the same of the one that moved most.
+
+        The second is NaN where only the moments of inputs are known.
+        """
         start = self.matrix(site, before)
         change = self.matrix(site, now) - start
-        return share(output_norm(change, self.target), output_norm(start, self.target)).item()
+        over_all = share(output_norm(change, self.target), output_norm(start, self.target)).item()
+        if self.target.rows is None:
+            return over_all, float("nan")
+        of_rows = [(W @ self.target.rows.T.to(W)).norm(dim=0) for W in (change, start)]
+        return over_all, share(*of_rows).max().item()
 
     def matrix(self, site: Site, parameters: Mapping[str, Tensor]) -> Float[Tensor, "out d"]:
         """A matrix in float64, with its bias as the last column if that is absorbed."""
@@ -75,12 +93,14 @@ def projections_of(adapter: Adapter, statistics: Statistics, sites: list[Site], 
     Args:
         adapter: the model.
         statistics: whose target is kept.
-        sites: the matrices that are protected.
+        sites: the matrices that are protected. Those that do not train are left out, and those that are multiplied
+            outside of their layers too, whose inputs are not all known.
         solve: how shares are found, and the filter that says how much of each is kept.
     """
     found = {}
-    for name, readers in by_input(sites).items():
-        absorbed = any(_learns_bias(adapter, site) for site in adapter.all_sites() if site.input == name)
+    trained = [site for site in sites if _trains(adapter, site.path) and site.path not in adapter.elsewhere]
+    for name, readers in by_input(trained).items():
+        absorbed = solve.absorb_bias and any(_learns_bias(adapter, site) for site in readers)
         data = input_data(statistics, name, absorbed, solve)
         found[str(name)] = Projection(data.P_plus, data.target, tuple(readers), absorbed)
     return found
@@ -88,6 +108,9 @@ def projections_of(adapter: Adapter, statistics: Statistics, sites: list[Site], 
 
 def _learns_bias(adapter: Adapter, site: Site) -> bool:
     """Whether training moves a matrix's bias: TransformerLens has zeros where a model has none, which stay zeros."""
-    if site.bias is None or not adapter.parameter(site.bias).any():
-        return False
-    return any(one.requires_grad for one in holders(adapter, [site.bias])[site.bias])
+    return site.bias is not None and bool(adapter.parameter(site.bias).any()) and _trains(adapter, site.bias)
+
+
+def _trains(adapter: Adapter, key: str) -> bool:
+    """Whether training may move a weight or bias."""
+    return any(one.requires_grad for one in holders(adapter, [key])[key])

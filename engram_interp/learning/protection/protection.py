@@ -32,8 +32,14 @@ from engram_interp.options import Cut, Run, Solve, Which, takes
 
 logger = logging.getLogger("engram_interp")
 
+CUT = 1e-12
+"""The default cut. A direction below an engram's cut would be free, and kept inputs may have small parts there, beside
+a massive activation."""
 LEAST_SHARE = 1e-6
 """A direction of which what is kept owns more than this is kept whole, by default."""
+HALF = (torch.float16, torch.bfloat16)
+LEAST_FREE = 0.5
+"""An input with fewer free directions than this has none."""
 EVERYTHING = filters.hard(LEAST_SHARE)
 
 
@@ -56,6 +62,9 @@ def protect(
     frozen: norms, biases that are zero, matrices that are not asked for. So nothing moves what the model says of what
     is kept. Entries of a graft are frozen, and all others are free.
 
+    Here `rtol` is 1e-12 by default, so that small parts of kept inputs are kept beside a massive activation. Weights in
+    half precision are kept as well as their rounding allows. A warning says if nothing is left to learn in.
+
     Args:
         model: the model that is trained. Its weights are those whose inputs are kept.
         engrams: what is kept: concepts, statistics, engrams that `extract` made, grafts, or several of them in a list.
@@ -73,8 +82,9 @@ def protect(
         A context manager, with `moved()`, how far outputs of kept inputs have moved.
 
     Raises:
-        ValueError: if there is nothing to keep, or a matrix is in no parameter of the model.
+        ValueError: if there is nothing to keep, concepts come with grafts, or a matrix is in no parameter of the model.
         TypeError: if something else is given, or an engram that does not know what it was made from.
+        RuntimeError: if the model is protected already.
 
     Example:
         >>> import torch
@@ -92,19 +102,51 @@ def protect(
     require_filter(filter)
     adapter = adapt(model)
     kept = kept_of(adapter, engrams, positions, which, run)
+    if kept.grafts and kept.statistics is not None:
+        raise ValueError(
+            "concepts and grafts cannot be kept together, since freezing entries undoes the projection of steps: keep "
+            "the graft's concept in its place"
+        )
     projections: dict[str, Projection] = {}
     frozen: dict[str, Tensor] = {}
     if kept.statistics is not None:
         adapter.learn(kept.statistics.reads)
-        solve = Solve(**vars(cut), filter=filter)
+        solve = Solve(**{**vars(cut), "rtol": CUT if cut.rtol is None else cut.rtol}, filter=filter)
         sites = [site for site in adapter.sites(which.components, which.layers) if site.key in kept.statistics.keys]
         projections = projections_of(adapter, kept.statistics, sites, solve)
         frozen = _others(adapter, token_shares(adapter, kept.concept), filter)
         frozen |= {key: torch.ones([1] * adapter.parameter(key).dim()) for key in _untouched(adapter, projections)}
+        _warn_if_nothing_is_left(projections)
+        _warn_of_moving_statistics(adapter)
     for graft in kept.grafts:
         for key, mask in graft.masks.items():
             frozen[key] = torch.maximum(frozen.get(key, torch.zeros(mask.shape)), mask.float())
     return Protection(adapter, projections, frozen)
+
+
+def _warn_if_nothing_is_left(projections: Mapping[str, Projection]) -> None:
+    """Warn of inputs all of whose directions are kept, so that their matrices cannot learn."""
+    full = [name for name, one in projections.items() if len(one.P) - float(one.P.trace()) < LEAST_FREE]
+    more = f" and {len(full) - 3} more" if len(full) > 3 else ""
+    if full:
+        logger.warning(
+            "nothing can be learned in the matrices of %s%s: all directions of what they read are kept. A softer "
+            "filter leaves some, as filters.soft", ", ".join(full[:3]), more,
+        )  # fmt: skip
+
+
+def _warn_of_moving_statistics(adapter: Adapter) -> None:
+    """Warn of batch norms, whose statistics move in every pass in train mode."""
+    moving = [
+        name
+        for name, one in adapter.named_modules().items()
+        if one.training and getattr(one, "running_mean", None) is not None
+    ]
+    if moving:
+        logger.warning(
+            "the running statistics of %s move in train mode, and what is kept moves with them: call eval() on it",
+            ", ".join(moving[:3]),
+        )  # fmt: skip
 
 
 def _untouched(adapter: Adapter, projections: Mapping[str, Projection]) -> list[str]:
@@ -121,11 +163,11 @@ def _others(adapter: Adapter, tokens: Tensor | None, filter: Function) -> dict[s
     if tokens is None or not isinstance(adapter, LanguageAdapter):
         return found
     rows = values_of(filter, tokens.double()).float()[:, None]
-    W_E = adapter.W_E
-    tied = [key for key, one in adapter.other_parameters().items() if share_memory(one, W_E)]
-    if tied:
-        return found | dict.fromkeys(tied, rows)
-    return found | {"unembed.W_U": rows.T}
+    embeddings = [key for key, one in adapter.other_parameters().items() if share_memory(one, adapter.W_E)]
+    if embeddings:
+        return found | dict.fromkeys(embeddings, rows)
+    # The embedding is the unembedding, whose bias goes with its rows.
+    return found | {"unembed.W_U": rows.T, "unembed.b_U": rows[:, 0]}
 
 
 class Protection:
@@ -142,14 +184,22 @@ class Protection:
         self.n_steps = 0
         keys = [key for one in projections.values() for site in one.readers for key in (site.path, site.bias) if key]
         self._keys = list(dict.fromkeys([*keys, *frozen]))
-        self._holders = {key: set(map(id, some)) for key, some in holders(adapter, self._keys).items()}
-        self._start = {key: adapter.parameter(key).detach().to("cpu", copy=True) for key in self._keys}
+        self._holders = {id(one) for some in holders(adapter, self._keys).values() for one in some}
+        if any(self._holders & other._holders for other in _active):
+            raise RuntimeError(
+                f"{adapter.info.name!r} is protected already, and two protections undo each other: give one of them "
+                f"all that is kept, as protect(model, [a, b])"
+            )
+        self._start = {key: one.to("cpu", copy=True) for key, one in self._now().items()}
         self._before: dict[int, dict[str, Tensor]] = {}
+        # Steps that are smaller than the grid of half precision add up here.
+        self._exact = {key: one.to(torch.float32) for key, one in self._now().items() if one.dtype in HALF}
         self._versions = self._seen()
         self._handles = [
             register_optimizer_step_pre_hook(self._remember),
             register_optimizer_step_post_hook(self._project),
         ]
+        _active.append(self)
 
     def __repr__(self) -> str:
         state = "on" if self._handles else "removed"
@@ -159,6 +209,8 @@ class Protection:
         )
 
     def __enter__(self) -> Protection:
+        if not self._handles:
+            raise RuntimeError("this protection was removed: call protect again")
         return self
 
     def __exit__(
@@ -168,31 +220,35 @@ class Protection:
 
     def remove(self) -> None:
         """End the protection. The model keeps what it has learned, and nothing is left on it."""
+        if not self._handles:
+            return
         self._warn_if_written()
         for handle in self._handles:
             handle.remove()
         self._handles = []
+        _active.remove(self)
 
     def moved(self) -> pd.DataFrame:
         """How far every protected matrix has moved since the protection began.
 
         Returns:
-            A row for each matrix: `key`; `moved`, `|(W - W_start) X+| / |W_start X+|`, over the kept inputs as they
-            were then; and `changed`, `|W - W_start| / |W_start|`.
+            A row for each matrix that trains: `key`; `moved`, `|(W - W_start) X+| / |W_start X+|`, over the kept inputs
+            as they were then; `worst`, the same of the input that moved most, missing where there are so many that only
+            their moments are known; and `changed`, `|W - W_start| / |W_start|`.
         """
-        now = {key: self._adapter.parameter(key).detach().cpu() for key in self._keys}
+        now = {key: one.cpu() for key, one in self._now().items()}
         rows = []
         for one in self._projections.values():
             for site in one.readers:
                 start, end = (one.matrix(site, tensors) for tensors in (self._start, now))
                 changed = ((end - start).norm() / start.norm()).item()
-                rows.append({"key": site.key, "moved": one.moved(site, self._start, now), "changed": changed})
-        return pd.DataFrame(rows, columns=["key", "moved", "changed"])
+                over_all, worst = one.moved(site, self._start, now)
+                rows.append({"key": site.key, "moved": over_all, "worst": worst, "changed": changed})
+        return pd.DataFrame(rows, columns=["key", "moved", "worst", "changed"])
 
     def _is_mine(self, optimizer: Optimizer) -> bool:
         """Whether an optimizer may write into what is protected."""
-        given = {id(one) for group in optimizer.param_groups for one in group["params"]}
-        return any(given & self._holders[key] for key in self._keys)
+        return any(id(one) in self._holders for group in optimizer.param_groups for one in group["params"])
 
     def _remember(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         """Before a step: the weights as they are."""
@@ -208,15 +264,21 @@ class Protection:
         before = self._before.pop(id(optimizer), None)
         if before is None:
             return
-        now = {key: self._adapter.parameter(key).detach() for key in before}
+        now = self._now()
         for one in self._projections.values():
             for site in one.readers:
-                one.step(site, before, now)
+                one.step(site, before, now, self._exact)
         for key, kept in self._frozen.items():
             share = kept.to(now[key])
             now[key].copy_(torch.where(share == 1, before[key], now[key] + (before[key] - now[key]) * share))
+            if key in self._exact:
+                self._exact[key].copy_(now[key])
         self.n_steps += 1
         self._versions = self._seen()
+
+    def _now(self) -> dict[str, Tensor]:
+        """The weights, which can be written into."""
+        return {key: self._adapter.parameter(key).detach() for key in self._keys}
 
     def _seen(self) -> dict[str, int]:
         return {key: self._adapter.parameter(key)._version for key in self._keys}
@@ -231,3 +293,7 @@ class Protection:
                 f" and {len(written) - 3} more" if len(written) > 3 else "",
             )  # fmt: skip
         self._versions = seen
+
+
+_active: list[Protection] = []
+"""The protections that are on."""

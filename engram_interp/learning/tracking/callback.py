@@ -29,6 +29,9 @@ from engram_interp.statistics.sharing.ranks import Ranks
 
 logger = logging.getLogger("engram_interp")
 
+FIRST = 3
+"""So many batches are read in any case: the first shows what matrices read, and the next ones what reading takes."""
+
 
 class EngramCallback(TrainerCallback):
     """Tracks concepts while a model trains; `trajectory` has what was found.
@@ -87,10 +90,28 @@ class EngramCallback(TrainerCallback):
         self._tracker = Tracker(
             named(concepts), How(which, solve, run, compare), None if folder is None else Path(folder)
         )
-        self._began: float | None = None
-        self._spent, self._last_cost = 0.0, 0.0
-        self._last_step = -1
         self.skipped: list[int] = []
+        self._begin(None)
+
+    def _begin(self, at: int | None) -> None:
+        """A training begins, after so many steps; None if nobody knows yet.
+
+        Raises:
+            ValueError: if the folder holds later steps, of another training.
+        """
+        self._began: float | None = None if at is None else time.perf_counter()
+        self._ended: float | None = None
+        self._measuring, self._last_cost, self._last_step = 0.0, 0.0, -1
+        later = [] if at is None else [step for step in self._tracker.steps if step > at]
+        if later:
+            raise ValueError(
+                f"{self._tracker.folder} holds steps of another training, up to {later[-1]}: give another folder"
+            )
+
+    @property
+    def _spent(self) -> float:
+        """How many seconds went into measurements while the model trained."""
+        return self._measuring
 
     @property
     def trajectory(self) -> Trajectory:
@@ -100,10 +121,15 @@ class EngramCallback(TrainerCallback):
     @property
     def share(self) -> float:
         """How much time measurements have taken while the model trained, as a share of the time of training alone."""
+        training = self._training
+        return self._spent / training if training > 0 else 0.0
+
+    @property
+    def _training(self) -> float:
+        """How many seconds training has taken alone, until it ended."""
         if self._began is None:
             return 0.0
-        training = time.perf_counter() - self._began - self._spent
-        return self._spent / training if training > 0 else 0.0
+        return (time.perf_counter() if self._ended is None else self._ended) - self._began - self._spent
 
     def step(self, model: nn.Module, step: int, tokenizer: Any = None) -> None:
         """Say that a step of training was taken. A measurement that is due, and may be taken, is taken.
@@ -113,30 +139,30 @@ class EngramCallback(TrainerCallback):
             step: how many steps were taken.
             tokenizer: see `EngramCallback`.
         """
-        if self._began is None:
-            self._began = time.perf_counter()
+        if self._began is None or self._ended is not None:
+            self._begin(step - 1)
         if step % self._every or step == self._last_step:
             return
         if Ranks.here().from_first(not self._may_measure()):
             self.skipped.append(step)
             return
         self._measure(model, step, tokenizer)
-        self._spent += self._last_cost
+        self._measuring += self._last_cost
 
     def finish(self, model: nn.Module, step: int, tokenizer: Any = None) -> None:
         """Measure the model at the end of training, unless its last step was measured, and say what all took."""
-        during = self.share
+        self._ended = time.perf_counter()
+        logger.info(
+            "tracking took %.1f %% of the training time, and left %d measurements out",
+            100 * self.share, len(self.skipped),
+        )  # fmt: skip
         if step != self._last_step:
             self._measure(model, step, tokenizer)
-        logger.info(
-            "tracking took %.1f %% of the training time for %d measurements, and left %d out",
-            100 * during, len(self._tracker.steps), len(self.skipped),
-        )  # fmt: skip
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Called by `Trainer`."""
-        del args, state, control, kwargs
-        self._began = time.perf_counter()
+        del args, control, kwargs
+        self._begin(state.global_step)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Called by `Trainer`."""
@@ -150,10 +176,7 @@ class EngramCallback(TrainerCallback):
 
     def _may_measure(self) -> bool:
         """Whether one more measurement stays within the share of the training time."""
-        if self._began is None or not self._last_cost:
-            return True
-        training = time.perf_counter() - self._began - self._spent
-        return self._spent + self._last_cost <= self._max_share * training
+        return not self._last_cost or self._spent + self._last_cost <= self._max_share * self._training
 
     def _measure(self, model: nn.Module, step: int, tokenizer: Any) -> None:
         began = time.perf_counter()
@@ -161,7 +184,7 @@ class EngramCallback(TrainerCallback):
         with unchanged_randomness(), evaluation_mode(model.modules()):
             try:
                 self._measure_now(model, step, self._tokenizer if self._tokenizer is not None else tokenizer)
-            except (ValueError, RuntimeError, NotImplementedError) as error:
+            except Exception as error:  # whatever goes wrong here, training goes on
                 self._tracker.fail(f"step {step}", error)
         self._last_step, self._last_cost = step, time.perf_counter() - began
 
@@ -172,7 +195,8 @@ class EngramCallback(TrainerCallback):
 class StreamingEngramCallback(EngramCallback):
     """Tracks concepts by the training batches themselves, of which nothing is passed through twice.
 
-    The moments of every input fade: a batch counts for half after `half_life` batches. Maps are compared with the
+    The moments of every input fade: a batch counts for half after `half_life` batches that are read. Batches are left
+    out too, so that reading and measuring take at most `max_share` of the training time. Maps are compared with the
     analytic null, and there are no answers.
 
     Args:
@@ -215,7 +239,17 @@ class StreamingEngramCallback(EngramCallback):
         options = {**vars(which), **vars(solve), **vars(run), "null": "analytic"}
         nothing = Concept(["nothing is passed through"], ["twice"])
         super().__init__(dict.fromkeys(belongs, nothing), every, max_share=max_share, folder=folder, **options)
-        self._moments = RunningMoments(model, belongs, counts, half_life, which)
+        self._moments = RunningMoments(model, belongs, counts, half_life, which, self._may_read)
+
+    @property
+    def _spent(self) -> float:
+        return self._measuring + self._moments.seconds if hasattr(self, "_moments") else self._measuring
+
+    def _may_read(self) -> bool:
+        """Whether reading one more batch stays within the share of the training time; the first ones are read."""
+        n = self._moments.n_batches
+        cost = self._moments.seconds / n if n else 0.0
+        return n < FIRST or self._spent + cost <= self._max_share * self._training
 
     def _measure_now(self, model: nn.Module, step: int, tokenizer: Any) -> None:
         del tokenizer

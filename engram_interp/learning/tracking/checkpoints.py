@@ -11,13 +11,18 @@ from typing import Any, TypeAlias, cast
 import torch
 from torch import Tensor, nn
 
+from engram_interp.common.arguments import whole
+from engram_interp.common.storage import fingerprint
 from engram_interp.models import adapt
+from engram_interp.models.identity import weights_digest
 from engram_interp.models.loading import load_model
 
+PICKLED = (".pt", ".pth", ".bin", ".ckpt")
 Checkpoint: TypeAlias = Any
 """A model, a folder or file or name, a state dict, a function that returns a model, or `(step, one of these)`."""
 Loader: TypeAlias = Callable[[], nn.Module]
 
+_NAMED = re.compile(r"(checkpoint|global_step|step|iter)[-_]?\d+$")
 _STEP = re.compile(r"(\d+)(?!.*\d)")
 
 
@@ -28,10 +33,11 @@ class Source:
         step: when it was written.
         name: what errors and tables call it.
         load: gives its model.
+        mark: what tells it from another checkpoint of this step without loading it; None if nothing does.
     """
 
-    def __init__(self, step: int, name: str, load: Loader) -> None:
-        self.step, self.name = step, name
+    def __init__(self, step: int, name: str, load: Loader, mark: str | None = None) -> None:
+        self.step, self.name, self.mark = step, name, mark
         self._load: Loader | None = load
 
     def taken(self) -> nn.Module:
@@ -72,7 +78,7 @@ def sources(
                 f"the step {step} comes twice: give each checkpoint a step of its own, as (step, checkpoint)"
             )
         seen.add(step)
-        source = Source(step, _name_of(what, step), _loader(what, step, model, load or load_model))
+        source = Source(step, _name_of(what, step), _loader(what, step, model, load or load_model), _mark_of(what))
         del given, what  # nothing here holds a model while the next is made
         yield source
 
@@ -92,10 +98,12 @@ def _in_folder(folder: Path) -> list[tuple[int, Path]]:
     """The checkpoints that a folder holds, by step."""
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder} with checkpoints")
-    inside = [one for one in folder.iterdir() if one.suffix == ".safetensors" or (one / "config.json").is_file()]
+    inside = [one for one in folder.iterdir() if one.suffix == ".safetensors" or (one.is_dir() and _is_one(one))]
     found = sorted(
         (step, one) for one in inside if (step := step_in(one.stem if one.is_file() else one.name)) is not None
     )
+    if twice := [one.name for (step, one), (before, _) in zip(found[1:], found, strict=False) if step == before]:
+        raise ValueError(f"{folder} holds two checkpoints of one step: {twice[0]}")
     if not found:
         raise ValueError(
             f"{folder} holds no checkpoints: folders with a config.json, or .safetensors files, with a number in their "
@@ -104,13 +112,21 @@ def _in_folder(folder: Path) -> list[tuple[int, Path]]:
     return found
 
 
+def _is_one(folder: Path) -> bool:
+    """Whether this is a checkpoint's folder, also one that was cut short."""
+    return any((folder / name).is_file() for name in ("config.json", "adapter_config.json")) or bool(
+        _NAMED.match(folder.name)
+    )
+
+
 def _apart(given: Any, place: int) -> tuple[int, Any]:
     """The step of a checkpoint, and the checkpoint."""
     if isinstance(given, (tuple, list)) and len(given) == 2:
         step, what = given
-        if isinstance(step, bool) or not isinstance(step, int) or step < 0:
-            raise ValueError(f"a step must be a whole number, 0 or more; got {step!r} for checkpoint {place}")
-        return step, what
+        try:
+            return whole(step, "a step", at_least=0), what
+        except TypeError as error:
+            raise ValueError(f"{error} for checkpoint {place}") from None
     found = step_in(Path(given).name) if isinstance(given, (str, os.PathLike)) else None
     return place if found is None else found, given
 
@@ -121,6 +137,14 @@ def _name_of(what: Any, step: int) -> str:
     return f"step {step} (a {type(what).__name__})"
 
 
+def _mark_of(what: Any) -> str | None:
+    if isinstance(what, nn.Module):
+        return weights_digest(what)
+    if isinstance(what, Mapping):
+        return fingerprint(what.values())
+    return str(Path(what).absolute()) if isinstance(what, (str, os.PathLike)) else None
+
+
 def _loader(what: Any, step: int, model: nn.Module | None, load: Callable[[Any], nn.Module]) -> Loader:
     if isinstance(what, nn.Module):
         return lambda: what
@@ -128,6 +152,10 @@ def _loader(what: Any, step: int, model: nn.Module | None, load: Callable[[Any],
         return lambda: _filled(_required(model, step), what, step)
     if isinstance(what, (str, os.PathLike)):
         path = Path(what)
+        if path.suffix in PICKLED:
+            raise ValueError(
+                f"{path} may be pickled, which is never read here: load it yourself, and give its state dict"
+            )
         if path.suffix == ".safetensors":
             return lambda: _filled(_required(model, step), _read(path), step)
         return lambda: load(what)

@@ -6,9 +6,9 @@ batches, as the model read them then, with dropout if it has any.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import wraps
 from typing import Any, TypeAlias
 
 import torch
@@ -20,6 +20,7 @@ from engram_interp.concepts.concept import REFERENCE, TARGET
 from engram_interp.concepts.data import DataBatch
 from engram_interp.models import LanguageAdapter, adapt
 from engram_interp.models.torch_module.adapter import TorchModuleAdapter
+from engram_interp.models.torch_module.reading import Listening
 from engram_interp.options import Which
 from engram_interp.statistics.moments import Moment
 from engram_interp.statistics.statistics import Statistics
@@ -75,6 +76,11 @@ class RunningMoments:
             `attention_mask` where there is one, and else everything.
         half_life: after so many batches a batch counts for half.
         which: the matrices.
+        may_read: says before each batch whether it is read.
+
+    Attributes:
+        n_batches: how many were read.
+        seconds: how long that took beside the passes themselves.
 
     Raises:
         TypeError: if the model is one of TransformerLens's, which this cannot read while it trains.
@@ -88,6 +94,7 @@ class RunningMoments:
         counts: Belongs | None,
         half_life: float | int,
         which: Which,
+        may_read: Callable[[], bool] = lambda: True,
     ) -> None:
         adapter = adapt(model)
         if isinstance(adapter, LanguageAdapter) or not isinstance(adapter, TorchModuleAdapter):
@@ -102,23 +109,19 @@ class RunningMoments:
         self._gamma = 0.5 ** (1 / float(half_life))
         self._moments: dict[tuple[str, str, str], Fading] = {}
         self.n_batches = 0
-        self._own, self._forward = model.__dict__.get("forward"), model.forward
-
-        @wraps(self._forward)  # a trainer looks up which arguments there are
-        def listening(*args: Any, **kwargs: Any) -> Any:
-            return self._listened(*args, **kwargs)
-
-        self._put: Any = listening
-        model.forward = listening
+        self.seconds = 0.0
+        self._may_read = may_read
+        self._listening: Listening | None = None
+        self._handles = [
+            model.register_forward_pre_hook(_Hook(self._begin), with_kwargs=True),
+            model.register_forward_hook(_Hook(self._end), always_call=True),
+        ]
 
     def remove(self) -> None:
         """Read no more. The model is as it was."""
-        if self._model.__dict__.get("forward") is not self._put:
-            return
-        if self._own is None:
-            del self._model.forward
-        else:
-            self._model.forward = self._own
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
 
     def statistics(self, concept: str) -> Statistics:
         """The moments of a concept as they are now, against everything else that counted.
@@ -151,17 +154,35 @@ class RunningMoments:
     def _fading(self, concept: str, side: str) -> list[Fading]:
         return [one for (name, of, _), one in self._moments.items() if (name, of) == (concept, side)]
 
-    def _listened(self, *args: Any, **kwargs: Any) -> Any:
-        if not self._model.training:
-            return self._forward(*args, **kwargs)
+    def _begin(self, model: nn.Module, args: Any, kwargs: Any) -> None:
+        """Before a pass: what goes in, and what of it counts."""
+        if not model.training or self._listening is not None or not self._may_read():
+            return
+        began = time.perf_counter()
         batch, masks = self._batch(args, kwargs)
         for one in self._moments.values():
             one.fade(self._gamma)
-        with self._adapter.listening(batch, None, _Recording(masks, self._moments)) as listening:
-            found = self._forward(*args, **kwargs)
+        self._listening = self._adapter.listening(batch, None, _Recording(masks, self))
+        self.seconds += time.perf_counter() - began
+        self._listening.__enter__()
+
+    def _end(self, model: nn.Module, args: Any, output: Any) -> None:
+        """After a pass, also one that failed."""
+        del model, args, output
+        listening, self._listening = self._listening, None
+        if listening is None:
+            return
+        listening.__exit__(None, None, None)
         listening.finish()
         self.n_batches += 1
-        return found
+
+    def record(self, concept: str, side: str, name: str, rows: Float[Tensor, "n d"]) -> None:
+        """Add rows of an input to the moments of a side."""
+        d, zeros = rows.shape[1], {"dtype": torch.float64, "device": rows.device}
+        moment = self._moments.setdefault(
+            (concept, side, name), Fading(torch.zeros(d, d, **zeros), torch.zeros(d, **zeros))
+        )
+        moment.add(rows)
 
     def _batch(self, args: Any, kwargs: Any) -> tuple[DataBatch, dict[tuple[str, str], Bool[Tensor, "batch pos"]]]:
         """The batch with what counts of it, and what belongs to each side of each concept."""
@@ -190,21 +211,38 @@ class RunningMoments:
 class _Recording:
     """Adds what is handed on to the moments of each side. It is called as `Record` says."""
 
-    def __init__(
-        self, masks: Mapping[tuple[str, str], Bool[Tensor, "batch pos"]], moments: dict[tuple[str, str, str], Fading]
-    ) -> None:
+    def __init__(self, masks: Mapping[tuple[str, str], Bool[Tensor, "batch pos"]], moments: RunningMoments) -> None:
         self._masks, self._moments = {key: mask.flatten() for key, mask in masks.items()}, moments
 
     def __call__(self, name: str, activation: Tensor, routed: Tensor | None = None) -> None:
-        rows = activation.flatten(0, -2)
+        began, rows = time.perf_counter(), activation.flatten(0, -2)
         for (concept, side), mask in self._masks.items():
             mine = mask.to(rows.device) if routed is None else mask.to(rows.device)[routed]
-            d = rows.shape[1]
-            zeros = {"dtype": torch.float64, "device": rows.device}
-            moment = self._moments.setdefault(
-                (concept, side, str(name)), Fading(torch.zeros(d, d, **zeros), torch.zeros(d, **zeros))
-            )
-            moment.add(rows[mine])
+            self._moments.record(concept, side, str(name), rows[mine])
+        self._moments.seconds += time.perf_counter() - began
+
+
+class _Hook:
+    """A hook of a model that its copies do not have: they are other models, and nobody reads them."""
+
+    def __init__(self, call: Callable[..., None]) -> None:
+        self._call = call
+
+    def __call__(self, *args: Any) -> None:
+        self._call(*args)
+
+    def __deepcopy__(self, memo: Any) -> _Nothing:
+        return _Nothing()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Nothing, ()
+
+
+class _Nothing:
+    """What copies of a model have in the place of a hook."""
+
+    def __call__(self, *args: Any) -> None:
+        del args
 
 
 def _wide(mask: Tensor) -> Bool[Tensor, "batch pos"]:

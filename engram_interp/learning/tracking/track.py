@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from torch import nn
 
 from engram_interp.common.arguments import whole
@@ -21,9 +20,6 @@ from engram_interp.models.loading import as_language_model
 from engram_interp.options import Compare, Run, Solve, Which, takes
 
 logger = logging.getLogger("engram_interp")
-
-UNREADABLE = (OSError, ValueError, RuntimeError, KeyError, NotImplementedError, SafetensorError)
-"""What a checkpoint that cannot be read or measured raises."""
 
 
 @takes(Which, Solve, Run, Compare)
@@ -56,7 +52,7 @@ def track(
         tokenizer: of Hugging Face models that are given as modules, which then read text as in their own class.
         reuse_reference: how many checkpoints the reference's statistics serve. Above 1, maps are compared with the
             analytic null, and where the statistics are taken anew, the error of the old ones is logged and written into
-            `steps`. The last checkpoint's are always its own.
+            `steps`. The last checkpoint's are its own, but for an iterator's, whose end nobody knows.
         folder: where results are kept as they are made. A track that was interrupted goes on there, and measures only
             what is missing. None keeps nothing.
 
@@ -82,22 +78,23 @@ def track(
     tracker = Tracker(named(concepts), How(which, solve, run, compare, reuse), None if folder is None else Path(folder))
     given = sources(checkpoints, model, load)
     # Only who keeps a reference must know which checkpoint is the last, before the next is made.
-    walked = _with_last(given) if reuse > 1 else ((one, False) for one in given)
+    ends = reuse > 1 and (isinstance(checkpoints, (str, os.PathLike)) or hasattr(checkpoints, "__len__"))
+    walked = _with_last(given) if ends else ((one, False) for one in given)
     for source, is_last in bar(walked, run.progress, "tracking", "checkpoint", _known_length(checkpoints)):
-        if not tracker.has(source.step):
+        if not tracker.has(source.step, source.mark):
             _measure(tracker, source, tokenizer, is_last)
         source.drop()
     return assembled(tracker.files, tracker.failed)
 
 
 def _measure(tracker: Tracker, source: Source, tokenizer: Any, is_last: bool) -> None:
-    """Load a checkpoint and measure it; what cannot be is left out."""
+    """Load a checkpoint and measure it; what cannot be is left out, whatever a library raises."""
     try:
         model = as_language_model(source.taken(), tokenizer)
-        tracker.measure(model, source.step, source.name, is_last)
+        tracker.measure(model, source.step, source.name, source.mark, is_last)
     except UnlikeError:
         raise
-    except UNREADABLE as error:
+    except Exception as error:
         tracker.fail(source.name, error)
 
 

@@ -20,7 +20,7 @@ from typing import Any, cast
 
 import pandas as pd
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -41,6 +41,7 @@ from engram_interp.maps.localization_map import LocalizationMap
 from engram_interp.maps.overlap import overlap
 from engram_interp.models import Adapter, adapt
 from engram_interp.models.exclusive import exclusive
+from engram_interp.models.identity import weights_digest
 from engram_interp.options import Compare, Keep, Run, Solve, Which
 from engram_interp.statistics.collect import collect, moments_of
 from engram_interp.statistics.moments import AnyMoment
@@ -78,9 +79,10 @@ class How:
     def to_dict(self) -> dict[str, Any]:
         """What may not change if a track goes on."""
         solve = {name: value for name, value in vars(self.solve).items() if name not in ("filter", "delta_from")}
-        compare = {
-            name: value for name, value in asdict(replace(self.compare, groups=None)).items() if name != "groups"
-        }
+        base, groups = self.solve.delta_from, self.compare.groups
+        solve["delta_from"] = None if base is None else weights_digest(base)
+        compare = asdict(replace(self.compare, groups=None))
+        compare["groups"] = repr(groups) if isinstance(groups, (list, tuple, dict)) else None
         return {
             "which": json.loads(json.dumps(asdict(self.which), default=str)),
             "solve": {**solve, "filter": filter_name(self.solve.filter)},
@@ -96,7 +98,11 @@ def named(concepts: Concept | Mapping[str, Concept] | Iterable[Concept]) -> dict
         ValueError: if there is none, or two have one name.
         TypeError: if one is no `Concept`, or can be read once only.
     """
+    if isinstance(concepts, Statistics):
+        raise TypeError("a track reads examples at each checkpoint: give the Concept in place of its statistics")
     if isinstance(concepts, Mapping):
+        if wrong := [name for name in concepts if not isinstance(name, str)]:
+            raise TypeError(f"concepts must have names that are strings; got {wrong[0]!r}")
         found = dict(cast(Mapping[str, Concept], concepts))
     else:
         listed = [concepts] if isinstance(concepts, Concept) else list(concepts)
@@ -137,29 +143,41 @@ class Tracker:
         if folder is None:
             weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
         self._known: dict[str, Any] = {}
-        self._references: dict[str, tuple[int, Statistics]] = {}
+        self._references: dict[str, tuple[int, int, Statistics]] = {}
         self._open()
 
     @property
     def steps(self) -> list[int]:
         """The steps that are measured."""
-        return sorted(int(path.stem.removeprefix("step-")) for path in self.folder.glob("step-*.safetensors"))
+        return sorted(
+            int(path.stem.removeprefix("step-")) for path in self.folder.glob(f"step-{'[0-9]' * 10}.safetensors")
+        )
 
     @property
     def files(self) -> list[Path]:
         """What was found, a file for each step."""
         return [self._file(step) for step in self.steps]
 
-    def has(self, step: int) -> bool:
-        """Whether a step is measured, and its file whole."""
+    def has(self, step: int, mark: str | None = None) -> bool:
+        """Whether a step is measured, and its file whole.
+
+        Args:
+            step: the step.
+            mark: what tells its checkpoint from others; None if nothing does.
+
+        Raises:
+            ValueError: if another checkpoint was measured as this step.
+        """
         if not self._file(step).is_file():
             return False
         try:
-            Measured.load(self._file(step))
+            known = Measured.load(self._file(step)).facts.get("mark")
         except ValueError as error:
             logger.warning("step %d is measured again: %s", step, error)
             self._file(step).unlink()
             return False
+        if mark is not None and known is not None and mark != known:
+            raise ValueError(f"{self.folder} holds another checkpoint of step {step}: give another folder")
         return True
 
     def fail(self, name: str, error: Exception) -> None:
@@ -168,13 +186,14 @@ class Tracker:
         logger.warning("%s is left out: %s", name, error)
 
     @exclusive
-    def measure(self, model: nn.Module, step: int, name: str, is_last: bool = False) -> None:
+    def measure(self, model: nn.Module, step: int, name: str, mark: str | None = None, is_last: bool = False) -> None:
         """Measure a checkpoint, and write down what was found.
 
         Args:
             model: the checkpoint.
             step: when it was written.
             name: what tables call it.
+            mark: what tells it from others.
             is_last: whether its reference must be read anew, so that it is the map that `localize` makes.
 
         Raises:
@@ -183,30 +202,33 @@ class Tracker:
         """
         adapter = adapt(model)
         self._require_alike(adapter, step)
-        self._measure(
-            model, adapter, step, name, lambda one, looking: self._map(model, adapter, one, step, is_last, looking)
-        )
+
+        def map_of(one: str, looking: _Looking) -> tuple[LocalizationMap, dict[str, Any]]:
+            return self._map(model, adapter, one, step, is_last, looking)
+
+        self._measure(model, adapter, step, {"source": name, "mark": mark}, map_of)
 
     @exclusive
     def measure_statistics(self, model: nn.Module, step: int, name: str, statistics: Mapping[str, Statistics]) -> None:
         """Measure a checkpoint by statistics that are at hand, one for each concept; see `measure`."""
-        adapter = adapt(model)
-        self._measure(
-            model, adapter, step, name, lambda one, looking: (self._located(model, statistics[one], looking), {}), False
-        )
+
+        def map_of(one: str, looking: _Looking) -> tuple[LocalizationMap, dict[str, Any]]:
+            return self._located(model, statistics[one], looking), {}
+
+        self._measure(model, adapt(model), step, {"source": name}, map_of, by_examples=False)
 
     def _measure(
         self,
         model: nn.Module,
         adapter: Adapter,
         step: int,
-        name: str,
+        said: dict[str, Any],
         map_of: Callable[[str, _Looking], tuple[LocalizationMap, dict[str, Any]]],
         by_examples: bool = True,
     ) -> None:
         """Write down the maps of all concepts, and by their examples what is answered and what they have in common."""
         began, before = time.perf_counter(), self._before(step)
-        facts: dict[str, Any] = {"source": name, "since": None if before is None else before[0]}
+        facts: dict[str, Any] = {**said, "since": None if before is None else before[0]}
         maps, headers, engrams = {}, {}, {}
         for concept in self.concepts:
             looking = _Looking(None if before is None else before[1])
@@ -239,13 +261,13 @@ class Tracker:
         if how.reuse_reference == 1:
             wmap = located(model, concept, how.which, how.solve, how.run, Keep(), how.compare, looking)
             return wmap, {}
-        of, kept = self._references.get(name, (0, None))
-        age = len([one for one in self.steps if one >= of])
+        of, age, kept = self._references.get(name, (0, 0, None))
         if kept is not None and age < how.reuse_reference and not is_last:
+            self._references[name] = of, age + 1, kept
             return self._located(model, _joined(adapter, self._target(adapter, concept, kept), kept), looking), {}
         statistics = collect(model, concept, **vars(how.which), **vars(how.run))
         wmap = self._located(model, statistics, looking)
-        self._references[name] = step, statistics
+        self._references[name] = step, 1, statistics
         if kept is None:
             return wmap, {}
         stale = self._located(model, _joined(adapter, statistics.groups[TARGET], kept), lambda part: None)
@@ -329,8 +351,11 @@ class Tracker:
             self._known = {"settings": settings}
             self._write_known()
             return
-        self._known = json.loads((self.folder / SETTINGS).read_text(encoding="utf-8"))
-        known = self._known["settings"]
+        try:
+            self._known = json.loads((self.folder / SETTINGS).read_text(encoding="utf-8"))
+            known = dict(self._known["settings"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{self.folder / SETTINGS} was altered or cut short: {error}") from None
         if differ := [name for name in settings if known.get(name) != settings[name]]:
             raise ValueError(
                 f"{self.folder} holds a track with other {' and '.join(differ)}: give the same again, or another folder"
@@ -353,9 +378,17 @@ class Tracker:
         with replacing(self._weights(step)) as aside:
             save_file({key: adapter.parameter(key).detach().cpu().contiguous() for key in keys}, aside)
 
+    def _is_whole(self, path: Path) -> bool:
+        """Whether the matrices of a checkpoint are there."""
+        try:
+            with safe_open(path, "pt"):
+                return True
+        except (OSError, SafetensorError):
+            return False
+
     def _before(self, step: int) -> tuple[int, Path] | None:
         """The last checkpoint of an earlier step, and where its matrices are."""
-        earlier = [one for one in self.steps if one < step and self._weights(one).is_file()]
+        earlier = [one for one in self.steps if one < step and self._is_whole(self._weights(one))]
         return (earlier[-1], self._weights(earlier[-1])) if earlier else None
 
 

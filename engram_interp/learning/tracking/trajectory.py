@@ -44,7 +44,7 @@ class Trajectory:
             `subspace`, which share of the last engram's leading input directions, as many as its effective rank, are
             among as many of this one's.
         answers: a row for each step, concept and side: `accuracy`, `loss` in nats a token, `n_tokens`.
-        overlaps: a row for each step and two concepts; see `Overlap`.
+        overlaps: a row for each step and two concepts, which are read as the first of all is; see `Overlap`.
         steps: a row for each step: `source`, `since` (the checkpoint before), `seconds`; and `reference_error` where
             the reference's statistics of step `reference_of` were kept until then: by how much they would change
             W-Norms.
@@ -221,6 +221,8 @@ class Trajectory:
         known = [one for one in (*MAP_QUANTITIES, *CHANGES) if one in self.table]
         if quantity not in known:
             raise ValueError(f"the trajectory has no {quantity!r}; it has {', '.join(known)}")
+        if self.table[quantity].isna().all():
+            raise ValueError(f"the trajectory knows no {quantity!r} at any step: changes take two checkpoints")
         return quantity
 
     def _title(self, quantity: str) -> str:
@@ -246,7 +248,7 @@ def assembled(files: Sequence[Path], failed: Mapping[str, str]) -> Trajectory:
     last = Measured.load(files[-1]).engrams
     every = [_compared(Measured.load(file), last) for file in files]
     tables = [table.assign(step=one.step, concept=name) for one in every for name, table in one.maps.items()]
-    steps = pd.DataFrame([{"step": one.step, **one.facts} for one in every])
+    steps = pd.DataFrame([{"step": one.step, **one.facts} for one in every]).drop(columns="mark", errors="ignore")
     return Trajectory(
         _in_front(pd.concat(tables, ignore_index=True), ["step", "concept"]),
         _stacked(every, [one.answers for one in every]),

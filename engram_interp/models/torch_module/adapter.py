@@ -98,6 +98,11 @@ class TorchModuleAdapter(Adapter):
         """Layers of known kinds whose weights are quantised or computed."""
         return {(name, -1): f"{name} {why}" for name, why in matrices.unreadable(self.model).items()}
 
+    @property
+    def elsewhere(self) -> set[str]:
+        """The parameters that passes have multiplied outside of their layers too."""
+        return set(self._known.elsewhere)
+
     def look(self, concept: Concept | Any) -> None:
         """Run one example, unless a pass has shown already what matrices read and in which order.
 

@@ -27,7 +27,7 @@ def test_a_step_loses_what_it_does_to_kept_inputs_and_nothing_else(variant):
         for site in projection.readers:
             now = {key: before[key] + step[key] for key in (site.path, site.bias) if key is not None}
             taken = projection.matrix(site, now) - projection.matrix(site, before)
-            projection.step(site, before, now)
+            projection.step(site, before, now, {})
             left = projection.matrix(site, now) - projection.matrix(site, before)
             P = (
                 statistics.factorised(site.input, projection.absorbed)
@@ -54,4 +54,4 @@ def test_how_far_outputs_moved_is_their_distance():
     (one,) = projections_of(adapter, statistics, [site], Solve()).values()
     before = parameters(adapter)
     now = {key: 1.5 * value for key, value in before.items()}
-    assert one.moved(site, before, now) == pytest.approx(0.5, rel=1e-5)
+    assert one.moved(site, before, now)[0] == pytest.approx(0.5, rel=1e-5)

@@ -281,3 +281,131 @@ def test_concepts_that_leave_no_reference_are_refused():
     other = ei.Concept(one.reference, one.target, "other")
     with pytest.raises(ValueError, match="reference"):
         ei.protect(model, [one, other])
+
+
+def test_a_tied_embedding_with_a_bias_of_its_own_does_not_move():
+    hf = huggingface.make("Phi", tie_word_embeddings=True)
+    with torch.no_grad():
+        hf.lm_head.bias.normal_()
+    model, concept = bridge_of("tiny", hf), few_against_many()
+    before, rows = kept_logits(model, concept), tokens(8, 7)
+    with ei.protect(model, concept):
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+        for _ in range(10):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(rows)[:, :-1].flatten(0, 1), rows[:, 1:].flatten()).backward()
+            optimizer.step()
+    assert moved(model, concept, before) < 2e-5
+
+
+def test_small_parts_of_kept_inputs_are_kept_beside_a_massive_activation():
+    torch.manual_seed(0)
+    net, x = nn.Linear(24, 3), torch.randn(90, 24) * torch.cat([torch.tensor([3000.0]), torch.full((23,), 0.3)])
+    x[:, 0] = x[:, 0].abs()
+    concept = ei.Concept.from_batches([x[:4]], [x[4:]])
+    before = net(x[:4]).detach()
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
+    with ei.protect(net, concept) as kept:
+        for _ in range(100):
+            optimizer.zero_grad()
+            net(x[4:]).square().mean().backward()
+            optimizer.step()
+    assert ((net(x[:4]) - before).norm() / before.norm()).item() < 1e-5
+    assert kept.moved()["worst"].max() < 1e-5
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_moves_by_its_rounding_only(dtype):
+    model, concept = bridge_of("tiny", huggingface.make("Llama").to(dtype)), few_against_many(1, 5)
+    twin = adapt(model).copy()
+    before, rows = kept_logits(model, concept).float(), tokens(8, 7)
+    shifts = []
+    for one, guard in ((model, ei.protect(model, concept)), (twin, contextlib.nullcontext())):
+        optimizer = torch.optim.SGD(one.parameters(), lr=0.1)
+        with guard:
+            for _ in range(60):
+                optimizer.zero_grad()
+                nn.functional.cross_entropy(one(rows)[:, :-1].flatten(0, 1).float(), rows[:, 1:].flatten()).backward()
+                optimizer.step()
+        shifts.append(float((kept_logits(one, concept).float() - before).norm() / before.norm()))
+    assert shifts[0] < 0.02 < 0.2 * shifts[1]
+
+
+def test_two_protections_of_one_model_are_refused():
+    model = build("llama")
+    with ei.protect(model, few_against_many()):
+        with pytest.raises(RuntimeError, match="already"):
+            ei.protect(model, token_concept(2))
+        ei.protect(build("llama", seed=2), few_against_many()).remove()
+    ei.protect(model, token_concept(2)).remove()
+
+
+def test_concepts_and_grafts_together_are_refused():
+    model, base = build("llama", seed=1), build("llama")
+    graft = ei.graft(model, base, token_concept(), by="magnitude", share=0.1)
+    with pytest.raises(ValueError, match="grafts"):
+        ei.protect(model, [few_against_many(), graft])
+
+
+def test_weights_that_do_not_train_are_not_written():
+    model, concept = build("gpt2", d_model=32), few_against_many()
+    before = kept_logits(model, concept)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(".b_" in name)
+    start = copy.deepcopy(model)
+    with ei.protect(model, concept):
+        train(model, torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1), 3)
+    changed = {name for name, p in model.named_parameters() if not torch.equal(p, start.get_parameter(name))}
+    assert not {name for name in changed if ".b_" not in name}
+    assert moved(model, concept, before) < 2e-5
+
+
+def test_biases_stay_where_they_are_no_part_of_their_weights():
+    model, concept = build("gpt2", d_model=32), few_against_many()
+    before, start = kept_logits(model, concept), copy.deepcopy(model)
+    with ei.protect(model, concept, absorb_bias=False):
+        train(model, OPTIMIZERS["sgd"](model.parameters()), 3)
+    assert moved(model, concept, before) < 2e-5
+    assert torch.equal(model.blocks[0].attn.b_Q, start.blocks[0].attn.b_Q)
+
+
+class Tied(nn.Module):
+    """A weight that multiplies outside of its layer too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w, self.out = nn.Linear(16, 24), nn.Linear(16, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.out(torch.einsum("bh,hd->bd", self.w(x).relu(), self.w.weight))
+
+
+def test_a_weight_that_is_not_covered_is_frozen():
+    torch.manual_seed(0)
+    net, x = Tied(), torch.randn(60, 16)
+    concept = ei.Concept.from_batches([x[:3]], [x[3:]])
+    before = net(x[:3]).detach()
+    with ei.protect(net, concept):
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.05)
+        for _ in range(10):
+            optimizer.zero_grad()
+            net(x).square().mean().backward()
+            optimizer.step()
+    assert torch.allclose(net(x[:3]), before, atol=1e-5)
+
+
+def test_a_removed_protection_is_not_entered_again():
+    kept = ei.protect(build("llama"), few_against_many())
+    with kept:
+        pass
+    with pytest.raises(RuntimeError, match="removed"), kept:
+        pass
+
+
+def test_moving_statistics_and_a_full_input_are_said(caplog):
+    torch.manual_seed(0)
+    net, x = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Linear(6, 2)), torch.randn(60, 4)
+    with caplog.at_level(logging.WARNING, "engram_interp"):
+        ei.protect(net, ei.Concept.from_batches([x[:20]], [x[20:]])).remove()
+    assert "running statistics of 1" in caplog.text
+    assert "nothing can be learned" in caplog.text

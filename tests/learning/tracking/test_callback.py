@@ -101,7 +101,8 @@ def test_streaming_reads_the_training_batches_and_changes_no_bit(checkpoint, tmp
     made: list[ei.StreamingEngramCallback] = []
     plain, tracked = trained(checkpoint, tmp_path), trained(checkpoint, tmp_path, streaming)
     assert same(plain, tracked)
-    assert "forward" not in vars(tracked)
+    assert not tracked._forward_hooks
+    assert not tracked._forward_pre_hooks
     found = made[0].trajectory
     assert found.steps["step"].tolist() == [3, 6]
     assert not found.failed
@@ -214,3 +215,42 @@ def test_a_measurement_inside_autocast_is_in_the_models_own_precision():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         tracker.step(model, 1)
     assert tracker.trajectory.map().table.equals(ei.localize(model, asked, **OPTIONS).table)
+
+
+@pytest.mark.parametrize("error", [OSError, KeyError, TypeError])
+def test_training_goes_on_whatever_goes_wrong(monkeypatch, error):
+    tracker = ei.EngramCallback(token_concept(6), every=1, **OPTIONS)
+
+    def fail(*_: object) -> None:
+        raise error("full")
+
+    monkeypatch.setattr(tracker, "_measure_now", fail)
+    tracker.step(build("llama"), 1)
+    assert "full" in tracker._tracker.failed["step 1"]
+
+
+def test_one_callback_serves_two_trainings_and_its_clock_stops():
+    model, tracker = build("llama"), ei.EngramCallback(token_concept(6), every=2, max_share=100, **OPTIONS)
+    tracker.step(model, 2)
+    tracker.finish(model, 2)
+    share = tracker.share
+    assert tracker.share == share
+    other = ei.EngramCallback(token_concept(6), every=2, max_share=100, folder=tracker._tracker.folder, **OPTIONS)
+    with pytest.raises(ValueError, match="another training"):
+        other.step(model, 1)
+
+
+def test_reading_batches_is_counted_and_bounded(monkeypatch):
+    clock, net = Clock(), nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2)).train()
+    monkeypatch.setattr(module, "time", clock)
+    tracker = ei.StreamingEngramCallback(net, {"positive": lambda x: x[:, 0] > 0}, every=1000, max_share=0.1)
+    for step in range(1, 101):
+        clock.now += 1.0
+        before = tracker._moments.n_batches
+        net(torch.randn(8, 4))
+        if tracker._moments.n_batches > before:
+            tracker._moments.seconds, clock.now = float(tracker._moments.n_batches), clock.now + 1.0
+        tracker.step(net, step)
+    # A second a batch: three at first, and then one in ten seconds of training.
+    assert 9 <= tracker._moments.n_batches <= 11
+    assert tracker.share <= 0.11

@@ -1,3 +1,6 @@
+import copy
+import pickle
+
 import pytest
 import torch
 from torch import nn
@@ -55,7 +58,54 @@ def test_only_passes_in_train_mode_count_and_what_they_give_stays():
     assert running.n_batches == 1
     running.remove()
     running.remove()
-    assert "forward" not in vars(model)
+    assert not model._forward_hooks
+    assert not model._forward_pre_hooks
+
+
+def test_a_copy_of_the_model_is_not_read():
+    model, x = net(), torch.randn(6, 4)
+    running = RunningMoments(model, {"positive": positive}, None, 5, Which())
+    twin = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            parameter.zero_()
+    assert not twin(x).any()
+    assert running.n_batches == 0
+    again = pickle.loads(pickle.dumps(model))
+    assert torch.equal(again(x), model(x))
+    assert running.n_batches == 1
+
+
+class Failing(nn.Module):
+    """Fails once."""
+
+    fails = True
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.fails:
+            self.fails = False
+            raise RuntimeError("once")
+        return x
+
+
+def test_a_pass_that_fails_ends_the_reading():
+    model = nn.Sequential(nn.Linear(4, 8), Failing(), nn.Linear(8, 2)).train()
+    running = RunningMoments(model, {"positive": positive}, None, 5, Which())
+    with pytest.raises(RuntimeError, match="once"):
+        model(torch.randn(6, 4))
+    assert torch.overrides._get_current_function_mode() is None
+    model(torch.randn(6, 4))
+    assert running.n_batches >= 1
+
+
+def test_batches_are_left_out_where_they_may_not_be_read():
+    model, may = net(), [True, False, True]
+    running = RunningMoments(model, {"positive": positive}, None, 5, Which(), lambda: may[calls.pop(0)])
+    calls = [0, 1, 2]
+    for _ in range(3):
+        model(torch.randn(6, 4))
+    assert running.n_batches == 2
+    assert running.seconds > 0
 
 
 def test_positions_and_what_counts_are_said_by_functions():

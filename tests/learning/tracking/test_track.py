@@ -201,7 +201,7 @@ def test_a_reference_may_serve_several_checkpoints_and_its_error_is_said(caplog)
 
 def test_the_last_checkpoint_reads_its_own_reference():
     steps = between(shares=(0.0, 0.1))
-    found = ei.track(iter(steps), concepts()[0], reuse_reference=9, progress=False)
+    found = ei.track(steps, concepts()[0], reuse_reference=9, progress=False)
     assert found.map().table.equals(ei.localize(steps[-1][1], concepts()[0], null="analytic").table)
 
 
@@ -311,3 +311,80 @@ def test_one_model_is_in_memory_at_a_time(tmp_path):
     ei.track(models(), concepts()[0], folder=tmp_path, null="analytic", progress=False)
     assert len(alive) == 3
     ei.track(models(), concepts()[0], folder=tmp_path, null="analytic", progress=False)
+
+
+def test_an_iterator_that_changes_one_model_is_measured_where_it_is():
+    model, last = build("llama"), build("llama", seed=1)
+
+    def changing():
+        for step in range(3):
+            yield step, model
+            with torch.no_grad():
+                for p, q in zip(model.parameters(), last.parameters(), strict=True):
+                    p.lerp_(q, 0.3)
+
+    plain = ei.track(changing(), concepts()[0], null="analytic", progress=False)
+    model = build("llama")
+    kept = ei.track(changing(), concepts()[0], reuse_reference=2, progress=False)
+    assert kept.map(step=0).table.equals(plain.map(step=0).table)
+    assert kept.map(step=2).table.equals(plain.map(step=2).table)
+    assert kept.to_frame()["moved"].dropna().tolist() == plain.to_frame()["moved"].dropna().tolist()
+
+
+def test_another_checkpoint_or_base_in_a_folder_is_refused(steps, tmp_path):
+    options = dict(null="analytic", progress=False, folder=tmp_path)
+    ei.track(steps[:2], concepts()[0], **options)
+    with pytest.raises(ValueError, match="step 40"):
+        ei.track([steps[0], (40, build("llama", seed=7))], concepts()[0], **options)
+    with pytest.raises(ValueError, match="solve"):
+        ei.track(steps, concepts()[0], delta_from=steps[0][1], **options)
+
+
+@pytest.mark.parametrize("error", [EOFError, TypeError, AttributeError, ImportError])
+def test_whatever_a_loader_raises_the_rest_goes_on(steps, error):
+    def broken() -> nn.Module:
+        raise error("gone")
+
+    found = ei.track(
+        [steps[0], (3, broken), (4, lambda: None), steps[-1]], concepts()[0], null="analytic", progress=False
+    )
+    assert found.steps["step"].tolist() == [0, 100]
+    assert len(found.failed) == 2
+
+
+def test_a_cut_folder_of_a_run_is_named(tmp_path):
+    for step in (10, 20):
+        huggingface.make("Llama").save_pretrained(tmp_path / f"checkpoint-{step}")
+    (tmp_path / "checkpoint-30").mkdir()
+    (tmp_path / "runs-7").mkdir()
+    found = ei.track(tmp_path, concepts()[0], null="analytic", progress=False)
+    assert found.steps["step"].tolist() == [10, 20]
+    assert len(found.failed) == 1
+    assert "checkpoint-30" in next(iter(found.failed))
+
+
+def test_a_step_that_is_added_later_has_no_checkpoint_before(steps, tmp_path):
+    options = dict(null="analytic", progress=False, folder=tmp_path)
+    ei.track([steps[0], steps[2]], concepts()[0], **options)
+    found = ei.track(steps, concepts()[0], **options)
+    assert found.steps["since"].isna().tolist() == [True, True, False]
+
+
+def test_one_checkpoint_and_the_unembedding_alone_are_drawn(steps):
+    found = ei.track(steps[:1], concepts()[0], components="U", null="analytic", progress=False)
+    assert len(found.animate().frames) == 1
+    assert found.plot_map().data
+    with pytest.raises(ValueError, match="two checkpoints"):
+        found.plot("moved")
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"settings": 1}'])
+def test_a_broken_list_of_settings_is_named(steps, tmp_path, content):
+    (tmp_path / "track.json").write_text(content)
+    with pytest.raises(ValueError, match=r"track\.json"):
+        ei.track(steps, concepts()[0], folder=tmp_path, **OPTIONS)
+
+
+def test_statistics_are_no_concept_of_a_track(steps):
+    with pytest.raises(TypeError, match="(?i)statistics"):
+        ei.track(steps, ei.collect(steps[0][1], concepts()[0]), **OPTIONS)
