@@ -3,7 +3,7 @@
 Its `base` learns `forget10` among all it knows (400 steps of 64 examples). After that it goes on for 300 steps, with
 these authors in the mix (`rehearsed`) or without them (`not rehearsed`). Two of the authors are tracked against 50
 others: their map against sibling memories, and the engram of `W - W_base`, which is what was added.
-`python -m analyses.studies.formation`, 40 minutes. Intervals are 95 % bootstraps over seeds and authors.
+`python -m analyses.studies.formation`, 50 minutes. Intervals are 95 % bootstraps over seeds and authors.
 """
 
 import random
