@@ -5,7 +5,7 @@ the other. Between the sets nothing is done (`nothing`), or some earlier example
 or `protect` keeps the sets so far against the next one (`protect`, with filters), or the model goes back to the one
 before with a graft of the set alone, whose entries are frozen (`frozen graft`).
 
-The filter is chosen on the first seed and reported on the others. `python -m analyses.studies.continual`, 50 minutes.
+The filter is chosen on the first seed and reported on the others. `python -m analyses.studies.continual`, 75 minutes.
 """
 
 import random
