@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
 
 import torch
 
 from engram_interp.common.storage import fingerprint
 from engram_interp.concepts.batches import AnyBatch, Batch
-from engram_interp.concepts.concept import Example, TokenExample
+from engram_interp.concepts.concept import TokenExample
 from engram_interp.concepts.data import structure_of, tensors_in
 
 
-def key_of(example: Example) -> Hashable:
+def key_of(example: Any) -> Hashable:
     """What is equal for equal examples: their text, or a digest of their tokens and masks.
 
     Example:

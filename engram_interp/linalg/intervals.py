@@ -62,8 +62,8 @@ def band(of_sets: Float[Tensor, "set unit"]) -> tuple[Float[Tensor, "unit"], Flo
 
     Example:
         >>> low, high = band(torch.arange(201).double()[:, None])
-        >>> low.tolist(), high.tolist()
-        ([5.0], [195.0])
+        >>> round(low.item(), 6), round(high.item(), 6)
+        (5.0, 195.0)
     """
     tail = (1 - LEVEL) / 2
     low, high = of_sets.double().quantile(torch.tensor([tail, 1 - tail], dtype=torch.float64), dim=0)

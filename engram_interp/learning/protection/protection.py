@@ -94,7 +94,7 @@ def protect(
         >>> with protect(model, concept) as kept:
         ...     model(torch.arange(9)[None], return_type="loss").backward()
         ...     optimizer.step()
-        >>> kept.moved()["moved"].max() < 1e-5
+        >>> bool(kept.moved()["moved"].max() < 1e-5)
         True
     """
     if positions not in (EVERY, COUNTED):

@@ -76,7 +76,7 @@ def same(one: nn.Module, other: nn.Module) -> bool:
 
 
 def test_a_trainer_ends_with_the_same_bits_and_the_map_of_localize(checkpoint, tmp_path):
-    tracker = ei.EngramCallback(concept(), every=2, max_share=100, folder=tmp_path / "track", **OPTIONS)
+    tracker = ei.EngramCallback(concept(), every=2, max_share=1e9, folder=tmp_path / "track", **OPTIONS)
     plain, tracked = trained(checkpoint, tmp_path), trained(checkpoint, tmp_path, tracker)
     assert same(plain, tracked)
     assert list(tracked.state_dict()) == list(plain.state_dict())
@@ -93,7 +93,7 @@ def test_streaming_reads_the_training_batches_and_changes_no_bit(checkpoint, tmp
     def streaming(model: nn.Module) -> ei.StreamingEngramCallback:
         made.append(
             ei.StreamingEngramCallback(
-                model, {"low": lambda given: given["input_ids"] < 100}, every=3, half_life=2, max_share=100,
+                model, {"low": lambda given: given["input_ids"] < 100}, every=3, half_life=2, max_share=1e9,
             )
         )  # fmt: skip
         return made[0]
@@ -131,7 +131,7 @@ def loop(tracker=None, steps: int = 8) -> nn.Module:
 )
 def test_a_bare_loop_ends_with_the_same_bits_whatever_is_measured(options):
     asked = ei.Concept(token_concept(6).target, token_concept(12).reference, "odd")
-    tracker = ei.EngramCallback(asked, every=3, max_share=100, progress=False, **options)
+    tracker = ei.EngramCallback(asked, every=3, max_share=1e9, progress=False, **options)
     tracked, plain = loop(tracker), loop()
     assert same(tracked, plain)
     assert all(
@@ -173,7 +173,7 @@ def test_measurements_are_left_out_so_that_they_take_no_more_than_their_share(mo
 
 
 def test_a_measurement_that_fails_does_not_end_training(caplog):
-    model, tracker = build("llama"), ei.EngramCallback(token_concept(6), every=1, max_share=100, **OPTIONS)
+    model, tracker = build("llama"), ei.EngramCallback(token_concept(6), every=1, max_share=1e9, **OPTIONS)
     with torch.no_grad():
         model.embed.W_E.fill_(float("inf"))
     with caplog.at_level(logging.WARNING, "engram_interp"):
@@ -230,12 +230,12 @@ def test_training_goes_on_whatever_goes_wrong(monkeypatch, error):
 
 
 def test_one_callback_serves_two_trainings_and_its_clock_stops():
-    model, tracker = build("llama"), ei.EngramCallback(token_concept(6), every=2, max_share=100, **OPTIONS)
+    model, tracker = build("llama"), ei.EngramCallback(token_concept(6), every=2, max_share=1e9, **OPTIONS)
     tracker.step(model, 2)
     tracker.finish(model, 2)
     share = tracker.share
     assert tracker.share == share
-    other = ei.EngramCallback(token_concept(6), every=2, max_share=100, folder=tracker._tracker.folder, **OPTIONS)
+    other = ei.EngramCallback(token_concept(6), every=2, max_share=1e9, folder=tracker._tracker.folder, **OPTIONS)
     with pytest.raises(ValueError, match="another training"):
         other.step(model, 1)
 
