@@ -1546,7 +1546,7 @@ def protect(
         A context manager, with `moved()`, how far outputs of kept inputs have moved.
 
     Raises:
-        ValueError: if there is nothing to keep, concepts come with grafts, or a matrix is in no parameter of the model.
+        ValueError: if there is nothing to keep, or concepts come with grafts.
         TypeError: if something else is given, or an engram that does not know what it was made from.
         RuntimeError: if the model is protected already.
 

@@ -71,13 +71,9 @@ def masks(adapter: Adapter, parts: Mapping[str, Bool[Tensor, "..."]]) -> dict[nn
 
 
 def holders(adapter: Adapter, keys: Collection[str]) -> dict[str, list[nn.Parameter]]:
-    """The parameters of which each weight is a part.
-
-    Raises:
-        ValueError: if a weight is part of no parameter.
-    """
+    """The parameters of which each weight is a part: none for zeros that TransformerLens puts in a bias's place."""
     every = _parameters(adapter)
-    return {key: _holders(adapter, key, every) for key in keys}
+    return {key: [one for one in every if contains(one, adapter.parameter(key))] for key in keys}
 
 
 def _parameters(adapter: Adapter) -> set[nn.Parameter]:

@@ -5,9 +5,10 @@ from torch import nn
 from engram_interp.models import adapt
 from engram_interp.models.loading import bridge_of
 from tests import huggingface
-from tests.conftest import build
+from tests.conftest import build, hooked_only
 
 
+@hooked_only
 @pytest.mark.parametrize("variant", ["llama", "gpt2", "attn_only", "sandwich"])
 def test_every_parameter_is_a_matrix_a_bias_or_another(variant):
     model = build(variant)

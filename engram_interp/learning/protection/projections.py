@@ -74,7 +74,7 @@ class Projection:
         if not self.absorbed:
             return weight
         bias = weight.new_zeros(len(weight))
-        if site.bias is not None:
+        if site.bias in parameters and site.bias is not None:
             bias = site.of_bias(parameters[site.bias]).detach().flatten().to(weight)
         return torch.cat([weight, bias[:, None]], dim=1)
 
@@ -82,7 +82,7 @@ class Projection:
         part = site.of(parameters[site.path])
         weight = matrix[:, :-1] if self.absorbed else matrix
         part.copy_(site.layout.to_parameter(weight, like=part))
-        if self.absorbed and site.bias is not None:
+        if self.absorbed and site.bias in parameters and site.bias is not None:
             bias = site.of_bias(parameters[site.bias])
             bias.copy_(matrix[:, -1].reshape(bias.shape))
 

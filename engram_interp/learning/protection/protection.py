@@ -82,7 +82,7 @@ def protect(
         A context manager, with `moved()`, how far outputs of kept inputs have moved.
 
     Raises:
-        ValueError: if there is nothing to keep, concepts come with grafts, or a matrix is in no parameter of the model.
+        ValueError: if there is nothing to keep, or concepts come with grafts.
         TypeError: if something else is given, or an engram that does not know what it was made from.
         RuntimeError: if the model is protected already.
 
@@ -180,11 +180,13 @@ class Protection:
     """
 
     def __init__(self, adapter: Adapter, projections: Mapping[str, Projection], frozen: Mapping[str, Tensor]) -> None:
-        self._adapter, self._projections, self._frozen = adapter, dict(projections), dict(frozen)
+        self._adapter, self._projections = adapter, dict(projections)
         self.n_steps = 0
         keys = [key for one in projections.values() for site in one.readers for key in (site.path, site.bias) if key]
-        self._keys = list(dict.fromkeys([*keys, *frozen]))
-        self._holders = {id(one) for some in holders(adapter, self._keys).values() for one in some}
+        held = holders(adapter, dict.fromkeys([*keys, *frozen]))
+        self._keys = [key for key, some in held.items() if some]
+        self._holders = {id(one) for some in held.values() for one in some}
+        self._frozen = {key: share for key, share in frozen.items() if key in self._keys}
         if any(self._holders & other._holders for other in _active):
             raise RuntimeError(
                 f"{adapter.info.name!r} is protected already, and two protections undo each other: give one of them "
