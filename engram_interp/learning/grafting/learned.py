@@ -21,7 +21,7 @@ from engram_interp.concepts.batches import AnyBatch, Examples, any_batches
 from engram_interp.learning.grafting.difference import Difference
 from engram_interp.models import Adapter
 from engram_interp.models.evaluation import evaluation_mode
-from engram_interp.models.gradients import backward
+from engram_interp.models.gradients import backward, holders
 from engram_interp.options import Run
 
 RATE = 0.1
@@ -49,6 +49,7 @@ def learned_scores(
     if mean in (0.0, 1.0):
         return s
     originals = {key: base.parameter(key).detach().clone() for key in s}
+    trained = [key for key, some in holders(base, s).items() if some]
     optimizer = torch.optim.Adam(list(s.values()), lr=RATE)
     batches = itertools.cycle(list(any_batches({"target": target}, run.batch_size, False, "")))
     with ExitStack() as stack:
@@ -57,7 +58,7 @@ def learned_scores(
             _write(base, originals, change, s)
             for one in s.values():
                 one.grad = torch.zeros_like(one)
-            backward(base, list(s), _loss(base, batch), _adding(s, change))
+            backward(base, trained, _loss(base, batch), _adding(s, change))
             optimizer.step()
             _shift(s.values(), mean)
     with torch.no_grad():
