@@ -1511,8 +1511,9 @@ def protect(
     frozen: norms, biases that are zero, matrices that are not asked for. So nothing moves what the model says of what
     is kept. Entries of a graft are frozen, and all others are free.
 
-    Here `rtol` is 1e-12 by default, so that small parts of kept inputs are kept beside a massive activation. Weights in
-    half precision are kept as well as their rounding allows. A warning says if nothing is left to learn in.
+    Directions below the cut are free. For inputs narrower than 256, whose moments are in float64, the default `rtol` is
+    1e-12, so that small parts of kept inputs are kept beside a massive activation; for wider ones a warning names the
+    inputs of which one direction sets the cut. Weights in half precision are kept as well as their rounding allows.
 
     Args:
         model: the model that is trained. Its weights are those whose inputs are kept.

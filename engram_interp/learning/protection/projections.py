@@ -6,13 +6,13 @@ If `g(P+)` maps the kept inputs onto themselves, as a hard filter below their sh
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from engram_interp.engrams.parts import input_data
+from engram_interp.engrams.parts import HIDDEN, input_data, warn_of_hidden
 from engram_interp.linalg.norms import output_norm, share
 from engram_interp.linalg.second_moment import SecondMoment
 from engram_interp.models import Adapter
@@ -20,6 +20,11 @@ from engram_interp.models.gradients import holders
 from engram_interp.models.sites import Site, by_input
 from engram_interp.options import Solve
 from engram_interp.statistics.statistics import Statistics
+from engram_interp.statistics.sums import EXACT_BELOW
+
+CUT = 1e-12
+"""The default cut of inputs whose moments are summed in float64. A direction below an engram's cut would be free, and
+kept inputs may have small parts there. Where sums are in float32, such small directions are noise."""
 
 
 @dataclass(frozen=True)
@@ -97,12 +102,17 @@ def projections_of(adapter: Adapter, statistics: Statistics, sites: list[Site], 
             outside of their layers too, whose inputs are not all known.
         solve: how shares are found, and the filter that says how much of each is kept.
     """
-    found = {}
+    found: dict[str, Projection] = {}
+    hidden: dict[str, tuple[int, int, int]] = {}
     trained = [site for site in sites if _trains(adapter, site.path) and site.path not in adapter.elsewhere]
     for name, readers in by_input(trained).items():
         absorbed = solve.absorb_bias and any(_learns_bias(adapter, site) for site in readers)
-        data = input_data(statistics, name, absorbed, solve)
-        found[str(name)] = Projection(data.P_plus, data.target, tuple(readers), absorbed)
+        narrow = solve.rtol is None and statistics.total(name).width < EXACT_BELOW
+        data = input_data(statistics, name, absorbed, replace(solve, rtol=CUT) if narrow else solve)
+        if (n := data.n_hidden) > HIDDEN * data.width:
+            hidden[str(name)] = n, data.solution.rank, data.width
+        found[str(name)] = Projection(_upright(data.P_plus, solve), data.target, tuple(readers), absorbed)
+    warn_of_hidden(hidden)
     return found
 
 
@@ -114,3 +124,15 @@ def _learns_bias(adapter: Adapter, site: Site) -> bool:
 def _trains(adapter: Adapter, key: str) -> bool:
     """Whether training may move a weight or bias."""
     return any(one.requires_grad for one in holders(adapter, [key])[key])
+
+
+def _upright(P: Float[Tensor, "d d"], solve: Solve) -> Float[Tensor, "d d"]:
+    """The orthogonal projector onto what a hard filter keeps; `P` itself of any other.
+
+    It keeps the same inputs. An oblique one lengthens steps in other directions, and training then diverges.
+    """
+    if getattr(solve.filter, "kind", "") != "hard":
+        return P
+    _, U = torch.linalg.eigh(P @ P.T)
+    kept = U[:, len(U) - round(float(P.trace())) :]
+    return kept @ kept.T

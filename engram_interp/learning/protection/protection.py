@@ -32,9 +32,6 @@ from engram_interp.options import Cut, Run, Solve, Which, takes
 
 logger = logging.getLogger("engram_interp")
 
-CUT = 1e-12
-"""The default cut. A direction below an engram's cut would be free, and kept inputs may have small parts there, beside
-a massive activation."""
 LEAST_SHARE = 1e-6
 """A direction of which what is kept owns more than this is kept whole, by default."""
 HALF = (torch.float16, torch.bfloat16)
@@ -62,8 +59,9 @@ def protect(
     frozen: norms, biases that are zero, matrices that are not asked for. So nothing moves what the model says of what
     is kept. Entries of a graft are frozen, and all others are free.
 
-    Here `rtol` is 1e-12 by default, so that small parts of kept inputs are kept beside a massive activation. Weights in
-    half precision are kept as well as their rounding allows. A warning says if nothing is left to learn in.
+    Directions below the cut are free. For inputs narrower than 256, whose moments are in float64, the default `rtol` is
+    1e-12, so that small parts of kept inputs are kept beside a massive activation; for wider ones a warning names the
+    inputs of which one direction sets the cut. Weights in half precision are kept as well as their rounding allows.
 
     Args:
         model: the model that is trained. Its weights are those whose inputs are kept.
@@ -111,7 +109,7 @@ def protect(
     frozen: dict[str, Tensor] = {}
     if kept.statistics is not None:
         adapter.learn(kept.statistics.reads)
-        solve = Solve(**{**vars(cut), "rtol": CUT if cut.rtol is None else cut.rtol}, filter=filter)
+        solve = Solve(**vars(cut), filter=filter)
         sites = [site for site in adapter.sites(which.components, which.layers) if site.key in kept.statistics.keys]
         projections = projections_of(adapter, kept.statistics, sites, solve)
         frozen = _others(adapter, token_shares(adapter, kept.concept), filter)

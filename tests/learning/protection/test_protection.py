@@ -58,34 +58,6 @@ def test_what_is_kept_does_not_move_whatever_the_optimizer_does(variant, optimiz
     assert moved(start, concept, before) > 1e-2
 
 
-@pytest.mark.slow
-def test_a_thousand_steps_do_not_move_an_author_that_the_testbed_knows():
-    model, corpus = ei.testbed.load("retain"), ei.testbed.authors()
-    concept = corpus.concept(corpus.retain90[3].name)
-    new = [example for one in corpus.forget10[:4] for example in one.examples]
-    encoded = adapt(model).encode({"kept": concept.target, "new": new})
-    lines = {name: [one.tokens for one in some] for name, some in encoded.items()}
-
-    def logits() -> torch.Tensor:
-        with torch.no_grad():
-            return torch.cat([model(one[None])[0] for one in lines["kept"]])
-
-    before, known = logits(), ei.score(model, {"kept": concept.target, "new": new})
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.1)
-    batch = torch.nn.utils.rnn.pad_sequence(lines["new"], batch_first=True)
-    with ei.protect(model, concept, progress=False):
-        for step in range(1000):
-            optimizer.zero_grad()
-            rows = batch[(torch.arange(8) + 8 * step) % len(batch)]
-            model(rows, return_type="loss").backward()
-            optimizer.step()
-    after = ei.score(model, {"kept": concept.target, "new": new})
-    assert float((logits() - before).norm() / before.norm()) < 2e-5
-    assert after["kept"].accuracy == known["kept"].accuracy
-    assert after["kept"].loss == pytest.approx(known["kept"].loss, abs=1e-4)
-    assert after["new"].accuracy > known["new"].accuracy + 0.2
-
-
 def test_a_bridge_is_protected_too():
     model, concept = bridge_of("tiny", huggingface.make("Llama")), few_against_many()
     before = kept_logits(model, concept)
