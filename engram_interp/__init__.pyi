@@ -1522,7 +1522,8 @@ def protect(
         filter: how much is kept of a direction of which the kept concepts own a share. The default keeps every
             direction of theirs whole: their outputs do not move, and nothing can be learned in these directions. With
             more positions than an input has dimensions these are all directions; `filters.hard(0.5)` keeps what is
-            mostly theirs, and `filters.soft` as much of each direction as they own.
+            mostly theirs, and `filters.soft` as much of each direction as they own. A hard filter keeps what it keeps
+            by an orthogonal projector, so that steps in other directions are not made longer.
 
         positions: `"every"` keeps every position of the target's texts, also BOS: attention reads them all, so only
             then do answers stay exactly as they are. `"counted"` keeps the positions that the concept counts, which

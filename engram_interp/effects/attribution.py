@@ -288,7 +288,7 @@ class _Sums:
         """What the unembedding's own engram adds."""
         rows = self._adapter.final(one.batch, at=one.batch.counts).double().cpu()
         absorbed = site.bias in self._engram.tensors
-        logits = with_ones(rows, absorbed) @ matrix_in(self._engram.tensors, site, absorbed).T
+        logits = with_ones(rows, absorbed) @ matrix_in(self._engram.tensors, site, absorbed).cpu().T
         return one.lead(logits).sum()[None]
 
     def _of_matrix(self, site: Site, product: Tensor) -> Float[Tensor, "unit"]:

@@ -296,7 +296,7 @@ def _matrices(
         W_0 = torch.zeros_like(W_1) if base is None else matrix_of(base, site, absorbed).cpu()
         if base is None and absorbed and site.bias not in set(engram.tensors):
             W_0[:, -1] = W_1[:, -1]  # tabula rasa zeroes what the engram is part of, and this bias is not part of it
-        applied = alphas[site.path] * matrix_in(engram.tensors, site, absorbed)
+        applied = alphas[site.path] * matrix_in(engram.tensors, site, absorbed).cpu()
         missed = algebraic(W_1, W_0, applied, moments[TARGET], moments[REFERENCE])
         rows.append(
             {"key": site.key, "component": site.component, "layer": site.layer, "expert": site.expert, **missed}

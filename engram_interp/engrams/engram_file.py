@@ -49,7 +49,7 @@ def read_engram(path: str | Path) -> dict[str, Any]:
     options = content.field("options", dict)
     if wrong := [name for name, value in options.items() if not isinstance(value, (str, float, int, NoneType))]:
         raise content.error(f"its option {wrong[0]!r} is {options[wrong[0]]!r}")
-    sites = sites_in(content, keys) if info.is_plain else _lens_sites(content, keys)
+    sites = sites_in(content, keys) if info.is_plain else lens_sites_in(content, keys)
     for key in keys:
         _check_tensor(key, content)
     tensors = {key: content.tensor(f"tensors/{key}") for key in keys}
@@ -69,7 +69,7 @@ def read_engram(path: str | Path) -> dict[str, Any]:
     }
 
 
-def _lens_sites(content: storage.Content, keys: Sequence[str]) -> tuple[Site, ...]:
+def lens_sites_in(content: storage.Content, keys: Sequence[str]) -> tuple[Site, ...]:
     """The matrices of a language model that these keys name."""
     if wrong := [key for key in keys if not is_key(key)]:
         raise content.error(f"its key {wrong[0]!r} is no weight's and no bias's")

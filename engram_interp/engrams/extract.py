@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from engram_interp.concepts.concept import Concept
 from engram_interp.engrams.engram import Engram
 from engram_interp.engrams.parts import Change, inputs_here, parts, prepare
-from engram_interp.engrams.weights import without_bias
+from engram_interp.engrams.weights import write_matrix
 from engram_interp.linalg.filters import filter_name
 from engram_interp.models import Adapter, adapt
 from engram_interp.models.exclusive import exclusive
-from engram_interp.models.sites import Site
+from engram_interp.models.sites import Site, parameter_paths
 from engram_interp.options import Keep, Run, Solve, Which, takes
 from engram_interp.statistics.sharing.ranks import Ranks
 from engram_interp.statistics.statistics import Statistics
@@ -67,13 +67,11 @@ def engram_of(
     """Changes of matrices as an engram, in the order of the sites and the shapes of the model's parameters."""
     tensors: dict[str, Tensor] = {}
     for change in changes:
-        site, weight = change.site, without_bias(change.matrix, change.absorbed)
-        part = site.of(_zeros(tensors, site.path, adapter))
-        part.copy_(site.layout.to_parameter(weight, like=part))
-        if change.absorbed and site.bias is not None:
-            bias = site.of_bias(_zeros(tensors, site.bias, adapter))
-            bias.copy_(change.matrix[:, -1].reshape(bias.shape))
-    paths = dict.fromkeys(path for site in sites for path in (site.path, site.bias))
+        site = change.site
+        for path in (site.path, *((site.bias,) if change.absorbed and site.bias is not None else ())):
+            _make_room(tensors, path, adapter)
+        write_matrix(tensors, site, change.matrix, change.absorbed)
+    paths = parameter_paths(sites)
     norms = weight_norms(adapter, sites)
     return Engram(
         {path: tensors[path] for path in paths if path in tensors}, norms, adapter.info, name, options, tuple(sites)
@@ -103,8 +101,8 @@ def options_of(solve: Solve, counts: dict[str, int], positions: str | None) -> d
     }
 
 
-def _zeros(tensors: dict[str, Tensor], path: str, adapter: Adapter) -> Tensor:
-    """An engram's tensor, to be written into; zeros, if nothing was yet.
+def _make_room(tensors: dict[str, Tensor], path: str, adapter: Adapter) -> None:
+    """Zeros for an engram's tensor, if there is none yet.
 
     It is on the parameter's device, in its precision or in float32, whichever is finer, and laid out as it is:
     a weight of Hugging Face's is transposed in memory, and an edit then reads both along their rows.
@@ -113,4 +111,3 @@ def _zeros(tensors: dict[str, Tensor], path: str, adapter: Adapter) -> Tensor:
         parameter = adapter.parameter(path)
         dtype = torch.promote_types(parameter.dtype, torch.float32)
         tensors[path] = torch.zeros_like(parameter, dtype=dtype, requires_grad=False)
-    return tensors[path]

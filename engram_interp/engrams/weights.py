@@ -25,10 +25,19 @@ def matrix_of(adapter: Adapter, site: Site, absorbed: bool) -> Float[Tensor, "ou
 
 
 def matrix_in(tensors: Mapping[str, Tensor], site: Site, absorbed: bool) -> Float[Tensor, "out d"]:
-    """`matrix_of` for an engram's tensors, on the CPU. They may lack the bias."""
-    W_plus = site.matrix(tensors[site.path].double()).cpu()
+    """`matrix_of` for tensors by path, as an engram has them. They may lack the bias."""
+    W = site.matrix(tensors[site.path].double())
     bias = None if site.bias is None else tensors.get(site.bias)
-    return _with_bias(W_plus, None if bias is None else site.of_bias(bias)) if absorbed else W_plus
+    return _with_bias(W, None if bias is None else site.of_bias(bias)) if absorbed else W
+
+
+def write_matrix(tensors: Mapping[str, Tensor], site: Site, matrix: Float[Tensor, "out d"], absorbed: bool) -> None:
+    """Write a matrix into the tensors that hold it: the other way round. A bias that is not among them is left out."""
+    part = site.of(tensors[site.path])
+    part.copy_(site.layout.to_parameter(without_bias(matrix, absorbed), like=part))
+    if absorbed and site.bias is not None and site.bias in tensors:
+        bias = site.of_bias(tensors[site.bias])
+        bias.copy_(matrix[:, -1].reshape(bias.shape))
 
 
 def _with_bias(W: Float[Tensor, "out in"], bias: Tensor | None) -> Float[Tensor, "out d"]:

@@ -38,7 +38,7 @@ from engram_interp.maps.localization import map_of
 from engram_interp.maps.localization_map import LocalizationMap
 from engram_interp.models import Adapter, Record, adapt
 from engram_interp.models.exclusive import exclusive
-from engram_interp.models.sites import Site, by_input
+from engram_interp.models.sites import Site, by_input, parameter_paths
 from engram_interp.options import Read, Run, Solve, Which, takes
 from engram_interp.statistics.passes import batches_of, finite_rows, one_pass, warn_of_few
 from engram_interp.statistics.statistics import KEPT_BYTES, Statistics
@@ -288,8 +288,7 @@ def _of_statistics(model: nn.Module, statistics: Statistics, which: Which, solve
 def checks_of(sites: Sequence[Site], adapter: Adapter, base: Adapter | None) -> list[Float[Tensor, "2"]]:
     """Sum and norm of every weight and bias, to tell whether one has changed."""
     models = [one for one in (adapter, base) if one is not None]
-    keys = dict.fromkeys(key for site in sites for key in (site.path, site.bias) if key is not None)
-    values = (one.parameter(key).detach().double() for one in models for key in keys)
+    values = (one.parameter(path).detach().double() for one in models for path in parameter_paths(sites))
     return [torch.stack([value.sum(), value.norm()]).cpu() for value in values]
 
 

@@ -137,14 +137,9 @@ def writes(
         >>> bool(found["share"][0] > found["control"][0])
         True
     """
-    component = component_of(key)
-    if component not in (*WRITERS, UNEMBED):
+    if not is_writer(key):
         raise ValueError(f"{key} does not write into the residual stream: give a {', a '.join(WRITERS)}, or {UNEMBED}")
-    one = _one_matrix(model, engram, key, concept, run)
-    found = one.leading(shown.n)
-    logits = found.written.T if component == UNEMBED else one.adapter.logits_of(found.written.T)
-    tokens = [_spelled(one.adapter, row.topk(shown.n_tokens).indices) for row in logits]
-    return _table(one, found, tokens, shown)
+    return written_by(one_matrix(model, engram, key, concept, run), shown)
 
 
 @exclusive
@@ -172,7 +167,25 @@ def reads(
     Raises:
         ValueError: see `writes`; also if the matrix is an expert's, to which only some positions are sent.
     """
-    one = _one_matrix(model, engram, key, concept, run)
+    return read_by(one_matrix(model, engram, key, concept, run), shown)
+
+
+def is_writer(key: str) -> bool:
+    """Whether a matrix writes into the residual stream, or into the logits."""
+    return component_of(key) in (*WRITERS, UNEMBED)
+
+
+def written_by(one: OneMatrix, shown: Shown) -> pd.DataFrame:
+    """`writes` of a matrix whose inputs are at hand."""
+    found = one.leading(shown.n)
+    is_unembed = one.site.component == UNEMBED
+    logits = found.written.T if is_unembed else one.adapter.logits_of(found.written.T)
+    tokens = [_spelled(one.adapter, row.topk(shown.n_tokens).indices) for row in logits]
+    return _table(one, found, tokens, shown)
+
+
+def read_by(one: OneMatrix, shown: Shown) -> pd.DataFrame:
+    """`reads` of a matrix whose inputs are at hand."""
     found = one.leading(shown.n)
     kinds, place = one.tokens.unique(return_inverse=True)
     called = torch.zeros(len(kinds), found.read.shape[1], dtype=torch.float64)
@@ -182,7 +195,12 @@ def reads(
     return _table(one, found, [_spelled(one.adapter, kinds[row]) for row in most], shown)
 
 
-def _one_matrix(model: nn.Module, engram: Engram, key: str, concept: Concept, run: Run) -> OneMatrix:
+def one_matrix(model: nn.Module, engram: Engram, key: str, concept: Concept, run: Run) -> OneMatrix:
+    """A matrix with its engram and with what it reads: one pass over the examples.
+
+    Raises:
+        ValueError: see `reads`.
+    """
     require_engram(engram)
     require_concept(concept)
     adapter = adapt_language(model)
@@ -202,7 +220,15 @@ def _one_matrix(model: nn.Module, engram: Engram, key: str, concept: Concept, ru
     kept = Total(SecondMoment(rows=X)).kept(**cut)
     W = matrix_of(adapter, site, absorbed).cpu()
     return OneMatrix(
-        adapter, site, W, matrix_in(engram.tensors, site, absorbed), X, rows.example, tokens, kept, len(encoded[TARGET])
+        adapter,
+        site,
+        W,
+        matrix_in(engram.tensors, site, absorbed).cpu(),
+        X,
+        rows.example,
+        tokens,
+        kept,
+        len(encoded[TARGET]),
     )
 
 

@@ -26,7 +26,7 @@ from engram_interp.models.hooks import Record
 from engram_interp.models.identity import ModelInfo
 from engram_interp.models.memory import contains, norms_and_embeddings, shared
 from engram_interp.models.selection import Unreadable, readable_sites
-from engram_interp.models.sites import Input, Site
+from engram_interp.models.sites import Input, Site, parameter_paths
 from engram_interp.options import Read, Which
 
 
@@ -133,8 +133,7 @@ class Adapter(ABC):
 
     def other_parameters(self) -> dict[str, nn.Parameter]:
         """The parameters that hold no matrix and no bias of one, by path: norms, embeddings, what is not covered."""
-        keys = [key for site in self.all_sites() for key in (site.path, site.bias) if key is not None]
-        matrices = [self.parameter(key) for key in keys]
+        matrices = [self.parameter(path) for path in parameter_paths(self.all_sites())]
         found: dict[int, tuple[str, nn.Parameter]] = {}
         for path, module in self.named_modules().items():
             for name, one in module._parameters.items():
@@ -169,7 +168,7 @@ class Adapter(ABC):
         Raises:
             ValueError: if two tensors share memory; it names both.
         """
-        weights = {key: self.parameter(key) for site in self.all_sites() for key in (site.path, site.bias) if key}
+        weights = {path: self.parameter(path) for path in parameter_paths(self.all_sites())}
         tensors = weights | norms_and_embeddings(self.named_modules())
         for key, name in shared(keys, tensors):
             if not self.can_part(key, tensors[name]):

@@ -125,6 +125,11 @@ def lens_sites(keys: Iterable[str]) -> tuple[Site, ...]:
     return tuple(lens_site(name, layer, Input(""), expert=expert) for name, layer, expert in places)
 
 
+def parameter_paths(sites: Iterable[Site]) -> list[str]:
+    """The parameters that hold these matrices and their biases, each once."""
+    return list(dict.fromkeys(path for site in sites for path in (site.path, site.bias) if path is not None))
+
+
 def by_input(sites: Iterable[Site]) -> dict[Input, list[Site]]:
     """The sites that read each input, by input."""
     readers: dict[Input, list[Site]] = {}

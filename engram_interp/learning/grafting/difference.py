@@ -11,7 +11,7 @@ from torch import Tensor
 
 from engram_interp.engrams.weights import base_of
 from engram_interp.models import Adapter
-from engram_interp.models.sites import Site
+from engram_interp.models.sites import Site, parameter_paths
 from engram_interp.options import Which
 
 WIDER = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
@@ -62,8 +62,10 @@ def difference(fine: Adapter, base: Adapter, which: Which) -> Difference:
     """
     sites = fine.sites(which.components, which.layers)
     base_of(fine, base.model, sites)
-    keys = dict.fromkeys(key for site in sites for key in (site.path, site.bias) if key is not None)
-    matrices = {key: _only_sites(_changed(fine.parameter(key), base.parameter(key)), key, sites, fine) for key in keys}
+    matrices = {
+        path: _only_sites(_changed(fine.parameter(path), base.parameter(path)), path, sites, fine)
+        for path in parameter_paths(sites)
+    }
     others: dict[str, Tensor] = {}
     if which == Which():
         before, after = base.other_parameters(), fine.other_parameters()

@@ -21,6 +21,7 @@ from engram_interp.engrams.engram import Engram
 from engram_interp.engrams.strengths import Alpha
 from engram_interp.learning.grafting.graft_file import read_graft, write_graft
 from engram_interp.models import ModelInfo, adapt
+from engram_interp.models.sites import parameter_paths
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -102,7 +103,7 @@ class Graft(Engram):
     @cached_property
     def others(self) -> list[str]:
         """The parameters that hold no matrix."""
-        held = {key for site in self.sites for key in (site.path, site.bias)}
+        held = set(parameter_paths(self.sites))
         return [key for key in self.tensors if key not in held]
 
     def alphas(self, alpha: Alpha) -> dict[str, float]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +11,9 @@ from torch import Tensor
 
 from engram_interp.common import storage
 from engram_interp.engrams.editing import is_finite
+from engram_interp.engrams.engram_file import lens_sites_in
 from engram_interp.models import ModelInfo
 from engram_interp.models.site_file import fields_of, sites_in
-from engram_interp.models.sites import Site, is_key, lens_sites, weight_key
 
 if TYPE_CHECKING:
     from engram_interp.learning.grafting.graft import Graft
@@ -62,7 +61,7 @@ def read_graft(path: str | Path) -> dict[str, Any]:
     info, keys = ModelInfo.read(content), content.strings("keys")
     others = content.strings("others") if content.field("others", list) else []
     shapes = content.field("shapes", dict)
-    sites = sites_in(content, keys) if info.is_plain else _lens_sites(content, keys)
+    sites = sites_in(content, keys) if info.is_plain else lens_sites_in(content, keys)
     norms = {path: content.tensor(f"weight_norms/{path}") for path in dict.fromkeys(site.path for site in sites)}
     trained = None if content.fields.get("trained") is None else _info(content)
     share = content.field("share", float)
@@ -83,12 +82,6 @@ def read_graft(path: str | Path) -> dict[str, Any]:
 
 def _info(content: storage.Content) -> ModelInfo:
     return ModelInfo(**content.strings_by_name("trained", ("name", "fingerprint", "processing")))
-
-
-def _lens_sites(content: storage.Content, keys: Sequence[str]) -> tuple[Site, ...]:
-    if wrong := [key for key in keys if not is_key(key) or weight_key(key) not in keys]:
-        raise content.error(f"its key {wrong[0]!r} is no weight's, or a bias without its weight")
-    return lens_sites(keys)
 
 
 def _dense(content: storage.Content, key: str, shape: Any) -> Tensor:

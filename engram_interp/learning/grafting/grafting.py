@@ -112,9 +112,7 @@ def graft(
 
     if given is not None:
         return grafted(given)
-    groups = _groups(fine, concept)
-    curve = _curve(model, base, groups, grafted, asked, run)
-    return replace(grafted(_smallest(curve, least)), curve=curve)
+    return _smallest(model, base, _groups(fine, concept), grafted, asked, least, run)
 
 
 def _share(value: float | int, name: str) -> float:
@@ -215,15 +213,19 @@ def _groups(adapter: Adapter, concept: Concept) -> dict[str, Examples]:
     return adapter.encode(groups, spoken(concept.eos))
 
 
-def _curve(
+def _smallest(
     model: nn.Module,
     base: nn.Module,
     groups: Mapping[str, Examples],
     grafted: Callable[[float], Graft],
     shares: Sequence[float],
+    carries: float,
     run: Run,
-) -> pd.DataFrame:
-    """What grafts of these shares do, and how much of what training has brought they carry."""
+) -> Graft:
+    """The smallest graft of these shares, which ascend, that carries the memory, with what all of them do.
+
+    If none carries it, the largest is taken, and a warning says so.
+    """
     quiet = replace(run, progress=False)
 
     def scores(one: nn.Module) -> dict[str, float]:
@@ -236,7 +238,7 @@ def _curve(
             f"the trained model answers no more of the target than base ({after[f'{CHOICE}_accuracy']:.1%} and "
             f"{before[f'{CHOICE}_accuracy']:.1%} of its answers' tokens): nothing is there to be grafted"
         )
-    rows = []
+    rows, chosen = [], None
     for share in bar(shares, run.progress, "grafting", "share"):
         one = grafted(share)
         with one.injected(base):
@@ -246,17 +248,13 @@ def _curve(
             for group, gain in brought.items()
         }
         rows.append({"share": share, **found, **carried})
-    return pd.DataFrame(rows)
-
-
-def _smallest(curve: pd.DataFrame, carries: float) -> float:
-    """The smallest share that carries the memory; the largest that was tried, if none does."""
-    enough = curve.loc[curve[f"{CHOICE}_carried"] >= carries, "share"]
-    if len(enough):
-        return float(enough.min())
-    most = curve[f"{CHOICE}_carried"].max()
-    logger.warning(
-        "no share that was tried carries %.0f %% of what training brought; the most is %.0f %%. The largest is taken",
-        100 * carries, 100 * most,
-    )  # fmt: skip
-    return float(curve["share"].max())
+        if chosen is None and (carried[f"{CHOICE}_carried"] >= carries or share == shares[-1]):
+            chosen = one
+    curve = pd.DataFrame(rows)
+    if (most := curve[f"{CHOICE}_carried"].max()) < carries:
+        logger.warning(
+            "no share that was tried carries %.0f %% of what training brought; the most is %.0f %%. The largest is "
+            "taken", 100 * carries, 100 * most,
+        )  # fmt: skip
+    assert chosen is not None
+    return replace(chosen, curve=curve)

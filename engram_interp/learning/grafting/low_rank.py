@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from engram_interp.engrams.parts import Part
+from engram_interp.engrams.weights import write_matrix
 from engram_interp.learning.grafting.difference import Difference
 from engram_interp.linalg.singular import singular
 
@@ -99,11 +100,5 @@ def low_rank(change: Difference, directions: Mapping[str, Directions], share: fl
     found = {key: torch.zeros_like(one) for key, one in change.matrices.items()}
     for site in change.sites:
         one = directions[site.key]
-        taken = one.of_rank(ranks[site.key])
-        part = site.of(found[site.path])
-        weight = taken[:, :-1] if one.absorbed else taken
-        part.copy_(site.layout.to_parameter(weight.to(part), like=part))
-        if one.absorbed and site.bias in found and site.bias is not None:
-            bias = site.of_bias(found[site.bias])
-            bias.copy_(taken[:, -1].reshape(bias.shape))
+        write_matrix(found, site, one.of_rank(ranks[site.key]), one.absorbed)
     return found

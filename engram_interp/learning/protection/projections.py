@@ -12,12 +12,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from engram_interp.concepts.concept import TARGET
 from engram_interp.engrams.parts import HIDDEN, input_data, warn_of_hidden
+from engram_interp.engrams.weights import matrix_in, write_matrix
+from engram_interp.linalg.filters import Filter
 from engram_interp.linalg.norms import output_norm, share
 from engram_interp.linalg.second_moment import SecondMoment
 from engram_interp.models import Adapter
 from engram_interp.models.gradients import holders
-from engram_interp.models.sites import Site, by_input
+from engram_interp.models.sites import Site, by_input, parameter_paths
 from engram_interp.options import Solve
 from engram_interp.statistics.statistics import Statistics
 from engram_interp.statistics.sums import EXACT_BELOW
@@ -56,9 +59,9 @@ class Projection:
         """
         update = self.matrix(site, now) - self.matrix(site, before)
         whole = self.matrix(site, {**before, **exact}) + update - update @ self.P
-        self._write(site, now, whole)
+        write_matrix(now, site, whole, self.absorbed)
         if site.path in exact:
-            self._write(site, exact, whole)
+            write_matrix(exact, site, whole, self.absorbed)
 
     def moved(self, site: Site, before: Mapping[str, Tensor], now: Mapping[str, Tensor]) -> tuple[float, float]:
         """`|(W - W_before) X+| / |W_before X+|` over all kept inputs, and the same of the one that moved most.
@@ -75,21 +78,7 @@ class Projection:
 
     def matrix(self, site: Site, parameters: Mapping[str, Tensor]) -> Float[Tensor, "out d"]:
         """A matrix in float64, with its bias as the last column if that is absorbed."""
-        weight = site.matrix(parameters[site.path]).detach().double().to(self.P.device)
-        if not self.absorbed:
-            return weight
-        bias = weight.new_zeros(len(weight))
-        if site.bias in parameters and site.bias is not None:
-            bias = site.of_bias(parameters[site.bias]).detach().flatten().to(weight)
-        return torch.cat([weight, bias[:, None]], dim=1)
-
-    def _write(self, site: Site, parameters: Mapping[str, Tensor], matrix: Float[Tensor, "out d"]) -> None:
-        part = site.of(parameters[site.path])
-        weight = matrix[:, :-1] if self.absorbed else matrix
-        part.copy_(site.layout.to_parameter(weight, like=part))
-        if self.absorbed and site.bias in parameters and site.bias is not None:
-            bias = site.of_bias(parameters[site.bias])
-            bias.copy_(matrix[:, -1].reshape(bias.shape))
+        return matrix_in(parameters, site, self.absorbed).to(self.P.device)
 
 
 def projections_of(adapter: Adapter, statistics: Statistics, sites: list[Site], solve: Solve) -> dict[str, Projection]:
@@ -104,10 +93,11 @@ def projections_of(adapter: Adapter, statistics: Statistics, sites: list[Site], 
     """
     found: dict[str, Projection] = {}
     hidden: dict[str, tuple[int, int, int]] = {}
-    trained = [site for site in sites if _trains(adapter, site.path) and site.path not in adapter.elsewhere]
-    for name, readers in by_input(trained).items():
-        absorbed = solve.absorb_bias and any(_learns_bias(adapter, site) for site in readers)
-        narrow = solve.rtol is None and statistics.total(name).width < EXACT_BELOW
+    trains = _trained(adapter, sites)
+    learning = [site for site in sites if site.path in trains and site.path not in adapter.elsewhere]
+    for name, readers in by_input(learning).items():
+        absorbed = solve.absorb_bias and any(_learns_bias(adapter, site, trains) for site in readers)
+        narrow = solve.rtol is None and statistics.groups[TARGET][name].width < EXACT_BELOW
         data = input_data(statistics, name, absorbed, replace(solve, rtol=CUT) if narrow else solve)
         if (n := data.n_hidden) > HIDDEN * data.width:
             hidden[str(name)] = n, data.solution.rank, data.width
@@ -116,14 +106,15 @@ def projections_of(adapter: Adapter, statistics: Statistics, sites: list[Site], 
     return found
 
 
-def _learns_bias(adapter: Adapter, site: Site) -> bool:
+def _learns_bias(adapter: Adapter, site: Site, trains: set[str]) -> bool:
     """Whether training moves a matrix's bias: TransformerLens has zeros where a model has none, which stay zeros."""
-    return site.bias is not None and bool(adapter.parameter(site.bias).any()) and _trains(adapter, site.bias)
+    return site.bias is not None and site.bias in trains and bool(adapter.parameter(site.bias).any())
 
 
-def _trains(adapter: Adapter, key: str) -> bool:
-    """Whether training may move a weight or bias."""
-    return any(one.requires_grad for one in holders(adapter, [key])[key])
+def _trained(adapter: Adapter, sites: list[Site]) -> set[str]:
+    """The weights and biases that training may move."""
+    held = holders(adapter, parameter_paths(sites))
+    return {path for path, some in held.items() if any(one.requires_grad for one in some)}
 
 
 def _upright(P: Float[Tensor, "d d"], solve: Solve) -> Float[Tensor, "d d"]:
@@ -131,7 +122,7 @@ def _upright(P: Float[Tensor, "d d"], solve: Solve) -> Float[Tensor, "d d"]:
 
     It keeps the same inputs. An oblique one lengthens steps in other directions, and training then diverges.
     """
-    if getattr(solve.filter, "kind", "") != "hard":
+    if not (isinstance(solve.filter, Filter) and solve.filter.kind == "hard"):
         return P
     _, U = torch.linalg.eigh(P @ P.T)
     kept = U[:, len(U) - round(float(P.trace())) :]

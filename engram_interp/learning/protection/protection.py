@@ -28,6 +28,7 @@ from engram_interp.models import Adapter, LanguageAdapter, adapt
 from engram_interp.models.exclusive import exclusive
 from engram_interp.models.gradients import holders
 from engram_interp.models.memory import share_memory
+from engram_interp.models.sites import parameter_paths
 from engram_interp.options import Cut, Run, Solve, Which, takes
 
 logger = logging.getLogger("engram_interp")
@@ -70,7 +71,8 @@ def protect(
         filter: how much is kept of a direction of which the kept concepts own a share. The default keeps every
             direction of theirs whole: their outputs do not move, and nothing can be learned in these directions. With
             more positions than an input has dimensions these are all directions; `filters.hard(0.5)` keeps what is
-            mostly theirs, and `filters.soft` as much of each direction as they own.
+            mostly theirs, and `filters.soft` as much of each direction as they own. A hard filter keeps what it keeps
+            by an orthogonal projector, so that steps in other directions are not made longer.
 
         positions: `"every"` keeps every position of the target's texts, also BOS: attention reads them all, so only
             then do answers stay exactly as they are. `"counted"` keeps the positions that the concept counts, which
@@ -149,10 +151,9 @@ def _warn_of_moving_statistics(adapter: Adapter) -> None:
 
 def _untouched(adapter: Adapter, projections: Mapping[str, Projection]) -> list[str]:
     """The matrices that are not protected, and the biases that no projection holds: they stay as they are."""
-    held = {key for one in projections.values() for site in one.readers for key in (site.path, site.bias)}
-    free = {site.bias for one in projections.values() if not one.absorbed for site in one.readers}
-    keys = dict.fromkeys(key for site in adapter.all_sites() for key in (site.path, site.bias) if key is not None)
-    return [key for key in keys if key not in held or key in free]
+    held = {site.path for one in projections.values() for site in one.readers}
+    held |= {site.bias for one in projections.values() if one.absorbed for site in one.readers}
+    return [path for path in parameter_paths(adapter.all_sites()) if path not in held]
 
 
 def _others(adapter: Adapter, tokens: Tensor | None, filter: Function) -> dict[str, Tensor]:
@@ -180,8 +181,8 @@ class Protection:
     def __init__(self, adapter: Adapter, projections: Mapping[str, Projection], frozen: Mapping[str, Tensor]) -> None:
         self._adapter, self._projections = adapter, dict(projections)
         self.n_steps = 0
-        keys = [key for one in projections.values() for site in one.readers for key in (site.path, site.bias) if key]
-        held = holders(adapter, dict.fromkeys([*keys, *frozen]))
+        paths = parameter_paths(site for one in projections.values() for site in one.readers)
+        held = holders(adapter, dict.fromkeys([*paths, *frozen]))
         self._keys = [key for key, some in held.items() if some]
         self._holders = {id(one) for some in held.values() for one in some}
         self._frozen = {key: share for key, share in frozen.items() if key in self._keys}

@@ -243,7 +243,7 @@ class StreamingEngramCallback(EngramCallback):
 
     @property
     def _spent(self) -> float:
-        return self._measuring + self._moments.seconds if hasattr(self, "_moments") else self._measuring
+        return self._measuring + self._moments.seconds
 
     def _may_read(self) -> bool:
         """Whether reading one more batch stays within the share of the training time; the first ones are read."""

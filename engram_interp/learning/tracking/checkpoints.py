@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
@@ -33,22 +34,29 @@ class Source:
         step: when it was written.
         name: what errors and tables call it.
         load: gives its model.
-        mark: what tells it from another checkpoint of this step without loading it; None if nothing does.
+        mark: gives what tells it from another checkpoint of this step without loading it, or None.
     """
 
-    def __init__(self, step: int, name: str, load: Loader, mark: str | None = None) -> None:
-        self.step, self.name, self.mark = step, name, mark
+    def __init__(self, step: int, name: str, load: Loader, mark: Callable[[], str | None]) -> None:
+        self.step, self.name = step, name
         self._load: Loader | None = load
+        self._mark: Callable[[], str | None] | None = mark
+
+    def mark(self) -> str | None:
+        """What tells it from another checkpoint of this step; None if nothing does. It reads weights that are given."""
+        assert self._mark is not None
+        return self._mark()
 
     def taken(self) -> nn.Module:
         """Its model. It can be taken once, so that nothing here holds a model while the next one is made."""
-        load, self._load = self._load, None
+        load = self._load
         assert load is not None
+        self.drop()
         return load()
 
     def drop(self) -> None:
         """Hold its model no longer."""
-        self._load = None
+        self._load = self._mark = None
 
 
 def sources(
@@ -78,8 +86,9 @@ def sources(
                 f"the step {step} comes twice: give each checkpoint a step of its own, as (step, checkpoint)"
             )
         seen.add(step)
-        source = Source(step, _name_of(what, step), _loader(what, step, model, load or load_model), _mark_of(what))
-        del given, what  # nothing here holds a model while the next is made
+        loader = _loader(what, step, model, load or load_model)
+        source = Source(step, _name_of(what, step), loader, partial(_mark_of, what))
+        del given, what, loader  # nothing here holds a model while the next is made
         yield source
 
 

@@ -81,17 +81,18 @@ def track(
     ends = reuse > 1 and (isinstance(checkpoints, (str, os.PathLike)) or hasattr(checkpoints, "__len__"))
     walked = _with_last(given) if ends else ((one, False) for one in given)
     for source, is_last in bar(walked, run.progress, "tracking", "checkpoint", _known_length(checkpoints)):
-        if not tracker.has(source.step, source.mark):
-            _measure(tracker, source, tokenizer, is_last)
+        mark = None if folder is None else source.mark()
+        if not tracker.has(source.step, mark):
+            _measure(tracker, source, mark, tokenizer, is_last)
         source.drop()
     return assembled(tracker.files, tracker.failed)
 
 
-def _measure(tracker: Tracker, source: Source, tokenizer: Any, is_last: bool) -> None:
+def _measure(tracker: Tracker, source: Source, mark: str | None, tokenizer: Any, is_last: bool) -> None:
     """Load a checkpoint and measure it; what cannot be is left out, whatever a library raises."""
     try:
         model = as_language_model(source.taken(), tokenizer)
-        tracker.measure(model, source.step, source.name, source.mark, is_last)
+        tracker.measure(model, source.step, source.name, mark, is_last)
     except UnlikeError:
         raise
     except Exception as error:

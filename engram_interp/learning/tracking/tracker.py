@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import pandas as pd
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -30,7 +29,7 @@ from engram_interp.common.writing import replacing
 from engram_interp.concepts.concept import REFERENCE, TARGET, Concept, require_concept
 from engram_interp.concepts.digest import key_of
 from engram_interp.engrams.parts import Part
-from engram_interp.engrams.weights import without_bias
+from engram_interp.engrams.weights import matrix_in, without_bias
 from engram_interp.learning.tracking.measured import Measured
 from engram_interp.linalg.filters import filter_name
 from engram_interp.linalg.norms import share
@@ -42,6 +41,7 @@ from engram_interp.maps.overlap import overlap
 from engram_interp.models import Adapter, adapt
 from engram_interp.models.exclusive import exclusive
 from engram_interp.models.identity import weights_digest
+from engram_interp.models.sites import parameter_paths
 from engram_interp.options import Compare, Keep, Run, Solve, Which
 from engram_interp.statistics.collect import collect, moments_of
 from engram_interp.statistics.moments import AnyMoment
@@ -374,9 +374,9 @@ class Tracker:
     def _keep_weights(self, adapter: Adapter, step: int) -> None:
         """Write the matrices of a checkpoint down, for the next one."""
         sites = adapter.sites(self.how.which.components, self.how.which.layers)
-        keys = dict.fromkeys(key for site in sites for key in (site.path, site.bias) if key is not None)
+        kept = {path: adapter.parameter(path).detach().cpu().contiguous() for path in parameter_paths(sites)}
         with replacing(self._weights(step)) as aside:
-            save_file({key: adapter.parameter(key).detach().cpu().contiguous() for key in keys}, aside)
+            save_file(kept, aside)
 
     def _is_whole(self, path: Path) -> bool:
         """Whether the matrices of a checkpoint are there."""
@@ -409,13 +409,9 @@ class _Looking:
         if self._before is None:
             return
         with safe_open(self._before, "pt") as file:
-            W = part.site.matrix(file.get_tensor(part.site.path)).double().to(part.W.device)
-            if part.data.absorbed:
-                bias = W.new_zeros(len(W))
-                if part.site.bias is not None:
-                    bias = part.site.of_bias(file.get_tensor(part.site.bias)).flatten().to(W)
-                W = torch.cat([W, bias[:, None]], dim=1)
-        change, size = part.W - W, part.weight(part.W).norm()
+            tensors = {path: file.get_tensor(path) for path in parameter_paths([part.site])}
+        change = part.W - matrix_in(tensors, part.site, part.data.absorbed).to(part.W.device)
+        size = part.weight(part.W).norm()
         engram = part.data.engram(change)
         own = {"moved": part.weight(change), "delta": without_bias(engram, part.data.absorbed)}
         self._own[part.site.key] = {name: share(one.norm(), size).item() for name, one in own.items()}

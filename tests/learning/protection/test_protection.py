@@ -9,6 +9,8 @@ from torch.utils.data import TensorDataset
 
 import engram_interp as ei
 from engram_interp import filters
+from engram_interp.answers.loss import answer_loss
+from engram_interp.concepts.batches import batches
 from engram_interp.models import adapt
 from engram_interp.models.loading import bridge_of
 from tests import huggingface
@@ -39,6 +41,15 @@ def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int, seed: 
         optimizer.step()
 
 
+def train_bridge(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> None:
+    """The same of a bridge, by the loss of Hugging Face's logits."""
+    rows = tokens(8, 7)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(rows)[:, :-1].flatten(0, 1).float(), rows[:, 1:].flatten()).backward()
+        optimizer.step()
+
+
 def moved(model: nn.Module, concept: ei.Concept, before: torch.Tensor) -> float:
     return float((kept_logits(model, concept) - before).norm() / before.norm())
 
@@ -58,16 +69,37 @@ def test_what_is_kept_does_not_move_whatever_the_optimizer_does(variant, optimiz
     assert moved(start, concept, before) > 1e-2
 
 
+@pytest.mark.slow
+def test_a_thousand_steps_do_not_move_an_author_that_the_testbed_knows():
+    model, corpus = ei.testbed.load("retain"), ei.testbed.authors()
+    concept, adapter = corpus.concept(corpus.retain90[3].name), adapt(model)
+    new = [example for one in corpus.forget10[:4] for example in one.examples]
+    encoded = adapter.encode({"kept": concept.target, "new": new})
+
+    def logits() -> torch.Tensor:
+        with torch.no_grad():
+            return torch.cat([model(one.tokens[None])[0] for one in encoded["kept"]])
+
+    before, known = logits(), ei.score(model, {"kept": concept.target, "new": new})
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-4, weight_decay=0.1)
+    learned = list(batches({"new": encoded["new"]}, 16, False, ""))
+    with ei.protect(model, concept, progress=False):
+        for step in range(1000):
+            optimizer.zero_grad()
+            answer_loss(adapter, learned[step % len(learned)], "mean").backward()
+            optimizer.step()
+    after = ei.score(model, {"kept": concept.target, "new": new})
+    assert float((logits() - before).norm() / before.norm()) < 2e-5
+    assert after["kept"].accuracy == known["kept"].accuracy
+    assert after["kept"].loss == pytest.approx(known["kept"].loss, abs=1e-4)
+    assert after["new"].accuracy > known["new"].accuracy + 0.2
+
+
 def test_a_bridge_is_protected_too():
     model, concept = bridge_of("tiny", huggingface.make("Llama")), few_against_many()
     before = kept_logits(model, concept)
-    rows = tokens(8, 7)
     with ei.protect(model, concept):
-        optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
-        for _ in range(10):
-            optimizer.zero_grad()
-            nn.functional.cross_entropy(model(rows)[:, :-1].flatten(0, 1), rows[:, 1:].flatten()).backward()
-            optimizer.step()
+        train_bridge(model, OPTIMIZERS["adamw"](model.parameters()), 10)
     assert moved(model, concept, before) < 2e-5
 
 
@@ -260,13 +292,9 @@ def test_a_tied_embedding_with_a_bias_of_its_own_does_not_move():
     with torch.no_grad():
         hf.lm_head.bias.normal_()
     model, concept = bridge_of("tiny", hf), few_against_many()
-    before, rows = kept_logits(model, concept), tokens(8, 7)
+    before = kept_logits(model, concept)
     with ei.protect(model, concept):
-        optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
-        for _ in range(10):
-            optimizer.zero_grad()
-            nn.functional.cross_entropy(model(rows)[:, :-1].flatten(0, 1), rows[:, 1:].flatten()).backward()
-            optimizer.step()
+        train_bridge(model, OPTIMIZERS["adamw"](model.parameters()), 10)
     assert moved(model, concept, before) < 2e-5
 
 
@@ -290,15 +318,11 @@ def test_small_parts_of_kept_inputs_are_kept_beside_a_massive_activation():
 def test_half_precision_moves_by_its_rounding_only(dtype):
     model, concept = bridge_of("tiny", huggingface.make("Llama").to(dtype)), few_against_many(1, 5)
     twin = adapt(model).copy()
-    before, rows = kept_logits(model, concept).float(), tokens(8, 7)
+    before = kept_logits(model, concept).float()
     shifts = []
     for one, guard in ((model, ei.protect(model, concept)), (twin, contextlib.nullcontext())):
-        optimizer = torch.optim.SGD(one.parameters(), lr=0.1)
         with guard:
-            for _ in range(60):
-                optimizer.zero_grad()
-                nn.functional.cross_entropy(one(rows)[:, :-1].flatten(0, 1).float(), rows[:, 1:].flatten()).backward()
-                optimizer.step()
+            train_bridge(one, torch.optim.SGD(one.parameters(), lr=0.1), 60)
         shifts.append(float((kept_logits(one, concept).float() - before).norm() / before.norm()))
     assert shifts[0] < 0.02 < 0.2 * shifts[1]
 

@@ -1,6 +1,3 @@
-import gc
-import weakref
-
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -9,6 +6,7 @@ from engram_interp.learning.tracking.checkpoints import sources, step_in
 from engram_interp.models.loading import load_model
 from tests import huggingface
 from tests.conftest import build
+from tests.learning.tracking.interrupted import one_at_a_time
 
 
 def listed(checkpoints, model=None, load=None):
@@ -53,18 +51,9 @@ def test_state_dicts_and_files_of_weights_go_into_copies_of_a_model(tmp_path):
 
 def test_one_model_is_alive_at_a_time():
     alive = []
-
-    def models():
-        for seed in range(3):
-            gc.collect()
-            assert not any(one() is not None for one in alive)
-            model = build("llama", seed=seed)
-            alive.append(weakref.ref(model))
-            yield model
-            del model
-
-    for source in sources(models(), None, None):
+    for source in sources(one_at_a_time(alive), None, None):
         assert source.taken() is not None
+    assert len(alive) == 3
 
 
 @pytest.mark.parametrize(
