@@ -45,6 +45,9 @@ _NAMES = {
     "learning.grafting.grafting": "graft",
     "learning.grafting.graft": "Graft",
     "learning.protection.protection": "protect Protection",
+    # show
+    "report.explorer.explore": "explore",
+    "report.explorer.exploration": "Exploration",
     # data
     "concepts.concept": "Concept Pair",
     "models.loading": "load_model",
@@ -53,7 +56,7 @@ _NAMES = {
     "sae.reconstruction": "reconstruction",
     "unlearning.benchmarks": "Benchmark QA tofu",
 }
-"""Where each public name is defined, in blocks: find, weigh, test, edit, data."""
+"""Where each public name is defined, in blocks: find, weigh, test, edit, show, data."""
 
 _MODULES = {
     "benchmarks": "benchmarks",

@@ -49,6 +49,7 @@ from engram_interp.maps.overlap import Interference as Interference
 from engram_interp.maps.overlap import Overlap as Overlap
 from engram_interp.models.loading import load_model as load_model
 from engram_interp.models.outline import Source
+from engram_interp.report.explorer.exploration import Exploration as Exploration
 from engram_interp.sae.concepts import SaeConcept as SaeConcept
 from engram_interp.sae.corpus import Corpus
 from engram_interp.sae.ranking import choose_feature as choose_feature
@@ -87,6 +88,7 @@ __all__ = [
     "Engram",
     "EngramCallback",
     "Evaluation",
+    "Exploration",
     "Graft",
     "Interference",
     "LocalizationMap",
@@ -116,6 +118,7 @@ __all__ = [
     "decompose",
     "diagnose",
     "evaluate",
+    "explore",
     "export_hf",
     "extract",
     "filters",
@@ -1562,6 +1565,71 @@ def protect(
         ...     optimizer.step()
         >>> bool(kept.moved()["moved"].max() < 1e-5)
         True
+    """
+
+def explore(
+    model: nn.Module,
+    concepts: Concept | Sequence[Concept],
+    *,
+    n_matrices: int = 8,
+    alphas: Sequence[Number] | None = None,
+    keep: Number = 0.98,
+    components: str | Collection[str] | None = None,
+    layers: Layers = None,
+    rtol: float | int | None = None,
+    outliers: float | int = 0.0,
+    absorb_bias: bool = True,
+    ridge: float | int = 0.0,
+    filter: Function = soft,
+    delta_from: nn.Module | None = None,
+    progress: bool | None = None,
+    batch_size: int | None = None,
+) -> Exploration:
+    """Maps memories, answers questions at several strengths, and looks into matrices: a page to click through.
+
+    Args:
+        model: the model. It is left unchanged.
+        concepts: one or several, with names of their own.
+        n_matrices: how many matrices of each memory are looked into, the first of its map. `serve` looks into any
+            other when it is clicked, as long as the model is at hand.
+        alphas: the strengths of the slider; 0 is added. None chooses one (see `choose_alpha`) and takes eight around
+            it.
+        keep: see `choose_alpha`.
+        components: names of components, `W_Q` to `W_U`, or short, `Q` to `U`. Of a plain module, paths of its modules,
+            or patterns of such paths as `blocks.*.mlp`; a module stands for all that is in it. None means all that the
+            model has.
+        layers: one layer or several, by number. Of a plain module, depths in the order of calls. None means all. The
+            unembedding lies in no layer: `layers` leaves it out, unless `components` names it.
+        rtol: drops directions whose eigenvalue is at most this share of the largest. None means `d * 2**-23`, with `d`
+            the size of the moment matrix. Raises ValueError if it is outside [0, 1).
+        outliers: the share of directions, those with the largest eigenvalues, that do not set the cut: `rtol` is then
+            relative to the largest eigenvalue of the others. 0.01 sets massive activations aside, of which one can hide
+            most other directions below the cut. Raises ValueError if it is outside [0, 1).
+        absorb_bias: treats a bias as one more column of its weight.
+        ridge: uses `(S+ + S- + ridge I)^-1` in place of the pseudo-inverse (UCE; paper, Eq. 31). Its unit is that of
+            the moments, which are sums over tokens. With a ridge nothing is dropped, unless `rtol` says so. Raises
+            ValueError if it is negative.
+        filter: how much is taken of a direction of which the target owns a share: `filters.soft` (the paper's),
+            `filters.power(p)`, `filters.hard(tau)`, `filters.clip(gain)`, `filters.over(share)`, or any function from
+            shares in [0, 1] to as many numbers.
+        delta_from: takes the engram of `W - W_0`, with `W_0` the weights of this model of the same shape (paper, Eq.
+            3). Sizes remain shares of `W`.
+        progress: True shows a bar, False hides it. None shows it in a terminal and in a notebook.
+        batch_size: examples in a batch, 1 or more. None takes examples of similar length until they make up 4096
+            tokens. Batches that a user gives are divided into ones of at most this size. It affects memory, and results
+            by rounding only.
+
+    Raises:
+        ValueError: if two concepts have one name, `alphas` is empty or holds a negative number, or `n_matrices` is
+            negative; see also `localize`.
+
+    Example:
+        >>> from engram_interp import testbed
+        >>> model, examples = testbed.load("full"), testbed.authors().examples
+        >>> concept = Concept(examples[:20], examples[20:60], name="Petra Dorlund")
+        >>> found = explore(model, concept, n_matrices=0, alphas=[8], components="gate", layers=[0, 1])
+        >>> found.memory().strengths.alphas
+        [0.0, 8.0]
     """
 
 def concept_from_sae(

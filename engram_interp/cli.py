@@ -1,4 +1,4 @@
-"""`engram-interp demo | plan | collect | localize | diagnose | track | extract | ablate | sae | run`, in a terminal."""
+"""`engram-interp demo | explore | plan | collect | localize | diagnose | track | extract | ablate | sae | run`."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from engram_interp.concepts.concept import Concept, Example
     from engram_interp.engrams.strengths import Alpha
     from engram_interp.maps.localization_map import LocalizationMap
+    from engram_interp.report.explorer.exploration import Exploration
     from engram_interp.report.findings import Findings
     from engram_interp.statistics.statistics import Statistics
 
@@ -211,6 +212,76 @@ def demo(
         if concept.name in {one.name for one in corpus.forget10}:
             gold = testbed.load("retain")
     _report(investigate(_load(model_name), concept, keep=keep, gold=gold), out)
+
+
+@main.command("explore")
+@click.argument("report", type=Existing, required=False)
+@click.option("--model", "model_name", default=TESTBED, show_default=True, help="A name, a folder, or testbed.")
+@click.option("--target", type=Existing, multiple=True, help="Target examples; may be given several times.")
+@click.option("--reference", type=Existing, help="Reference examples of every target.")
+@click.option("--author", multiple=True, help="Authors of the testbed; the first to forget by default.")
+@_read_options
+@_which_options
+@click.option("--n-matrices", type=click.IntRange(min=0), default=8, show_default=True, help="Matrices to look into.")
+@click.option("--keep", type=float, default=0.98, show_default=True, help="Share of the held-out accuracy to keep.")
+@_run_options
+@click.option("--out", type=Writable(), help="Write .html (a page) or .safetensors (to explore later); serve nothing.")
+@click.option("--port", type=click.IntRange(min=0, max=65535), default=0, help="Of the server; any by default.")
+@click.option("--browse/--no-browse", default=True, show_default=True, help="Open a browser.")
+def explore_command(report: Path | None, out: Path | None, port: int, browse: bool, **options: Any) -> None:
+    """Click through a memory in a browser: map, matrices, strengths, other memories.
+
+    REPORT is a file that --out has written; without it, a model is explored. The server listens on 127.0.0.1 only.
+    """
+    if out is not None and out.suffix not in (".html", ".safetensors"):
+        raise click.UsageError(f"--out must be an .html or .safetensors file; got {out}")
+    found = _explored(**options) if report is None else _saved_exploration(report, options)
+    if out is None:
+        found.serve(port, browse=browse)
+        return
+    (found.to_html if out.suffix == ".html" else found.save)(out)
+    click.echo(f"{found!r} is in {out}")
+
+
+def _saved_exploration(report: Path, options: Mapping[str, Any]) -> Exploration:
+    from engram_interp.report.explorer.exploration import Exploration
+
+    if named := [name for name in ("target", "reference", "author") if options[name]]:
+        raise click.UsageError(f"{report} says what is explored: leave out --{named[0]}")
+    return Exploration.load(report)
+
+
+def _explored(
+    model_name: str, target: tuple[Path, ...], reference: Path | None, author: tuple[str, ...], n_matrices: int,
+    keep: float, components: str | None, layers: str | None, batch_size: int | None, progress: bool | None,
+    **read: Any,
+) -> Exploration:  # fmt: skip
+    """The exploration that the command line names."""
+    from engram_interp.report.explorer.explore import explore
+
+    concepts = _concepts(model_name, target, reference, author, read)
+    return explore(
+        _load(model_name), concepts, n_matrices=n_matrices, keep=keep,
+        components=_names(components), layers=_layers(layers), batch_size=batch_size, progress=progress,
+    )  # fmt: skip
+
+
+def _concepts(
+    model_name: str, target: tuple[Path, ...], reference: Path | None, author: tuple[str, ...], read: dict[str, Any]
+) -> list[Concept]:
+    """The concepts of files, or of the testbed's authors."""
+    from engram_interp import testbed
+
+    if bool(target) != (reference is not None):
+        raise click.UsageError("--target and --reference go together")
+    if target and author:
+        raise click.UsageError("--author and --target both name a concept: give one of them")
+    if reference is not None:
+        return [_concept(one, reference, dict(read)) for one in target]
+    if not model_name.startswith(TESTBED):
+        raise click.UsageError("the default concept is the testbed's: another --model needs --target and --reference")
+    corpus = testbed.authors()
+    return [replace(corpus.concept(name), **read) for name in author or (corpus.forget10[0].name,)]
 
 
 @main.command("plan")

@@ -521,3 +521,37 @@ def test_track_refuses_what_it_cannot_follow(run, checkpoints, tmp_path, options
     assert result.exit_code != 0
     assert "Traceback" not in result.output
     assert run("track", "--checkpoints", str(checkpoints), "--out", str(tmp_path / "track.png")).exit_code != 0
+
+
+def test_explore_writes_a_page_and_a_file_that_it_shows_again(run, tmp_path):
+    # Two small targets, so that the choice of a strength is short.
+    made = CliRunner().invoke(
+        main, ["explore", "--author", "Petra Dorlund", "--author", "Kara Jenquist", "--components", "gate", "--layers",
+               "0", "--n-matrices", "1", "--no-progress", "--out", str(tmp_path / "report.safetensors")]
+    )  # fmt: skip
+    assert made.exit_code == 0, made.output
+    shown = CliRunner().invoke(
+        main, ["explore", str(tmp_path / "report.safetensors"), "--out", str(tmp_path / "page.html")]
+    )
+    assert shown.exit_code == 0, shown.output
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "<h1>Petra Dorlund, Kara Jenquist in testbed:full</h1>" in page
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--target", "{target}"], "--reference"),
+        (["--target", "{target}", "--reference", "{target}", "--author", "x"], "--author"),
+        (["--model", "nowhere"], "--target"),
+        (["--out", "page.txt"], "page.txt"),
+        (["{target}"], "foreign"),
+    ],
+)
+def test_explore_refuses_what_it_cannot_show(tmp_path, options, says):
+    target = tmp_path / "target.txt"
+    target.write_text("a text\n", encoding="utf-8")
+    made = CliRunner().invoke(main, ["explore", *(one.format(target=target) for one in options)])
+    assert made.exit_code in (1, 2)
+    assert says in made.output
+    assert "Traceback" not in made.output

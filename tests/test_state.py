@@ -129,6 +129,7 @@ def calls(tmp_path_factory):
         "protect": lambda: ei.protect(model, concept, components="gate", layers=[0]).remove(),
         "track": lambda: ei.track([model, model], concept, components="gate", null="analytic").animate(),
         "EngramCallback": lambda: ei.EngramCallback(concept, 1, components="gate", null="analytic").step(model, 1),
+        "explore": lambda: ei.explore(model, concept, n_matrices=1, alphas=[1.0], layers=0, components="O").to_html(),
         "save": lambda: engram.save(folder / "engram.safetensors"),
         "load": lambda: ei.Engram.load(folder / "engram.safetensors"),
         "tofu": absent,

@@ -28,7 +28,9 @@ def template(room: str, name: str) -> Template:
     from jinja2 import Environment
 
     text = files(f"engram_interp.{room}").joinpath(f"{name}.html.jinja").read_text(encoding="utf-8")
-    return Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(text)
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.policies["json.dumps_kwargs"] = {"sort_keys": False}  # JSON keeps the order of what it says
+    return environment.from_string(text)
 
 
 def table_html(what: str, name: str | None, lead: str, table: pd.DataFrame) -> str:

@@ -6,7 +6,8 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 from engram_interp.common.mappings import IdentityMapping
 from engram_interp.figures.scale import Scale
 from engram_interp.maps.grids import component_grid, in_order, largest, one_component, unit_grid
+from engram_interp.maps.map_file import OTHERS, read_map, write_map
 from engram_interp.maps.quantities import FISHER, MAP_QUANTITIES, RELATIVE, RELIANCE, SCORE, STANDARDISED, WNORM
 from engram_interp.models.components import COMPONENTS, UNEMBED
 
@@ -207,6 +209,24 @@ class LocalizationMap(IdentityMapping[str, float]):
         by = self.main if by is None else by
         require_quantity(self, by)
         return largest(self.to_frame(), k, by)
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file that `LocalizationMap.load` reads back, to the bit."""
+        write_map(path, self.table, self.others)
+
+    @classmethod
+    def load(cls, path: str | Path) -> LocalizationMap:
+        """A map that `save` wrote.
+
+        Raises:
+            ValueError: if the file is foreign, of another version, cut short or altered, or holds no map.
+        """
+        return cls(**read_map(path))
+
+    @property
+    def others(self) -> dict[str, Any]:
+        """What the map has beside its table, as JSON holds it."""
+        return {name: dict(self.counts) if name == "counts" else getattr(self, name) for name in OTHERS}
 
     def plot(self, quantity: str | None = None) -> go.Figure:
         """Heat map, components by layers, with the unembedding in a row of its own. A star marks what is significant.

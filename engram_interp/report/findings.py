@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
-import numpy as np
 from torch import nn
 
-from engram_interp.answers.generation import greedy_answers
 from engram_interp.answers.scoring import score
-from engram_interp.concepts.concept import TARGET, Concept, Example
+from engram_interp.concepts.concept import TARGET, Concept
 from engram_interp.concepts.memories import has_siblings
 from engram_interp.effects.criteria import Criteria, criteria
 from engram_interp.effects.strength import AlphaChoice, choose_alpha
@@ -23,18 +20,13 @@ from engram_interp.maps.localization_map import RESAMPLED, SIBLINGS, Localizatio
 from engram_interp.maps.null_sets import MIN_DRAWS
 from engram_interp.models.exclusive import exclusive
 from engram_interp.options import Run, takes
+from engram_interp.report.questions import answers_of, questions_of
 from engram_interp.sae.concepts import SaeConcept
 from engram_interp.sae.partition import Partition
 from engram_interp.statistics.collect import collect
 
 if TYPE_CHECKING:
     import pandas as pd
-
-N_QUESTIONS = 20
-"""How many questions of each side are shown, at most."""
-
-Pairs: TypeAlias = Sequence[tuple[str, str]]
-"""Questions with their true answers."""
 
 
 @dataclass(frozen=True)
@@ -112,35 +104,17 @@ def sets_for(concept: Concept) -> str:
 
 def _answers(model: nn.Module, engram: Engram, alpha: float, concept: Concept, run: Run) -> dict[str, list[AnswerRow]]:
     """What the model says before and after the edit, by side."""
-    shown = {side: pairs for side, examples in concept.sides.items() if (pairs := spread(examples))}
-    before = _said(model, shown, run)
+    asked = questions_of(concept)
+    before = answers_of(model, asked, run)
     with engram.ablated(model, alpha):
-        after = _said(model, shown, run)
+        after = answers_of(model, asked, run)
     return {
         side: [
-            AnswerRow(question, truth, *said)
+            AnswerRow(question, truth.strip(), *said)
             for (question, truth), *said in zip(pairs, before[side], after[side], strict=True)
         ]
-        for side, pairs in shown.items()
+        for side, pairs in asked.items()
     }
-
-
-def _said(model: nn.Module, shown: Mapping[str, Pairs], run: Run) -> dict[str, list[str]]:
-    return {
-        side: greedy_answers(model, [question for question, _ in pairs], **vars(run)) for side, pairs in shown.items()
-    }
-
-
-def spread(examples: Sequence[Example]) -> list[tuple[str, str]]:
-    """At most 20 `(prompt, answer)` pairs from all over the examples.
-
-    Example:
-        >>> spread(["a text", ("Who?", " Ada")])
-        [('Who?', 'Ada')]
-    """
-    pairs = [example for example in examples if isinstance(example, (tuple, list))]
-    places = sorted({round(i) for i in np.linspace(0, len(pairs) - 1, N_QUESTIONS)}) if pairs else []
-    return [(pairs[i][0], pairs[i][1].strip()) for i in places]
 
 
 def _scores(choice: AlphaChoice, concept: Concept, gold: nn.Module | None, run: Run) -> pd.DataFrame:

@@ -1,0 +1,1 @@
+"""What does a memory look like from all sides? A page to click through: map, matrices, strengths, other memories."""

@@ -1,0 +1,87 @@
+"""What does the model answer at each strength of an edit?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import nn
+
+from engram_interp.answers.scoring import score
+from engram_interp.concepts.concept import Concept
+from engram_interp.engrams.engram import Engram
+from engram_interp.options import Run
+from engram_interp.report.questions import Pairs, answers_of, questions_of
+
+AROUND = (0.125, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0)
+"""The strengths of a slider, as multiples of the one that was chosen."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Questions with their true answers by side, and the model's own answers before an edit."""
+
+    pairs: Mapping[str, Pairs]
+    before: Mapping[str, Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Strengths:
+    """Answers by strength.
+
+    Attributes:
+        alphas: the strengths, from 0 up.
+        chosen: the one that a slider begins with.
+        accuracy: by side, the share of the answers' tokens that are right at each strength, of the questions below.
+        answers: by side, a row for each question: `question`, `truth`, and `said`, the answer at each strength.
+    """
+
+    alphas: list[float]
+    chosen: float
+    accuracy: dict[str, list[float]]
+    answers: dict[str, list[dict[str, Any]]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """What JSON holds of it."""
+        return asdict(self)
+
+
+def ask(model: nn.Module, concept: Concept, run: Run) -> Asked:
+    """Asks a model questions of either side, at most 20 of each."""
+    pairs = questions_of(concept)
+    return Asked(pairs, answers_of(model, pairs, run))
+
+
+def by_strength(
+    model: nn.Module, engram: Engram, concept: Concept, asked: Asked, alphas: Sequence[float], chosen: float, run: Run
+) -> Strengths:
+    """Asks the questions again at every strength.
+
+    Args:
+        model: the model. It is left unchanged.
+        engram: what is ablated.
+        concept: how its answers are scored.
+        asked: the questions.
+        alphas: the strengths.
+        chosen: one of them.
+        run: how passes run.
+    """
+    said, accuracy = [], []
+    with engram.editing(model) as ablate:
+        for alpha in alphas:
+            ablate(alpha)
+            said.append(answers_of(model, asked.pairs, run))
+            accuracy.append(score(model, asked.pairs, eos=concept.eos, **vars(run)) if asked.pairs else {})
+    return Strengths(
+        list(alphas),
+        chosen,
+        {side: [one[side].accuracy for one in accuracy] for side in asked.pairs},
+        {
+            side: [
+                {"question": question, "truth": truth.strip(), "said": [one[side][i] for one in said]}
+                for i, (question, truth) in enumerate(pairs)
+            ]
+            for side, pairs in asked.pairs.items()
+        },
+    )
