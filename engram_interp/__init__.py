@@ -48,6 +48,7 @@ _NAMES = {
     # show
     "report.explorer.explore": "explore",
     "report.explorer.exploration": "Exploration",
+    "sharing.catalog": "catalog",
     # data
     "concepts.concept": "Concept Pair",
     "models.loading": "load_model",

@@ -55,6 +55,7 @@ from engram_interp.sae.corpus import Corpus
 from engram_interp.sae.ranking import choose_feature as choose_feature
 from engram_interp.sae.reader import Index
 from engram_interp.sae.reconstruction import Reconstruction
+from engram_interp.sharing.catalog import catalog as catalog
 from engram_interp.statistics.planning.plan import Plan as Plan
 from engram_interp.statistics.statistics import Statistics as Statistics
 from engram_interp.statistics.statistics import names_filter as names_filter
@@ -108,6 +109,7 @@ __all__ = [
     "ablation_study",
     "attribute",
     "benchmarks",
+    "catalog",
     "choose_alpha",
     "choose_feature",
     "collect",

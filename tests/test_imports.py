@@ -72,8 +72,8 @@ def test_editors_and_type_checkers_see_every_name_and_option():
 
 
 ROOMS = (
-    "common", "linalg", "options", "figures", "concepts", "models", "answers", "statistics", "engrams", "maps",
-    "effects", "learning", "sae", "unlearning", "report", "testbed", "benchmarks", "cli",
+    "common", "sharing", "linalg", "options", "figures", "concepts", "models", "answers", "statistics", "engrams",
+    "maps", "effects", "learning", "sae", "unlearning", "report", "testbed", "benchmarks", "cli",
 )  # fmt: skip
 """In the order in which data flows: a room imports those before it."""
 PACKAGE = Path(engram_interp.__file__).parent

@@ -33,14 +33,15 @@ def template(room: str, name: str) -> Template:
     return environment.from_string(text)
 
 
-def table_html(what: str, name: str | None, lead: str, table: pd.DataFrame) -> str:
-    """Shows a result as a heading, a sentence and a table of numbers.
+def table_html(what: str, name: str | None, lead: str, table: pd.DataFrame, picture: str = "") -> str:
+    """Shows a result as a heading, a sentence, a table of numbers and a picture.
 
     Args:
         what: the kind of result.
         name: the concept that the result is about, if it has a name.
         lead: the sentence above the table.
         table: the numbers.
+        picture: a small picture beside it, as HTML.
 
     Example:
         >>> import pandas as pd
@@ -49,18 +50,30 @@ def table_html(what: str, name: str | None, lead: str, table: pd.DataFrame) -> s
     """
     heading = escape(what if name is None else f"{what}: {name}")
     body = table.to_html(float_format="{:.3g}".format, na_rep="-", border=0)
-    return f"<div><b>{heading}</b><br>{escape(lead)}{body}</div>"
+    return f"<div><b>{heading}</b><br>{escape(lead)}{_beside(body, picture)}</div>"
 
 
-def concept_html(name: str | None, sides: Mapping[str, Sequence[object]]) -> str:
+def _beside(table: str, picture: str) -> str:
+    """A table with a picture on its right, or below where there is no room."""
+    style = "display: flex; flex-wrap: wrap; gap: 0.5em 2em; align-items: flex-start"
+    return f'<div style="{style}"><div>{table}</div><div>{picture}</div></div>' if picture else table
+
+
+def concept_html(name: str | None, sides: Mapping[str, Sequence[object]], picture: str = "") -> str:
     """Shows how many examples each side of a concept has, and the first few of them.
+
+    Args:
+        name: the concept's name.
+        sides: its examples, by side.
+        picture: a small picture beside them, as HTML.
 
     Example:
         >>> concept_html("x", {"target": ["a"], "reference": [("b", "c")] * 9}).count("<li>")
         4
     """
     heading = escape(f"Concept: {name}" if name else "Concept")
-    return f"<div><b>{heading}</b>{''.join(_side(side, examples) for side, examples in sides.items())}</div>"
+    listed = "".join(_side(side, examples) for side, examples in sides.items())
+    return f"<div><b>{heading}</b>{_beside(listed, picture)}</div>"
 
 
 def _side(side: str, examples: Sequence[object]) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
+from html import escape
 from types import NoneType
 from typing import Any, TypeAlias, cast
 
@@ -145,8 +146,12 @@ class Concept:
 
     def _repr_html_(self) -> str:
         from engram_interp.common.html import concept_html
+        from engram_interp.figures.small import bars
 
-        return concept_html(self.name, self.sides) if self.is_text and not self.is_stream else repr(self)
+        if not self.is_text or self.is_stream:
+            return escape(repr(self))
+        counts = {side: float(len(examples)) for side, examples in self.sides.items()}
+        return concept_html(self.name, self.sides, bars(counts, "examples by side", "{:.0f} examples"))
 
     @property
     def sides(self) -> dict[str, Sequence[Any]]:

@@ -107,8 +107,11 @@ class AblationStudy:
 
     def _repr_html_(self) -> str:
         from engram_interp.common.html import table_html
+        from engram_interp.figures.small import bars
 
-        return table_html("Ablation", self.name, f"Mean scores of {self.model} without each subset.", self.to_frame())
+        frame, lead = self.to_frame(), f"Mean scores of {self.model} without each subset."
+        picture = bars(frame.iloc[:, 0].astype(float).to_dict(), f"{frame.columns[0]} without each subset")
+        return table_html("Ablation", self.name, lead, frame, picture)
 
     def to_frame(self) -> pd.DataFrame:
         """Values: a row for each subset, a column for each score."""

@@ -81,9 +81,11 @@ class Criteria:
 
     def _repr_html_(self) -> str:
         from engram_interp.common.html import table_html
+        from engram_interp.figures.small import bars
 
-        lead = f"By what share each criterion is missed in {self.model}; 0 is met."
-        return table_html("Criteria", self.name, lead, self.to_frame())
+        lead, frame = f"By what share each criterion is missed in {self.model}; 0 is met.", self.to_frame()
+        picture = bars(frame["algebraic"].astype(float).to_dict(), "missed by the median matrix", "{:.1%}")
+        return table_html("Criteria", self.name, lead, frame, picture)
 
     def to_frame(self) -> pd.DataFrame:
         """A row for each criterion: its condition, the median matrix's number and quartiles, the behavioural number."""

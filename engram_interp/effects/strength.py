@@ -75,10 +75,14 @@ class AlphaChoice:
 
     def _repr_html_(self) -> str:
         from engram_interp.common.html import table_html
+        from engram_interp.figures.small import lines
 
         lead = f"alpha = {self.alpha:.3g} keeps {self._kept} of the {self.measure} of held-out examples"
         rows = self.curve[self.curve["alpha"].isin([0.0, self.alpha])].set_index("alpha")
-        return table_html("Strength", self.name, lead, rows)
+        tried = self.curve[self.curve["alpha"] <= 2 * self.alpha] if self.alpha else self.curve
+        shown = {"target": tried["target_accuracy"].tolist(), "held out": tried["check_accuracy"].tolist()}
+        picture = lines(tried["alpha"].tolist(), shown, "alpha", "accuracy", self.alpha)
+        return table_html("Strength", self.name, lead, rows, picture)
 
     @property
     def _kept(self) -> str:

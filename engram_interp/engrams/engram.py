@@ -6,11 +6,12 @@ for the length of a `with` block, and then restore every parameter bit for bit.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 from torch import nn
 
@@ -23,12 +24,21 @@ from engram_interp.engrams.vector import EngramVector
 from engram_interp.linalg.norms import share
 from engram_interp.models import adapt
 from engram_interp.models.exclusive import held, ordinary_numbers
+from engram_interp.sharing.card import Content
+from engram_interp.sharing.shared import Shared
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+else:
+    Self = Any
 
 Model = TypeVar("Model", bound=nn.Module)
+N_ON_CARD = 5
+"""How many matrices a card names."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Engram(EngramVector):
+class Engram(EngramVector, Shared):
     """The part of each weight (and absorbed bias) that a concept owns, by TransformerLens's parameter path.
 
     Attributes:
@@ -51,6 +61,35 @@ class Engram(EngramVector):
         >>> with engram.ablated(model, alpha=8.0):
         ...     pass  # the model without it
     """
+
+    _KINDS: ClassVar[tuple[str, ...]] = ("engram",)
+
+    def _repr_html_(self) -> str:
+        import pandas as pd
+
+        from engram_interp.common.html import table_html
+        from engram_interp.figures.small import bars
+
+        norms = pd.Series(self.wnorm(), name="W-Norm").nlargest(N_ON_CARD)
+        table = norms.to_frame().assign(shape=[str(list(self.tensors[key].shape)) for key in norms.index])
+        made = ", ".join(f"{name}={value!r}" for name, value in self.options.items() if value is not None)
+        lead = f"{len(self.weight_norms)} matrices of {self.info.name}; made with {made}. The largest:"
+        picture = bars(self._by_component(), "W-Norm of all matrices of a component together")
+        return table_html(type(self).__name__, self.name, lead, table, picture)
+
+    def _by_component(self) -> dict[str, float]:
+        """The W-Norm of all matrices of a component together, or of the largest matrices of a plain module."""
+        if self.info.is_plain:
+            return dict(sorted(self.wnorm().items(), key=lambda one: -one[1])[:N_ON_CARD])
+        norms, paths = self.wnorm(), {site.path: site.component for site in self.sites}
+        together: dict[str, list[tuple[float, float]]] = {}
+        for key, norm in norms.items():
+            whole = float(self.weight_norms[key].norm())
+            together.setdefault(paths[key], []).append((norm * whole, whole))
+        return {
+            name: math.hypot(*(part for part, _ in some)) / (math.hypot(*(whole for _, whole in some)) or 1.0)
+            for name, some in together.items()
+        }
 
     def select(
         self,
@@ -171,6 +210,37 @@ class Engram(EngramVector):
             ValueError: if the file is foreign, of another version, cut short or altered, or holds no engram.
         """
         return cls(**read_engram(path))
+
+    def _write(self, folder: Path) -> str:
+        name = f"{self._KINDS[0]}.safetensors"
+        self.save(folder / name)
+        return name
+
+    @classmethod
+    def _read(cls, path: Path) -> Self:
+        return cast(Self, cls.load(path))
+
+    def _card(self) -> Content:
+        norms = self.wnorm()
+        largest = sorted(norms, key=lambda key: -norms[key])[:N_ON_CARD]
+        facts = {"model": self.info.name, "its weights": self.info.processing, "fingerprint": self.info.fingerprint}
+        return Content(
+            kind=self._KINDS[0],
+            concept=self.name,
+            model=self.info.name,
+            facts=facts | {"matrices": len(norms)} | self.options,
+            does=(
+                "`ablate` subtracts it, and the memory goes; `inject` adds it, and it comes. Its largest parts, as "
+                "shares of the matrices' norms:"
+            ),
+            rows=[{"matrix": key, "W-Norm": norms[key]} for key in largest],
+            code=(
+                "import engram_interp as ei\n\n"
+                f"found = ei.{type(self).__name__}.from_pretrained({{place!r}})\n"
+                "with found.ablated(model, alpha=1.0):  # choose_alpha finds a strength\n"
+                '    print(ei.greedy_answers(model, ["..."]))'
+            ),
+        )
 
 
 def require_engram(engram: object) -> None:

@@ -70,6 +70,13 @@ class Complement:
     def __repr__(self) -> str:
         return f"Complement(of {len(self.names)} concepts, {len(self.matrices)} matrices of {self.model!r})"
 
+    def _repr_html_(self) -> str:
+        from engram_interp.common.html import table_html
+
+        shown = self.matrices.nlargest(5, "weight_share").set_index("key")[list(SHARES)]
+        lead = f"Without {len(self.names)} concepts, of {len(self.matrices)} matrices of {self.model}; the largest:"
+        return table_html("Complement", None, lead, shown)
+
     def to_frame(self) -> pd.DataFrame:
         """A row for each matrix."""
         return self.matrices.copy()

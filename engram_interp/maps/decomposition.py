@@ -43,6 +43,9 @@ from engram_interp.options import Read, Run, Solve, Which, takes
 from engram_interp.statistics.passes import batches_of, finite_rows, one_pass, warn_of_few
 from engram_interp.statistics.statistics import KEPT_BYTES, Statistics
 
+N_SHOWN = 8
+"""Concepts that a notebook shows."""
+
 
 @dataclass(frozen=True, eq=False)
 class Decomposition(IdentityMapping):  # of str to Engram; checking items' types at run time would make engrams
@@ -88,6 +91,17 @@ class Decomposition(IdentityMapping):  # of str to Engram; checking items' types
 
     def __repr__(self) -> str:
         return f"Decomposition({_listed(self.kept)}; {len(self.sites)} matrices of {adapt(self.model).info.name!r})"
+
+    def _repr_html_(self) -> str:
+        import pandas as pd
+
+        from engram_interp.common.html import table_html
+        from engram_interp.figures.small import bars
+
+        some = {name: float(self.counts[name]) for name in list(self.kept)[:N_SHOWN]}
+        table = pd.DataFrame({"tokens": some}).rename_axis("concept")
+        lead = f"{len(self.kept)} concepts, {len(self.sites)} matrices of {adapt(self.model).info.name}; the first:"
+        return table_html("Decomposition", None, lead, table, bars(some, "tokens that count", "{:.0f} tokens"))
 
     @property
     def n_floats(self) -> dict[str, int]:

@@ -32,6 +32,10 @@ if TYPE_CHECKING:
 CUTS = tuple(10 ** (exponent / 2) for exponent in range(-16, -1))
 """The cuts that a diagnosis compares: 1e-8 to 0.1, two a decade."""
 
+SHOWN = ("rank", "condition", "obliqueness", "target_passes", "reference_passes")
+"""The columns that a notebook shows."""
+N_SHOWN, N_LINES, N_POINTS = 5, 4, 64
+"""Rows, spectra and directions that a notebook shows."""
 OF_MATRICES = {
     "wnorm": "W-Norm",
     "output_target": "share of the target's output that the engram carries",
@@ -99,6 +103,20 @@ class Diagnosis:
     def __repr__(self) -> str:
         matrices = "" if self.matrices is None else f"{len(self.matrices)} matrices, "
         return f"Diagnosis({self.name!r}, {matrices}{len(self.inputs)} inputs of {self.model!r})"
+
+    def _repr_html_(self) -> str:
+        from engram_interp.common.html import table_html
+        from engram_interp.figures.small import lines
+
+        frame = self.to_frame()
+        what = "input" if self.matrices is None else "key"
+        shown = frame.nlargest(N_SHOWN, "obliqueness").set_index(what)[list(SHOWN)]
+        spectra = {name: one.shares.flip(0)[:N_POINTS].tolist() for name, one in list(self.spectra.items())[:N_LINES]}
+        n = max(map(len, spectra.values()), default=0)
+        padded = {name: [*values, *[float("nan")] * (n - len(values))] for name, values in spectra.items()}
+        picture = lines(range(1, n + 1), padded, "direction", "target's share of it")
+        lead = f"{len(frame)} {'inputs' if what == 'input' else 'matrices'} of {self.model}; the most oblique:"
+        return table_html("Diagnosis", self.name, lead, shown, picture)
 
     def to_frame(self) -> pd.DataFrame:
         """A row for each matrix; without a model, a row for each input."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pandas as pd
 import torch
@@ -20,6 +20,8 @@ from engram_interp.maps.grids import component_grid, in_order, largest, one_comp
 from engram_interp.maps.map_file import OTHERS, read_map, write_map
 from engram_interp.maps.quantities import FISHER, MAP_QUANTITIES, RELATIVE, RELIANCE, SCORE, STANDARDISED, WNORM
 from engram_interp.models.components import COMPONENTS, UNEMBED
+from engram_interp.sharing.card import Content
+from engram_interp.sharing.shared import Shared
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -29,6 +31,9 @@ RESAMPLED, SIBLINGS = "resampled", "siblings"
 NULLS = {ANALYTIC: "its analytic null", RESAMPLED: "random sets of examples", SIBLINGS: "sibling memories"}
 """What sizes are compared with, and how figures call it."""
 PLACE = ["key", "component", "layer", "expert"]
+FILE = "map.safetensors"
+N_ON_CARD = 5
+"""How many matrices a card names."""
 SIGNIFICANT = 0.05
 """Figures mark a p-value of at most this."""
 DRAWN = ("wnorm", "fisher", "excess", "fisher_excess", "gain", "gain_excess", "oblique_gain", "score", "reliance")
@@ -36,7 +41,7 @@ DRAWN = ("wnorm", "fisher", "excess", "fisher_excess", "gain", "gain_excess", "o
 
 
 @dataclass(frozen=True, eq=False)
-class LocalizationMap(IdentityMapping[str, float]):
+class LocalizationMap(IdentityMapping[str, float], Shared):
     """Sizes of an engram by matrix and by head, and what they would be for a target that owns nothing of its own.
 
     As a mapping, it is the W-Norm by key. Both metrics have the same columns in `to_frame()`, and the same names for
@@ -93,6 +98,8 @@ class LocalizationMap(IdentityMapping[str, float]):
     counts: Mapping[str, int] = field(default_factory=dict)
     positions: str | None = None
     memories: str | None = None
+
+    _KINDS: ClassVar[tuple[str, ...]] = ("map",)
 
     def __getitem__(self, key: str) -> float:
         found = self._matrices.loc[self._matrices["key"] == key, "wnorm"].tolist()
@@ -228,6 +235,30 @@ class LocalizationMap(IdentityMapping[str, float]):
         """What the map has beside its table, as JSON holds it."""
         return {name: dict(self.counts) if name == "counts" else getattr(self, name) for name in OTHERS}
 
+    def _write(self, folder: Path) -> str:
+        self.save(folder / FILE)
+        return FILE
+
+    @classmethod
+    def _read(cls, path: Path) -> LocalizationMap:
+        return cls.load(path)
+
+    def _card(self) -> Content:
+        by = self.over_null if self.over_null in self.quantities else WNORM.name
+        columns = [
+            name for name in dict.fromkeys((by, MAP_QUANTITIES[by].beside("p_value"), "wnorm")) if name in self.table
+        ]
+        facts = {"model": self.model, "matrices": len(self), "compared with": _compared_with(self)}
+        return Content(
+            kind=self._KINDS[0],
+            concept=self.name,
+            model=self.model,
+            facts=facts | {f"{side} tokens": n for side, n in self.counts.items()} | {"positions": self.positions},
+            does=f"The first matrices by {by}:",
+            rows=self.top(N_ON_CARD, by)[["key", *columns]].to_dict("records"),
+            code="import engram_interp as ei\n\nwmap = ei.LocalizationMap.from_pretrained({place!r})\nwmap.plot()",
+        )
+
     def plot(self, quantity: str | None = None) -> go.Figure:
         """Heat map, components by layers, with the unembedding in a row of its own. A star marks what is significant.
 
@@ -266,6 +297,7 @@ class LocalizationMap(IdentityMapping[str, float]):
 def _html(wmap: LocalizationMap) -> str:
     """What a notebook shows: the first matrices."""
     from engram_interp.common.html import table_html
+    from engram_interp.figures.small import bars, cells
 
     by = wmap.over_null if wmap.over_null in wmap.quantities else WNORM.name
     shown = (
@@ -275,7 +307,15 @@ def _html(wmap: LocalizationMap) -> str:
     )
     columns = [one for one in (*shown, "wnorm", "fisher") if one in wmap.quantities]
     lead = f"{len(wmap)} matrices of {wmap.model}, compared with {_compared_with(wmap)}; the first by {by}:"
-    return table_html("Localization map", wmap.name, lead, wmap.top(5, by).set_index("key")[columns])
+    first = wmap.top(N_ON_CARD, by).set_index("key")
+    if wmap.is_plain:
+        picture = bars(first[by].astype(float).to_dict(), f"{by} of the first matrices")
+    else:
+        layers = [f"layer {layer}" for layer in range(wmap.n_layers)]
+        picture = cells(
+            wmap.grid(by).T.tolist(), wmap.components, layers, map_scale(by), f"{by} by component and layer"
+        )
+    return table_html("Localization map", wmap.name, lead, first[columns], picture)
 
 
 def _compared_with(wmap: LocalizationMap) -> str:

@@ -79,6 +79,24 @@ class Overlap:
     def __repr__(self) -> str:
         return f"Overlap({len(self.names)} concepts of {self.model!r})"
 
+    def _repr_html_(self) -> str:
+        from engram_interp.common.html import table_html
+        from engram_interp.figures.small import cells
+
+        shared = self.matrix()
+        values = shared.to_numpy(dtype=float, copy=True)
+        values[range(len(values)), range(len(values))] = float("nan")  # a concept with itself
+        picture = cells(
+            values.tolist(),
+            self.names,
+            [f"with {name}" for name in self.names],
+            Scale("overlap"),
+            "overlap of two concepts",
+        )
+        first = self.to_frame()
+        others = first[first["a"] != first["b"]].nlargest(5, "overlap").set_index(["a", "b"])
+        return table_html("Overlap", None, f"{len(self.names)} concepts in {self.model}; the closest:", others, picture)
+
     def to_frame(self) -> pd.DataFrame:
         """A row for each two concepts, over all inputs."""
         return self.pairs[self.pairs["input"] == ALL].drop(columns="input").reset_index(drop=True)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import reduce
 from operator import add
 from pathlib import Path
+from typing import ClassVar
 
 import pandas as pd
 import torch
@@ -26,6 +27,8 @@ from engram_interp.models import ModelInfo, adapt, adapt_language
 from engram_interp.models.lens import ActivationCache
 from engram_interp.models.sites import by_input, is_bias, is_key
 from engram_interp.options import Which, takes
+from engram_interp.sharing.card import Content
+from engram_interp.sharing.shared import Shared
 from engram_interp.statistics.caches import moments_of_cache
 from engram_interp.statistics.compression import bytes_of, compressed, engram_errors, require_energy, say_errors
 from engram_interp.statistics.moment_file import moment_in, tensors_of
@@ -33,6 +36,9 @@ from engram_interp.statistics.moments import AnyMoment
 from engram_interp.statistics.store.folder import Store
 from engram_interp.statistics.store.lazy import StoredGroup
 
+N_SHOWN = 5
+"""Inputs that a notebook shows."""
+FILE, STORE = "statistics.safetensors", "store"
 KEPT_BYTES = 2 * 2**30
 """What statistics may keep of what was factorised, by default."""
 
@@ -57,7 +63,7 @@ class Factorised:
 
 
 @dataclass(frozen=True)
-class Statistics:
+class Statistics(Shared):
     """Moments of every input by group, and the model that they come from.
 
     Attributes:
@@ -82,9 +88,26 @@ class Statistics:
     compression: pd.DataFrame | None = None
     _factorised: dict[tuple[str, bool, float], Factorised] = field(default_factory=dict, init=False, repr=False)
 
+    _KINDS: ClassVar[tuple[str, ...]] = ("statistics", "store")
+
     def __repr__(self) -> str:
         counts = ", ".join(f"{count} {group} tokens" for group, count in self.counts.items())
         return f"Statistics({self.name!r}, {len(self.inputs)} inputs of {self.info.name!r}, {counts})"
+
+    def _repr_html_(self) -> str:
+        from engram_interp.common.html import table_html
+        from engram_interp.figures.small import bars
+
+        first = next(iter(self.groups.values()))
+        shown = list(self.inputs)[:N_SHOWN]
+        rows = [{"input": name, "width": first[name].width, "MB": self._n_bytes(name) / 1e6} for name in shown]
+        lead = f"{len(self.inputs)} inputs of {self.info.name}; the first {len(shown)}, with all groups:"
+        counts = {group: float(n) for group, n in self.counts.items()}
+        picture = bars(counts, "positions that count, by group", "{:.0f} tokens")
+        return table_html("Statistics", self.name, lead, pd.DataFrame(rows).set_index("input"), picture)
+
+    def _n_bytes(self, name: str) -> int:
+        return bytes_of({group: {name: moments[name]} for group, moments in self.groups.items()})
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -288,6 +311,38 @@ class Statistics:
             REFERENCE: moments_of_cache(adapter, inputs, reference, reference_mask, REFERENCE),
         }
         return cls(adapter.info, tuple(site.key for site in sites), groups)
+
+    def _store(self) -> Store | None:
+        """The folder that the moments are read from, if they are."""
+        first = next(iter(self.groups.values()))
+        return first.store if isinstance(first, StoredGroup) else None
+
+    def _write(self, folder: Path) -> str:
+        if (store := self._store()) is not None:
+            store.copy_to(folder / STORE)
+            return STORE
+        self.save(folder / FILE)
+        return FILE
+
+    @classmethod
+    def _read(cls, path: Path) -> Statistics:
+        return cls.open(path) if path.is_dir() else cls.load(path)
+
+    def _card(self) -> Content:
+        facts = {"model": self.info.name, "its weights": self.info.processing, "fingerprint": self.info.fingerprint}
+        counts = {f"{group} tokens": n for group, n in self.counts.items()}
+        return Content(
+            kind="statistics" if self._store() is None else "store",
+            concept=self.name,
+            model=self.info.name,
+            facts=facts | counts | {"positions": self.positions, "inputs": len(self.inputs)},
+            does="They serve every cut, filter and map without another pass over the data.",
+            code=(
+                "import engram_interp as ei\n\n"
+                "statistics = ei.Statistics.from_pretrained({place!r})\n"
+                "wmap, engram = ei.localize(model, statistics), ei.extract(model, statistics)"
+            ),
+        )
 
 
 def names_filter(model: nn.Module, components: str | Collection[str] | None = None) -> list[str]:

@@ -1,3 +1,5 @@
+import html
+
 import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
@@ -98,7 +100,7 @@ def test_both_sides_of_a_concept_are_of_one_kind():
         Concept(Data([torch.zeros(2, 2)]), ["text"])
     concept = Concept.from_batches([torch.zeros(2, 2)], [torch.zeros(2, 2)], name="zeros")
     assert repr(concept) == "Concept('zeros', batches of target and reference)"
-    assert concept._repr_html_() == repr(concept)
+    assert html.unescape(concept._repr_html_()) == repr(concept)
     assert concept.in_words is None
 
 

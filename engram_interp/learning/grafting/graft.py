@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 import pandas as pd
 from jaxtyping import Bool
@@ -44,6 +44,8 @@ class Graft(Engram):
         by: how the entries were chosen; see `graft`.
         curve: what grafts of other shares do, if the share was found by it; see `graft`.
     """
+
+    _KINDS: ClassVar[tuple[str, ...]] = ("graft",)
 
     trained: ModelInfo | None = None
     share: float = 1.0

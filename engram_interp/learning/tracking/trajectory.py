@@ -12,6 +12,7 @@ from torch import Tensor
 
 from engram_interp.common import storage
 from engram_interp.common.frames import frame_of, frame_parts
+from engram_interp.concepts.concept import TARGET
 from engram_interp.learning.tracking.measured import Measured
 from engram_interp.linalg.singular import Singular, cosine, shared
 from engram_interp.maps.localization_map import LocalizationMap, map_scale
@@ -64,8 +65,22 @@ class Trajectory:
 
     def _repr_html_(self) -> str:
         from engram_interp.common.html import table_html
+        from engram_interp.figures.small import lines
 
-        return table_html("Trajectory", ", ".join(self.concepts), self._span(), self.formation())
+        steps = self.steps["step"].tolist()
+        picture = lines(steps, self._curves(), "step", "target accuracy" if len(self.answers) else "mean Fisher share")
+        return table_html("Trajectory", ", ".join(self.concepts), self._span(), self.formation(), picture)
+
+    def _curves(self) -> dict[str, list[float]]:
+        """By concept and step, the accuracy of answers, or the mean Fisher share where nothing was asked."""
+        if len(self.answers):
+            found = self.answers[self.answers["side"] == TARGET].pivot(
+                index="step", columns="concept", values="accuracy"
+            )
+        else:
+            found = self.to_frame().pivot_table(index="step", columns="concept", values="fisher")
+        found = found.reindex(self.steps["step"])
+        return {name: found[name].astype(float).tolist() for name in self.concepts if name in found}
 
     def _span(self) -> str:
         steps = self.steps["step"]

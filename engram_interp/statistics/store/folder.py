@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -117,6 +118,12 @@ class Store:
                 for found in self.folder.glob(f"*{SUFFIX}"):
                     if found.name not in index.files and OWN.match(found.name):
                         found.unlink(missing_ok=True)
+
+    def copy_to(self, folder: Path) -> None:
+        """Copy what was finished to a new folder."""
+        folder.mkdir()
+        for name in (NAME, *sorted(self.index.files)):
+            shutil.copyfile(self.folder / name, folder / name)
 
     def require_files(self) -> None:
         """Check that every file is there that the index names.
