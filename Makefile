@@ -12,10 +12,16 @@ VERSIONED := tests/models tests/answers tests/statistics tests/sae tests/figures
 	tests/test_cli.py tests/test_imports.py tests/test_mistakes.py tests/test_state.py
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test test-slow test-real test-all test-tl4 test-today test-lowest format lint bench clean
+.PHONY: demo docs test test-slow test-real test-all test-tl4 test-today test-lowest format lint bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/engram-interp demo
+
+# The documentation site, in site/: notebooks are executed, and every page is opened in Chromium where there is one.
+docs: $(VENV)/.ready
+	$(BIN)/pip install -q -c constraints.txt -e ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build -q
+	$(BIN)/python -m tools.site.check site
 
 # What a newcomer waits for: everything but the tests marked slow, and those that need a real model.
 test: $(VENV)/.ready
@@ -45,12 +51,13 @@ test-today: $(TODAY)/.ready
 test-lowest: $(LOWEST)/.ready
 	OMP_NUM_THREADS=1 $(LOWEST)/bin/pytest $(IN_PARALLEL) -m "not slow and not real" $(VERSIONED)
 
-# The code in its form, and engram_interp/__init__.pyi from it.
+# The code in its form, and engram_interp/__init__.pyi and llms.txt from it.
 format: $(VENV)/.ready
 	$(BIN)/pip install -q -c constraints.txt -e ".[sae,real,dev]"
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/python tools/interface.py
+	$(BIN)/python tools/cheat_sheet.py
 
 lint: $(VENV)/.ready
 	$(BIN)/pip install -q -c constraints.txt -e ".[sae,real,dev]"
@@ -89,4 +96,4 @@ $(LOWEST)/.ready: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-* dist build .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-* dist build site .pytest_cache .ruff_cache .hypothesis
