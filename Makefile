@@ -12,7 +12,7 @@ VERSIONED := tests/models tests/answers tests/statistics tests/sae tests/figures
 	tests/test_cli.py tests/test_imports.py tests/test_mistakes.py tests/test_state.py
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo docs test test-slow test-real test-all test-tl4 test-today test-lowest format lint bench clean
+.PHONY: demo docs release-check test test-slow test-real test-all test-tl4 test-today test-lowest format lint bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/engram-interp demo
@@ -20,7 +20,7 @@ demo: $(VENV)/.installed
 # The documentation site, in site/: notebooks are executed, and every page is opened in Chromium where there is one.
 docs: $(VENV)/.ready
 	$(BIN)/pip install -q -c constraints.txt -e ".[docs]"
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build -q
+	NO_MKDOCS_2_WARNING=1 OMP_NUM_THREADS=2 $(BIN)/python -m mkdocs build
 	$(BIN)/python -m tools.site.check site
 
 # What a newcomer waits for: everything but the tests marked slow, and those that need a real model.
@@ -64,6 +64,12 @@ lint: $(VENV)/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+# The first steps of a stranger, with the wheel and the sdist, on every Python that is here. LIMIT="--limit 120" holds
+# them to two minutes after the download.
+release-check: $(VENV)/.ready
+	$(BIN)/pip install -q -c constraints.txt -e ".[dev]"
+	$(BIN)/python tools/release_check.py $(LIMIT) --with "$$(grep '^torch==' constraints.txt)"
 
 bench: $(VENV)/.ready
 	$(BIN)/python -m benchmarks

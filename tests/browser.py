@@ -12,9 +12,14 @@ NAMES = ("chromium", "chromium-browser", "google-chrome")
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 
 
+def on_the_path() -> str | None:
+    """Where Chromium is, as Debian's package leaves it."""
+    return next((path for name in NAMES if (path := shutil.which(name))), None)
+
+
 def executable() -> str:
-    """Where Chromium is: on the path, as Debian's package leaves it."""
-    found = next((path for name in NAMES if (path := shutil.which(name))), None)
+    """Where Chromium is; a test skips without it."""
+    found = on_the_path()
     if found is None and os.environ.get("ENGRAM_INTERP_BROWSER"):
         pytest.fail(f"none of {', '.join(NAMES)} is on the path")
     if found is None:

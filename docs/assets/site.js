@@ -15,6 +15,15 @@
       font: { color: style.getPropertyValue("--md-default-fg-color").trim() || style.color },
     };
   };
+  // A title is as wide as its place, of which a letter takes 8 pixels.
+  const wrapped = (layout, width) => {
+    const lines = [""];
+    for (const word of (layout.title?.text ?? "").split(/<br>|\s+/)) {
+      if (lines.at(-1) && lines.at(-1).length + word.length >= width / 8 - 8) lines.push("");
+      lines[lines.length - 1] += (lines.at(-1) && " ") + word;
+    }
+    return { title: { ...layout.title, text: lines.join("<br>") }, margin: { ...layout.margin, t: 60 + 22 * lines.length } };
+  };
   const draw = () => {
     for (const place of places) {
       const { data, layout, frames } = JSON.parse(place.querySelector("script").textContent);
@@ -29,7 +38,7 @@
         place.append(canvas);
       }
       const config = { responsive: true, displaylogo: false };
-      Plotly.react(canvas, data, { ...layout, ...themed() }, config).then(() => frames && Plotly.addFrames(canvas, frames));
+      Plotly.react(canvas, data, { ...layout, ...wrapped(layout, canvas.clientWidth), ...themed() }, config).then(() => frames && Plotly.addFrames(canvas, frames));
     }
   };
   const plotly = document.createElement("script");

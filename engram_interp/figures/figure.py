@@ -18,12 +18,21 @@ window._define = window.define; window.define = undefined;
 {plotly}
 window.define = window._define;
 </script>"""
-_DRAWN = """<div id="{id}" style="height: {height}px"></div>
+_DRAWN = r"""<div id="{id}" style="height: {height}px"></div>
 <script>
 (() => {{
   const figure = {figure};
   const config = {{responsive: true, displaylogo: false}};
   const {{data, layout, frames}} = figure;
+  // A title is as wide as the place, of which a letter takes 8 pixels.
+  const room = Math.max(20, document.getElementById("{id}").clientWidth / 8 - 8);
+  const lines = [""];
+  for (const word of (layout.title?.text ?? "").split(/<br>|\s+/)) {{
+    if (lines.at(-1) && lines.at(-1).length + word.length >= room) lines.push("");
+    lines[lines.length - 1] += (lines.at(-1) && " ") + word;
+  }}
+  if (layout.title?.text) layout.title.text = lines.join("<br>");
+  if (layout.margin?.t) layout.margin.t = Math.max(layout.margin.t, 60 + 22 * lines.length);
   const draw = () => window.Plotly.newPlot("{id}", {{data, layout, frames, config}});
   if (window.Plotly) return draw();
   const script = document.createElement("script");

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -23,6 +24,8 @@ from engram_interp.report.explorer.answers import AROUND, Asked, Strengths, ask,
 from engram_interp.report.explorer.exploration import Exploration, Memory
 from engram_interp.report.explorer.matrix import Matrix, look_into
 from engram_interp.statistics.collect import collect
+
+logger = logging.getLogger("engram_interp")
 
 N_MATRICES = 8
 
@@ -48,7 +51,7 @@ def explore(
         n_matrices: how many matrices of each memory are looked into, the first of its map. `serve` looks into any
             other when it is clicked, as long as the model is at hand.
         alphas: the strengths of the slider; 0 is added. None chooses one (see `choose_alpha`) and takes eight around
-            it.
+            it; around 1 if none can be chosen, which a warning says.
         keep: see `choose_alpha`.
 
     Raises:
@@ -104,10 +107,20 @@ def _prepared(
     engram = extract(model, statistics, **vars(which), **vars(solve), **vars(run))
     found = diagnose(model, statistics, **vars(which), **vars(solve), **vars(run))
     asked = ask(model, concept, run) if isinstance(adapt(model), LanguageAdapter) else Asked({}, {})
-    chosen = choose_alpha(model, engram, concept, keep, **vars(run)).alpha or 1.0 if alphas is None else alphas[-1]
+    chosen = _chosen(model, engram, concept, keep, run) if alphas is None else alphas[-1]
     every = [0.0, *(chosen * one for one in AROUND)] if alphas is None else alphas
     strengths = by_strength(model, engram, concept, asked, every, chosen, run) if asked.pairs else None
     return _Look(model, engram, concept, found, asked, strengths, chosen, run)
+
+
+def _chosen(model: nn.Module, engram: Engram, concept: Concept, keep: Number, run: Run) -> float:
+    """The strength that keeps enough; 1 where none does, or where there is too little to tell by."""
+    try:
+        found = choose_alpha(model, engram, concept, keep, **vars(run)).alpha
+    except ValueError as error:
+        logger.warning("no strength could be chosen for %s, so the slider lies around 1: %s", concept.name, error)
+        return 1.0
+    return found or 1.0
 
 
 def _checked(alphas: Sequence[Number] | None) -> list[float] | None:

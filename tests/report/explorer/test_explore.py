@@ -4,8 +4,21 @@ import pandas as pd
 import pytest
 import torch
 
-from engram_interp import Exploration, choose_alpha, diagnose, explore, extract, greedy_answers, localize, reads, writes
+from engram_interp import (
+    Concept,
+    Exploration,
+    choose_alpha,
+    diagnose,
+    explore,
+    extract,
+    greedy_answers,
+    load_model,
+    localize,
+    reads,
+    writes,
+)
 from engram_interp.report.explorer.answers import AROUND
+from tests import huggingface
 
 OPTIONS = {"components": ["O", "gate", "U"], "layers": [0, 1], "progress": False}
 KEY = "blocks.0.attn.W_O"
@@ -71,8 +84,6 @@ def test_a_file_holds_all_of_it(found, tmp_path):
 
 
 def test_a_plain_module_has_maps_and_spectra_and_no_answers(tmp_path):
-    from engram_interp import Concept
-
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3)).eval()
     concept = Concept.from_batches([torch.randn(40, 6)], [torch.randn(60, 6)], name="x")
@@ -80,6 +91,14 @@ def test_a_plain_module_has_maps_and_spectra_and_no_answers(tmp_path):
     assert made.memory().strengths is None
     assert {len(one.eigenvalues) for one in made.memory().matrices.values()} == {7, 9}  # with the row of ones
     assert "null" in made.to_html()
+
+
+def test_where_no_strength_can_be_chosen_the_slider_lies_around_one(caplog, tmp_path):
+    huggingface.save(huggingface.make("Llama", vocab_size=2000), tmp_path / "model")  # it says nothing right
+    target, reference = [("alpha beta", " gamma")] * 3, [("beta gamma", " delta")] * 12
+    made = explore(load_model(tmp_path / "model"), Concept(target, reference, "x"), n_matrices=0, layers=0)
+    assert made.memory().strengths.chosen == 1.0
+    assert "nothing to keep" in caplog.text
 
 
 @pytest.mark.parametrize(
