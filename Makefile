@@ -8,7 +8,7 @@ LOWEST := .venv-lowest
 IN_PARALLEL := -n logical --maxprocesses 8
 # What other versions of libraries may change: how models are read, run, written and shown, and the command line.
 VERSIONED := tests/models tests/answers tests/statistics tests/sae tests/figures tests/common \
-	tests/engrams/test_engram.py tests/engrams/test_export.py \
+	tests/engrams/test_engram.py tests/engrams/test_export.py tests/sharing tests/report/explorer \
 	tests/test_cli.py tests/test_imports.py tests/test_mistakes.py tests/test_state.py
 export HF_HUB_OFFLINE := 1
 
@@ -65,11 +65,11 @@ lint: $(VENV)/.ready
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-# The first steps of a stranger, with the wheel and the sdist, on every Python that is here. LIMIT="--limit 120" holds
+# The first steps of a stranger, with the wheel and the sdist, on every Python that is here. CHECK="--limit 120" holds
 # them to two minutes after the download.
 release-check: $(VENV)/.ready
 	$(BIN)/pip install -q -c constraints.txt -e ".[dev]"
-	$(BIN)/python tools/release_check.py $(LIMIT) --with "$$(grep '^torch==' constraints.txt)"
+	$(BIN)/python tools/release_check.py $(CHECK) --with "$$(grep '^torch==' constraints.txt)"
 
 bench: $(VENV)/.ready
 	$(BIN)/python -m benchmarks

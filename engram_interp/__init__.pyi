@@ -1595,7 +1595,7 @@ def explore(
         n_matrices: how many matrices of each memory are looked into, the first of its map. `serve` looks into any
             other when it is clicked, as long as the model is at hand.
         alphas: the strengths of the slider; 0 is added. None chooses one (see `choose_alpha`) and takes eight around
-            it.
+            it; around 1 if none can be chosen, which a warning says.
         keep: see `choose_alpha`.
         components: names of components, `W_Q` to `W_U`, or short, `Q` to `U`. Of a plain module, paths of its modules,
             or patterns of such paths as `blocks.*.mlp`; a module stands for all that is in it. None means all that the
@@ -1622,6 +1622,7 @@ def explore(
             by rounding only.
 
     Raises:
+        TypeError: if `alphas` is one number.
         ValueError: if two concepts have one name, `alphas` is empty or holds a negative number, or `n_matrices` is
             negative; see also `localize`.
 

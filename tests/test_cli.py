@@ -28,7 +28,7 @@ from engram_interp import (
 from engram_interp.cli import main
 from engram_interp.concepts.files import ExamplesIn, read_examples
 from engram_interp.learning.tracking import trajectory
-from engram_interp.maps import diagnosis, localization_map
+from engram_interp.maps import compared_with, diagnosis, localization_map
 from engram_interp.options import Keep, Read, Run, Solve, Which
 from engram_interp.report.sentences import map_sentence
 from engram_interp.sae import rule
@@ -90,7 +90,7 @@ def test_localize_compares_with_random_sets_unless_it_is_told_otherwise(run):
 
 
 def test_the_choices_are_the_librarys():
-    assert tuple(localization_map.NULLS) == cli.NULLS
+    assert tuple(compared_with.NULLS) == cli.NULLS
     assert set(localization_map.DRAWN) == set(cli.SCALES)
     assert tuple(diagnosis.DIAGNOSED) == cli.DIAGNOSES
     assert tuple(trajectory.CHANGES) == cli.CHANGES

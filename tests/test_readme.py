@@ -6,6 +6,7 @@ The README runs on the whole testbed and prints what it says it prints. The page
 import importlib
 import importlib.util
 import re
+import shlex
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 import torch
 
 import engram_interp
-from engram_interp import testbed
+from engram_interp import cli, testbed
 from engram_interp.maps import null_sets, nulls
 from tests import huggingface
 
@@ -62,6 +63,47 @@ def test_links_lead_somewhere():
             if "://" in link or (page.is_relative_to(DOCS) and link.partition("/")[0] in MADE):
                 continue
             assert (page.parent / link).exists(), f"{page.name} links to {link}"
+
+
+def shell_lines():
+    """Each line of a shell block, with the page that has it."""
+    for page in (*ROOT.glob("*.md"), *DOCS.rglob("*.md"), *ROOT.glob("analyses/**/*.md")):
+        for block in blocks(page, "bash"):
+            for line in block.replace("\\\n", " ").splitlines():
+                if words := shlex.split(line, comments=True):
+                    yield pytest.param(words, id=f"{page.name}: {line[:60]}")
+
+
+@pytest.mark.parametrize("words", list(shell_lines()))
+def test_every_shell_line_could_be_run(words):
+    """Commands, options, targets of make, modules and extras are there. What has to be downloaded is not run."""
+    words = [word for word in words if not re.fullmatch(r"[A-Z_]+=\S*", word)]
+    program, *rest = words
+    match Path(program).name:
+        case "engram-interp" | "uvx":
+            rest = rest[1:] if program == "uvx" else rest
+            if rest == ["--help"]:
+                return
+            command = cli.main.commands[rest[0]]
+            known = {name for one in command.params for name in (*one.opts, *one.secondary_opts)} | {"--help"}
+            assert {word.partition("=")[0] for word in rest if word.startswith("--")} <= known
+        case "make":
+            targets = re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
+            assert {word for word in rest if "=" not in word} <= set(targets)
+        case "pip":
+            asked = re.findall(r"\[([\w,]+)\]", " ".join(rest))
+            extras = set(
+                re.findall(r"^(\w+) = \[", (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
+            )
+            assert {extra for one in asked for extra in one.split(",")} <= extras
+        case "python" | "torchrun":
+            if "-m" in rest:
+                module = rest[rest.index("-m") + 1]
+                assert importlib.util.find_spec(module) is not None
+            else:
+                assert any((ROOT / word).is_file() for word in rest if word.endswith(".py"))
+        case name:
+            assert name in {"echo", "pytest", "pre-commit", "git", "cd"}, f"a test knows nothing of {name}"
 
 
 def table(page: str, heading: str) -> list[list[str]]:

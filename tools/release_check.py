@@ -140,6 +140,7 @@ def run(*command: str, cwd: Path | None = None) -> str:
 @click.option("--with", "besides", multiple=True, help="What is installed besides, such as a torch without CUDA.")
 @click.option("--limit", type=float, help="How many seconds the first steps may take, without downloads.")
 @click.option("--sizes", "with_sizes", is_flag=True, help="Write what is installed, with sizes, into docs/install.md.")
+@click.option("--out", type=click.Path(path_type=Path), help="A folder to keep what is built, as it was checked.")
 @click.option("--only-versions", is_flag=True, help="Compare the versions alone.")
 def main(
     tag: str | None,
@@ -147,6 +148,7 @@ def main(
     besides: tuple[str, ...],
     limit: float | None,
     with_sizes: bool,
+    out: Path | None,
     only_versions: bool,
 ) -> None:
     """Check that this can be released."""
@@ -154,8 +156,12 @@ def main(
     if only_versions:
         return
     here = pythons or tuple(name for name in PYTHONS if shutil.which(name) and _starts(name))
+    if not here:
+        raise click.ClickException(f"none of {', '.join(PYTHONS)} is here")
     with tempfile.TemporaryDirectory() as aside:
         wheel, sdist = built(Path(aside))
+        if out is not None:
+            shutil.copytree(aside, out, dirs_exist_ok=True)
         click.echo(
             f"{wheel.name}: {wheel.stat().st_size / 1e6:.1f} MB; {sdist.name}: {sdist.stat().st_size / 1e6:.1f} MB"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from plotly.colors import sample_colorscale, unlabel_rgb
 
 from engram_interp.figures.scale import Scale
 
-N_TICKS = 5
+N_TICKS, N_COLOURS = 5, 256
 
 
 class Colours:
@@ -23,8 +24,8 @@ class Colours:
     """
 
     def __init__(self, scale: Scale, values: Iterable[float]) -> None:
-        known = [value for value in values if not math.isnan(value)]
-        self._scale, self._axis = scale, scale.axis(known or [0.0])
+        known = [value for value in values if math.isfinite(value)]
+        self._scale, self._axis = scale, scale.axis(known)
 
     def of(self, values: Sequence[float]) -> list[str | None]:
         """`rgb(...)` for each number; None for NaN."""
@@ -45,7 +46,13 @@ class Colours:
     def _at(self, place: float) -> str:
         low, high = self._ends
         share = (place - low) / (high - low) if high > low else 0.0
-        return str(sample_colorscale(str(self._axis["colorscale"]), [min(max(share, 0.0), 1.0)])[0])
+        return self._table[round(min(max(share, 0.0), 1.0) * N_COLOURS)]
+
+    @cached_property
+    def _table(self) -> list[str]:
+        """The colours along the scale: to look one up is faster than to mix it."""
+        shares = [i / N_COLOURS for i in range(N_COLOURS + 1)]
+        return [str(one) for one in sample_colorscale(str(self._axis["colorscale"]), shares)]
 
 
 def takes_dark_text(colour: str) -> bool:

@@ -39,7 +39,7 @@ class Scale:
 
     def axis(self, values: Iterable[float]) -> dict[str, object]:
         """Plotly's colour axis for these values."""
-        known = torch.tensor([value for value in values if not math.isnan(value)])
+        known = torch.tensor([value for value in values if math.isfinite(value)] or [0.0])
         # The empty line keeps the title off the uppermost number.
         bar: dict[str, object] = {"title": {"text": f"{self.title.replace(' over ', '<br>over ')}<br> "}}
         if self.signed:

@@ -104,9 +104,11 @@ def lines(
         >>> lines([0, 1], {"target": [1.0, 0.2]}, "alpha", "accuracy").count("<polyline")
         1
     """
+    x = [one if math.isfinite(one) else float("nan") for one in x]
     known = [one for values in series.values() for one in values if math.isfinite(one)]
     low, high = min(known, default=0.0), max(known, default=1.0)
-    first, last = min(x, default=0.0), max(x, default=1.0)
+    places = [one for one in x if math.isfinite(one)]
+    first, last = min(places, default=0.0), max(places, default=1.0)
     left, bottom = 46, HEIGHT - 18
 
     def across_at(value: float | int) -> float:
@@ -128,7 +130,7 @@ def lines(
         )
     for i, (name, values) in enumerate(series.items()):
         colour = SIDE_COLOURS.get(name, COLOURS[i % len(COLOURS)])
-        points = sorted((a, b) for a, b in zip(x, values, strict=True) if math.isfinite(b))
+        points = sorted((a, b) for a, b in zip(x, values, strict=True) if math.isfinite(a) and math.isfinite(b))
         path = " ".join(f"{across_at(a):.1f},{up_at(b):.1f}" for a, b in points)
         drawn.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
         drawn.append(_text(WIDTH + 6, TOP + 10 + i * LINE, name, colour=colour))

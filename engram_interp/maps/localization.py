@@ -17,7 +17,8 @@ from torch import nn
 from engram_interp.concepts.concept import TARGET, Concept
 from engram_interp.concepts.memories import has_siblings
 from engram_interp.engrams.parts import Part, inputs_here, parts, prepare
-from engram_interp.maps.localization_map import ANALYTIC, NULLS, SIBLINGS, LocalizationMap
+from engram_interp.maps.compared_with import ANALYTIC, NULLS, SIBLINGS
+from engram_interp.maps.localization_map import LocalizationMap
 from engram_interp.maps.null_pass import is_too_large, takes_of_nothing, with_null
 from engram_interp.maps.null_sets import MIN_DRAWS, NullSets
 from engram_interp.maps.nulls import of_sets, significance

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from engram_interp.common.mappings import IdentityMapping
 from engram_interp.figures.scale import Scale
+from engram_interp.maps.compared_with import NULLS, SIBLINGS
 from engram_interp.maps.grids import component_grid, in_order, largest, one_component, unit_grid
 from engram_interp.maps.map_file import OTHERS, read_map, write_map
 from engram_interp.maps.quantities import FISHER, MAP_QUANTITIES, RELATIVE, RELIANCE, SCORE, STANDARDISED, WNORM
@@ -26,10 +27,6 @@ from engram_interp.sharing.shared import Shared
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-ANALYTIC = "analytic"
-RESAMPLED, SIBLINGS = "resampled", "siblings"
-NULLS = {ANALYTIC: "its analytic null", RESAMPLED: "random sets of examples", SIBLINGS: "sibling memories"}
-"""What sizes are compared with, and how figures call it."""
 PLACE = ["key", "component", "layer", "expert"]
 FILE = "map.safetensors"
 N_ON_CARD = 5

@@ -11,9 +11,19 @@ from torch import Tensor
 
 from engram_interp.common import storage
 from engram_interp.common.frames import frame_of, frame_parts
+from engram_interp.maps.compared_with import NULLS
 
 KIND = "map"
-OTHERS = ("n_layers", "null", "name", "model", "counts", "positions", "memories")
+KINDS_OF = {
+    "n_layers": int,
+    "null": str,
+    "name": str | None,
+    "model": str,
+    "counts": dict,
+    "positions": str | None,
+    "memories": str | None,
+}
+OTHERS = tuple(KINDS_OF)
 """What a map has beside its table."""
 
 
@@ -40,7 +50,15 @@ def map_fields(content: storage.Content, name: str, fields: Any) -> dict[str, An
     table = frame_of(content, name, fields["table"])
     if missing := {"key", "component", "layer", "expert", "head", "wnorm"} - set(table):
         raise content.error(f"the map {name!r} lacks {', '.join(sorted(missing))}")
-    return {"table": table, **{one: fields[one] for one in OTHERS}}
+    others = {one: fields[one] for one in OTHERS}
+    for one, kind in KINDS_OF.items():
+        if not isinstance(others[one], kind) or isinstance(others[one], bool):
+            raise content.error(f"{one} of the map {name!r} is {others[one]!r}")
+    if others["null"] not in NULLS or others["n_layers"] < 1:
+        raise content.error(f"the map {name!r} has the null {others['null']!r} and {others['n_layers']} layers")
+    if not all(isinstance(n, int) for n in others["counts"].values()):
+        raise content.error(f"the counts of the map {name!r} are {others['counts']!r}")
+    return {"table": table, **others}
 
 
 def write_map(path: str | Path, table: pd.DataFrame, others: Mapping[str, Any]) -> None:

@@ -17,8 +17,8 @@ from engram_interp.concepts.memories import Groups, Memories, memories_of
 from engram_interp.engrams.parts import Prepared
 from engram_interp.engrams.weights import base_of
 from engram_interp.linalg.filters import Function, filter_name, values_of
+from engram_interp.maps.compared_with import RESAMPLED
 from engram_interp.maps.known import warn_if_unknown
-from engram_interp.maps.localization_map import RESAMPLED
 from engram_interp.maps.null_sets import (
     MIN_DRAWS,
     NullSets,

@@ -15,8 +15,9 @@ from engram_interp.effects.criteria import Criteria, criteria
 from engram_interp.effects.strength import AlphaChoice, choose_alpha
 from engram_interp.engrams.engram import Engram
 from engram_interp.engrams.extract import extract
+from engram_interp.maps.compared_with import RESAMPLED, SIBLINGS
 from engram_interp.maps.localization import localize
-from engram_interp.maps.localization_map import RESAMPLED, SIBLINGS, LocalizationMap
+from engram_interp.maps.localization_map import LocalizationMap
 from engram_interp.maps.null_sets import MIN_DRAWS
 from engram_interp.models.exclusive import exclusive
 from engram_interp.options import Run, takes

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from engram_interp.common.html import template
 from engram_interp.common.writing import replacing
 from engram_interp.concepts.concept import REFERENCE, TARGET
+from engram_interp.maps.compared_with import SIBLINGS
 from engram_interp.maps.diagnosis import Diagnosis
-from engram_interp.maps.localization_map import DRAWN, SIBLINGS, LocalizationMap
+from engram_interp.maps.localization_map import DRAWN, LocalizationMap
 from engram_interp.maps.quantities import MAP_QUANTITIES
 from engram_interp.models.components import ATTENTION
 from engram_interp.report import sentences

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from engram_interp.maps.compared_with import SIBLINGS
 from engram_interp.maps.diagnosis import DIAGNOSED, Diagnosis
-from engram_interp.maps.localization_map import SIBLINGS, SIGNIFICANT, LocalizationMap
+from engram_interp.maps.localization_map import SIGNIFICANT, LocalizationMap
 from engram_interp.report.findings import Findings
 
 SCORE_NOTE = (

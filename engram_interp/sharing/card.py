@@ -12,7 +12,7 @@ from jinja2 import Environment
 
 TAG = "engram-interp"
 """The hub's tag of everything that is shared here."""
-HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def card(content: Content, place: str, checks: Sequence[str], version: str) -> s
             title=_plain(f"{content.kind.capitalize()} of {concept} in {content.model}"),
             what=_plain(_WHAT[content.kind]),
             facts={name: _plain(str(value)) for name, value in content.facts.items()},
-            does=_plain(content.does),
+            does=content.does,
             table=_table(content.rows),
             checks=[_plain(one) for one in checks],
             code=content.code.format(place=place),
@@ -95,7 +95,12 @@ def _table(rows: Sequence[Mapping[Any, Any]]) -> str:
 
 
 def _cell(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else f"`{_plain(str(value))}`"
+    return f"{value:.3g}" if isinstance(value, float) else f"`{_code(str(value))}`"
+
+
+def _code(text: str) -> str:
+    """Text within a code span, in which nothing ends the span or the cell."""
+    return " ".join(text.replace("`", "'").replace("|", "¦").split())
 
 
 def _plain(text: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.request import urlopen
@@ -59,7 +59,7 @@ def catalog(index: str | os.PathLike[str] | None = None, *, limit: int = 200) ->
 def _found(index: str | os.PathLike[str] | None, limit: int) -> Iterator[tuple[str, Entry]]:
     if index is None:
         return _on_the_hub(limit)
-    if isinstance(index, str) and index.startswith(("https://", "http://")):
+    if isinstance(index, str) and index.startswith("https://"):
         with urlopen(index, timeout=SECONDS) as answer:
             return _listed(answer.read().decode("utf-8"), index, None)
     path = Path(index).expanduser()
@@ -94,13 +94,24 @@ def _listed(text: str, name: str, folder: Path | None) -> Iterator[tuple[str, En
         found = json.loads(text)
     except ValueError as error:
         raise ValueError(f"the index {name} is not JSON: {error}") from None
-    if not isinstance(found, list) or not all(isinstance(one, Mapping) and "place" in one for one in found):
+    if not isinstance(found, list) or not all(
+        isinstance(one, Mapping) and isinstance(one.get("place"), str) for one in found
+    ):
         raise ValueError(f"the index {name} must be a list of entries, each with its place")
-    return ((_place(one, folder), Entry.of(one)) for one in found)
+    return _of_index(found, folder)
+
+
+def _of_index(found: Sequence[Mapping[str, Any]], folder: Path | None) -> Iterator[tuple[str, Entry]]:
+    for one in found:
+        place = _place(one, folder)
+        try:
+            yield place, Entry.of(one)
+        except ValueError as error:
+            logger.warning("%s is left out of the catalog: %s", place, error)
 
 
 def _place(one: Mapping[str, Any], folder: Path | None) -> str:
-    place = str(one["place"])
+    place: str = one["place"]
     is_relative = folder is not None and place.startswith(".")
     return str((folder / place).resolve()) if is_relative and folder is not None else place
 
@@ -108,6 +119,6 @@ def _place(one: Mapping[str, Any], folder: Path | None) -> str:
 def _readable(path: Path, place: str) -> Entry | None:
     try:
         return Entry.read(path)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         logger.warning("%s is left out of the catalog: %s", place, error)
         return None

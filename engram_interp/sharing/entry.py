@@ -11,6 +11,15 @@ from typing import Any
 from engram_interp.common.storage import FORMAT
 
 NAME = "engram_interp.json"
+KINDS_OF = {
+    "kind": str,
+    "file": str,
+    "concept": str | None,
+    "model": str,
+    "facts": dict,
+    "checks": list | tuple,
+    "version": str,
+}
 
 
 @dataclass(frozen=True)
@@ -49,7 +58,7 @@ class Entry:
         """
         try:
             return cls.of(json.loads(path.read_text(encoding="utf-8")))
-        except (ValueError, TypeError, AttributeError) as error:
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"{path} does not say what was shared: {error}") from None
 
     @classmethod
@@ -60,12 +69,13 @@ class Entry:
             ValueError: if these are other fields.
         """
         known = {one.name for one in fields(cls)}
-        missing = {"kind", "file", "concept", "model"} - set(found)
-        if found.get("format") != FORMAT or missing:
+        if found.get("format") != FORMAT or {"kind", "file", "concept", "model"} - set(found):
             raise ValueError(f"it must have the format {FORMAT!r}, and {', '.join(sorted(known))}; got {dict(found)}")
-        own: dict[str, Any] = {name: value for name, value in found.items() if name in known}
-        own["checks"] = tuple(map(str, own.get("checks", ())))
-        entry = cls(**own)
-        if not isinstance(entry.file, str) or Path(entry.file).name != entry.file or entry.file.startswith("."):
-            raise ValueError(f"file must be a name in the same place; got {entry.file!r}")
-        return entry
+        own: dict[str, Any] = {"checks": [], "facts": {}} | {name: one for name, one in found.items() if name in known}
+        for name, kind in KINDS_OF.items():
+            if not isinstance(own.get(name, ""), kind):
+                raise ValueError(f"{name} must be a {kind}; got {own[name]!r}")
+        if not (file := own["file"]) or Path(file).name != file or file.startswith("."):
+            raise ValueError(f"file must be a name in the same place; got {file!r}")
+        own["checks"] = tuple(map(str, own["checks"]))
+        return cls(**own)

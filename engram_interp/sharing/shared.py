@@ -21,6 +21,8 @@ else:
     Self = Any
 
 README = "README.md"
+OWN = ["*.safetensors", "store/*"]
+"""What sharing in the same place again replaces."""
 
 
 class Shared(ABC):
@@ -55,7 +57,7 @@ class Shared(ABC):
 
         Args:
             place: a repository such as `"name/memory"`, which is made if there is none; or a folder: a path that is a
-                `Path`, begins with `.`, `/` or `~`, or is there.
+                `Path`, is absolute, begins with `.` or `~`, or begins with a folder that is there.
             checks: how it was checked: results such as those of `choose_alpha`, `criteria` and `localize`, or your own
                 words. Each is a line of the card.
             private: whether a new repository is private.
@@ -66,8 +68,11 @@ class Shared(ABC):
             Where it is, as `from_pretrained` takes it.
 
         Raises:
+            TypeError: if `checks` is one text.
             FileExistsError: if the folder holds something that is not shared by this package.
         """
+        if isinstance(checks, str):
+            raise TypeError(f"checks must be a list, a line each; got the text {checks!r}")
         target = _folder(place)
         name = str(place) if target is None else str(target)
         with tempfile.TemporaryDirectory() as aside:
@@ -81,7 +86,9 @@ class Shared(ABC):
             api = HfApi(token=token)
             api.create_repo(name, private=private, exist_ok=True)
             message = f"{self._card().kind} by engram-interp {version('engram-interp')}"
-            api.upload_folder(repo_id=name, folder_path=made, commit_message=message, revision=revision)
+            api.upload_folder(
+                repo_id=name, folder_path=made, commit_message=message, revision=revision, delete_patterns=OWN
+            )
         return name
 
     @classmethod
@@ -128,8 +135,11 @@ def _simple(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 def _folder(place: str | os.PathLike[str]) -> Path | None:
     """The folder that a place is; None if it is a repository."""
+    if not str(place):
+        raise ValueError("place must be a repository or a folder; it is empty")
     path = Path(place).expanduser()
-    is_path = not isinstance(place, str) or place.startswith((".", "/", "~", os.sep)) or path.is_dir()
+    begins_in_a_folder = path.is_dir() or (str(path.parent) != "." and path.parent.is_dir())
+    is_path = not isinstance(place, str) or place.startswith((".", "~")) or path.is_absolute() or begins_in_a_folder
     return path if is_path else None
 
 
@@ -137,6 +147,9 @@ def _copy(made: Path, folder: Path) -> None:
     """Copy what was made into a folder, in which nothing else is touched."""
     if folder.is_dir() and any(folder.iterdir()) and not (folder / NAME).is_file():
         raise FileExistsError(f"{folder} holds something that engram-interp did not share: give a new folder")
+    for pattern in OWN:  # what was shared here before
+        for old in folder.glob(pattern):
+            old.unlink()
     shutil.copytree(made, folder, dirs_exist_ok=True)
 
 

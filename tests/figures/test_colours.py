@@ -28,6 +28,12 @@ def test_a_difference_is_measured_around_zero():
     assert colours.of([0.0]) == sample_colorscale(get_colorscale(RATIO_SCALE), [0.5])
 
 
+def test_an_infinite_number_has_the_colour_of_the_end():
+    for scale in (Scale("share"), Scale("ratio", ratio=True), Scale("score", signed=True)):
+        colours = Colours(scale, [math.inf, 2.0])
+        assert colours.of([math.inf]) == colours.of([2.0])
+
+
 def test_nothing_known_has_a_scale_all_the_same():
     assert Colours(Scale("share"), [math.nan]).of([math.nan]) == [None]
 

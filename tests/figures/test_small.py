@@ -12,7 +12,7 @@ from engram_interp.figures.small import bars, cells, lines
 
 SVG = "{http://www.w3.org/2000/svg}"
 HOSTILE = "<script>\"&'"
-numbers = st.just(math.nan) | st.floats(-1e6, 1e6, width=32)
+numbers = st.sampled_from([math.nan, math.inf, -math.inf]) | st.floats(-1e6, 1e6, width=32)
 
 
 def parsed(picture):

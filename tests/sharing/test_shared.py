@@ -88,7 +88,7 @@ def test_the_card_says_what_it_is_and_how_it_was_checked(full, concept, tmp_path
     largest = max(engram.wnorm(), key=engram.wnorm().get)
     for said in (f"alpha = {choice.alpha:.3g}", "read by two people", "0.001", engram.info.fingerprint):
         assert said in card.content.replace("\\", "")
-    assert largest in card.content.replace("\\", "")
+    assert f"`{largest}`" in card.content
     _, code = card.content.split("```python\n")
     names = {"model": full}
     exec(code.split("```")[0].replace('["..."]', '["Where was Petra Dorlund born?"]'), names)
@@ -122,6 +122,40 @@ def test_an_entry_cannot_lead_out_of_its_place(full, concept, tmp_path, file):
     (tmp_path / "x" / "engram_interp.json").write_text(json.dumps(entry | {"file": file}))
     with pytest.raises(ValueError, match=r"engram_interp\.json"):
         Engram.from_pretrained(tmp_path / "x")
+
+
+def test_sharing_in_the_same_folder_again_leaves_nothing_behind(full, concept, tmp_path):
+    extract(full, concept, **OPTIONS).push_to_hub(tmp_path / "x")
+    localize(full, concept, null="analytic", **OPTIONS).push_to_hub(tmp_path / "x")
+    assert {path.name for path in (tmp_path / "x").iterdir()} == {"README.md", "engram_interp.json", "map.safetensors"}
+
+
+def test_checks_are_lines_and_places_are_not_empty(full, concept, tmp_path):
+    engram = extract(full, concept, **OPTIONS)
+    with pytest.raises(TypeError, match="all good"):
+        engram.push_to_hub(tmp_path / "x", checks="all good")
+    with pytest.raises(ValueError, match="place"):
+        engram.push_to_hub("")
+
+
+def test_a_place_in_a_folder_that_is_there_is_a_folder(full, concept, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "shared").mkdir()
+    assert extract(full, concept, **OPTIONS).push_to_hub("shared/new") == "shared/new"
+    assert (tmp_path / "shared" / "new" / "engram.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"file": "../x"}, {"checks": None}, {"checks": "abc"}, {"kind": ["a"]}, {"facts": 3}, {"file": ""}]
+)
+def test_a_broken_entry_is_left_out_of_a_catalog(full, concept, tmp_path, caplog, wrong):
+    extract(full, concept, **OPTIONS).push_to_hub(tmp_path / "x")
+    entry = json.loads((tmp_path / "x" / "engram_interp.json").read_text()) | {"place": "./x"}
+    index = tmp_path / "index.json"
+    index.write_text(json.dumps([entry | wrong | {"place": "./broken"}, entry, {"place": "./lone"}]))
+    assert catalog(index)["place"].tolist() == [str(tmp_path / "x")]
+    assert "broken" in caplog.text
+    assert "lone" in caplog.text
 
 
 def test_a_catalog_lists_a_folder_and_an_index(full, concept, tmp_path, caplog):

@@ -18,7 +18,7 @@ from analyses import results
 from analyses.studies.localization.worlds import Folder, World, gpt2, testbed, tofu
 from engram_interp.benchmarks.localization import LEVEL
 from engram_interp.engrams.parts import parts
-from engram_interp.maps.localization_map import SIBLINGS
+from engram_interp.maps.compared_with import SIBLINGS
 from engram_interp.maps.null_pass import with_null
 from engram_interp.maps.null_sets import N_BOOTSTRAPS
 from engram_interp.maps.nulls import of_sets

@@ -46,6 +46,25 @@ class Strengths:
         """What JSON holds of it."""
         return asdict(self)
 
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Strengths:
+        """What `to_dict` gave.
+
+        Raises:
+            TypeError: if these are other fields.
+            ValueError: if there is not a number and an answer for each strength.
+        """
+        found = cls(**fields)
+        n = len(found.alphas)
+        if not all(isinstance(one, (int, float)) for one in found.alphas) or found.chosen not in found.alphas:
+            raise ValueError(f"strengths must be numbers, and one of them chosen; got {found.alphas}, {found.chosen}")
+        rows = [row for some in found.answers.values() for row in some]
+        if any(len(one) != n for one in found.accuracy.values()) or any(len(row["said"]) != n for row in rows):
+            raise ValueError(f"there must be an accuracy and an answer for each of {n} strengths")
+        if not all(isinstance(text, str) for row in rows for text in (row["question"], row["truth"], *row["said"])):
+            raise ValueError("questions and answers must be text")
+        return found
+
 
 def ask(model: nn.Module, concept: Concept, run: Run) -> Asked:
     """Asks a model questions of either side, at most 20 of each."""

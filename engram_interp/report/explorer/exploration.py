@@ -172,17 +172,18 @@ class Exploration:
         """
         content = storage.read(path, KIND)
         memories = content.field("memories", list)
-        if not memories:
-            raise content.error("it has no memories")
+        names = [one.get("name") for one in memories if isinstance(one, dict)]
+        if not memories or len(set(map(str, names))) < len(memories) or not all(isinstance(one, str) for one in names):
+            raise content.error(f"its memories must be one or several, with names of their own; they are {names}")
         try:
             found = {
                 str(one["name"]): Memory(
                     LocalizationMap(**map_fields(content, f"maps/{place}", one["map"])),
-                    None if one["strengths"] is None else Strengths(**one["strengths"]),
+                    None if one["strengths"] is None else Strengths.from_dict(one["strengths"]),
                     {key: Matrix.from_dict(matrix) for key, matrix in one["matrices"].items()},
                 )
                 for place, one in enumerate(memories)
             }
-        except (TypeError, KeyError, AttributeError) as error:
+        except (TypeError, KeyError, AttributeError, ValueError) as error:
             raise content.error(f"its memories are broken ({error})") from None
         return cls(found, content.field("versions", dict))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from engram_interp.common.arguments import Number, number, whole
 from engram_interp.common.progress import bar
@@ -15,6 +16,7 @@ from engram_interp.concepts.concept import Concept, require_concept
 from engram_interp.effects.strength import choose_alpha
 from engram_interp.engrams.engram import Engram
 from engram_interp.engrams.extract import extract
+from engram_interp.maps.decomposition import checks_of
 from engram_interp.maps.diagnosis import Diagnosis, diagnose
 from engram_interp.maps.localization import localize
 from engram_interp.models import LanguageAdapter, adapt
@@ -55,6 +57,7 @@ def explore(
         keep: see `choose_alpha`.
 
     Raises:
+        TypeError: if `alphas` is one number.
         ValueError: if two concepts have one name, `alphas` is empty or holds a negative number, or `n_matrices` is
             negative; see also `localize`.
 
@@ -93,10 +96,13 @@ class _Look:
     strengths: Strengths | None
     alpha: float
     run: Run
+    checks: list[Tensor]
 
     def __call__(self, key: str) -> Matrix:
-        if key not in self.engram.weight_norms:
+        if key not in {site.key for site in self.engram.sites}:
             raise KeyError(f"the engram has no {key!r}")
+        if not _same(self.checks, _checks(self.model, self.engram)):
+            raise RuntimeError("the model's weights have changed since it was explored: explore it again")
         return look_into(self.model, self.engram, key, self.concept, self.found, self.asked, self.alpha, self.run)
 
 
@@ -110,7 +116,16 @@ def _prepared(
     chosen = _chosen(model, engram, concept, keep, run) if alphas is None else alphas[-1]
     every = [0.0, *(chosen * one for one in AROUND)] if alphas is None else alphas
     strengths = by_strength(model, engram, concept, asked, every, chosen, run) if asked.pairs else None
-    return _Look(model, engram, concept, found, asked, strengths, chosen, run)
+    return _Look(model, engram, concept, found, asked, strengths, chosen, run, _checks(model, engram))
+
+
+def _checks(model: nn.Module, engram: Engram) -> list[Tensor]:
+    """Sum and norm of every weight, to tell whether one has changed."""
+    return checks_of(engram.sites, adapt(model), None)
+
+
+def _same(one: list[Tensor], other: list[Tensor]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
 def _chosen(model: nn.Module, engram: Engram, concept: Concept, keep: Number, run: Run) -> float:
@@ -127,6 +142,8 @@ def _checked(alphas: Sequence[Number] | None) -> list[float] | None:
     """The strengths in their order, from 0 up."""
     if alphas is None:
         return None
+    if not isinstance(alphas, Iterable):
+        raise TypeError(f"alphas must be several numbers; got {alphas!r}")
     found = sorted({0.0, *(number(one, "alphas") for one in alphas)})
     if len(found) < 2 or found[0] < 0:
         raise ValueError(f"alphas must hold a number above 0, and none below; got {list(alphas)}")

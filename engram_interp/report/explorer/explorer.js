@@ -27,8 +27,8 @@
     const asked = new URLSearchParams(location.hash.slice(1));
     state.memory = memories.has(asked.get("memory")) ? asked.get("memory") : data.memories[0].name;
     state.other = memories.has(asked.get("other")) && asked.get("other") !== state.memory ? asked.get("other") : "";
-    state.quantity = quantities.includes(asked.get("quantity")) ? asked.get("quantity") : memory().main;
-    state.matrix = asked.get("matrix") in memory().matrices ? asked.get("matrix") : "";
+    state.quantity = [asked.get("quantity"), memory().main, ...quantities].find((name) => quantities.includes(name));
+    state.matrix = Object.hasOwn(memory().matrices, asked.get("matrix")) ? asked.get("matrix") : "";
     const alphas = memory().strengths?.alphas ?? [];
     const place = alphas.indexOf(Number(asked.get("alpha") ?? NaN));
     state.alpha = place >= 0 ? place : alphas.indexOf(memory().strengths?.chosen);
@@ -44,7 +44,7 @@
   function change(part) {
     Object.assign(state, part);
     if (state.other === state.memory) state.other = "";
-    if (!(state.matrix in memory().matrices)) state.matrix = "";
+    if (!Object.hasOwn(memory().matrices, state.matrix)) state.matrix = "";
     const alphas = memory().strengths?.alphas ?? [];
     if (!(state.alpha in alphas)) state.alpha = alphas.indexOf(memory().strengths?.chosen);
     remember();
@@ -179,7 +179,7 @@
       try {
         const query = new URLSearchParams({ token: new URLSearchParams(location.search).get("token") ?? "", memory: one.name, key });
         const answer = await fetch(`matrix?${query}`);
-        const found = await answer.json();
+        const found = await answer.json().catch(() => ({ error: answer.statusText }));
         if (!answer.ok) throw new Error(found.error);
         one.inside[key] = found;
       } catch (error) {

@@ -94,6 +94,11 @@ class Matrix:
         for name in ("reads", "writes"):
             found[name] = [Direction(**one) for one in found[name]]
         found["changed"] = [Changed(**one) for one in found["changed"]]
+        for name in ("eigenvalues", "shares"):
+            found[name] = [[float(place), float(value)] for place, value in found[name]]
+        found["numbers"] = {str(name): float(value) for name, value in found["numbers"].items()}
+        if not isinstance(found["notes"], list) or not isinstance(found["n_asked"], int):
+            raise TypeError(f"notes must be a list and n_asked a number; got {found['notes']!r}, {found['n_asked']!r}")
         return cls(**found)
 
 
@@ -112,10 +117,11 @@ def look_into(
         alpha: how strongly the engram of this matrix is ablated.
         run: how passes run.
     """
+    path = next(one.path for one in engram.sites if one.key == key)
     row = next(one for one in found.to_frame().to_dict("records") if one["key"] == key)
     spectra = found.spectra[str(row["input"])]
     reads, writes, notes = _directions(model, engram, key, concept, run)
-    changed = _changed(model, engram.select(keys=key), asked, alpha, run)
+    changed = _changed(model, engram.select(keys=path), asked, alpha, run) if asked.pairs else []
     return Matrix(
         {name: float(row[name]) for name in NUMBERS},
         _points(spectra.eigenvalues),

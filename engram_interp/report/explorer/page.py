@@ -12,7 +12,8 @@ import pandas as pd
 
 from engram_interp.common.html import template
 from engram_interp.figures.colours import Colours, takes_dark_text
-from engram_interp.maps.localization_map import DRAWN, NULLS, SIGNIFICANT, LocalizationMap, map_scale
+from engram_interp.maps.compared_with import NULLS
+from engram_interp.maps.localization_map import DRAWN, SIGNIFICANT, LocalizationMap, map_scale
 from engram_interp.maps.quantities import MAP_QUANTITIES
 from engram_interp.report.explorer.exploration import Exploration, Memory
 from engram_interp.report.sentences import map_sentence

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from starlette.applications import Starlette
 
 HOST = "127.0.0.1"
+LACKS = "The address lacks the token that was printed."
 HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; "
@@ -37,6 +38,7 @@ def serve(found: Exploration, port: int, browse: bool) -> None:
     with socket.socket() as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((HOST, port))
+        listening.listen()  # a browser may ask before the server is up
         address = f"http://{HOST}:{listening.getsockname()[1]}/?token={token}"
         print(f"The explorer is at {address}  (Ctrl-C ends it)", flush=True)  # noqa: T201
         if browse:
@@ -66,18 +68,20 @@ def application(found: Exploration, token: str) -> Starlette:
 
     def show(request: Request) -> Response:
         if not is_allowed(request):
-            return PlainTextResponse("The address lacks the token that was printed.", 403, HEADERS)
+            return PlainTextResponse(LACKS, 403, HEADERS)
         return HTMLResponse(page(found, is_live=True), headers=HEADERS)
 
     def matrix(request: Request) -> Response:
         if not is_allowed(request):
-            return PlainTextResponse("The address lacks the token that was printed.", 403, HEADERS)
+            return JSONResponse({"error": LACKS}, 403, HEADERS)
         name, key = (request.query_params.get(one, "") for one in ("memory", "key"))
         with one_at_a_time:
             try:
                 return Response(matrix_json(found, name, key), media_type="application/json", headers=HEADERS)
             except KeyError as error:
                 return JSONResponse({"error": str(error.args[0])}, 404, HEADERS)
+            except (RuntimeError, ValueError) as error:  # as where the model has changed, or is being edited
+                return JSONResponse({"error": str(error)}, 409, HEADERS)
 
     routes = [Route("/", show, methods=["GET"]), Route("/matrix", matrix, methods=["GET"])]
     # A page elsewhere may have its own name point here, but not change what the browser says it asked for.

@@ -15,8 +15,10 @@ from engram_interp import (
     load_model,
     localize,
     reads,
+    testbed,
     writes,
 )
+from engram_interp.common import storage
 from engram_interp.report.explorer.answers import AROUND
 from tests import huggingface
 
@@ -99,6 +101,49 @@ def test_where_no_strength_can_be_chosen_the_slider_lies_around_one(caplog, tmp_
     made = explore(load_model(tmp_path / "model"), Concept(target, reference, "x"), n_matrices=0, layers=0)
     assert made.memory().strengths.chosen == 1.0
     assert "nothing to keep" in caplog.text
+
+
+def test_groups_of_a_convolution_are_looked_into():
+    model = testbed.load_classifier()
+    classes = Concept.from_dataset(testbed.pictures("test"), target=0, name="star")
+    made = explore(model, classes, n_matrices=6, alphas=[1.0], progress=False)
+    assert {"conv2.weight[0]", "conv2.weight[1]"} <= set(made.memory().matrices)
+
+
+def test_a_model_that_has_changed_is_not_looked_into(full, concepts):
+    made = explore(full, concepts[0], n_matrices=0, alphas=[1.0], components="gate", layers=0, progress=False)
+    with (
+        extract(full, concepts[0], components="gate", layers=0).ablated(full),
+        pytest.raises(RuntimeError, match="changed"),
+    ):
+        made.look(concepts[0].name, "blocks.0.mlp.W_gate")
+    made.look(concepts[0].name, "blocks.0.mlp.W_gate")
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("map", "null"), "zzz"), (("map", "n_layers"), 0), (("map", "n_layers"), "4"), (("map", "counts"), [1]),
+        (("name",), None), (("strengths", "alphas"), "x"), (("strengths", "chosen"), 3.0),
+        (("strengths", "accuracy"), {"target": [1.0]}), (("strengths", "answers"), {"target": [{"question": 1}]}),
+        (("matrices", "x"), {}), (("matrices", "x"), None),
+    ],
+)  # fmt: skip
+def test_an_altered_file_is_refused(found, tmp_path, place, value):
+    found.save(tmp_path / "x.safetensors")
+    content = storage.read(tmp_path / "x.safetensors", "exploration")
+    one = content.fields["memories"][0]
+    for name in place[:-1]:
+        one = one[name]
+    one[place[-1]] = value
+    storage.write(tmp_path / "y.safetensors", "exploration", content.tensors, content.fields)
+    with pytest.raises(ValueError, match=r"y\.safetensors"):
+        Exploration.load(tmp_path / "y.safetensors")
+
+
+def test_one_number_is_no_list_of_strengths(full, concepts):
+    with pytest.raises(TypeError, match="8"):
+        explore(full, concepts[0], alphas=8)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from engram_interp import Exploration
+from engram_interp import Exploration, localize, testbed
+from engram_interp.report.explorer.exploration import Memory
 from engram_interp.report.explorer.server import HOST, application
 from tests.browser import file_address, opened
 from tests.report.explorer.conftest import HOSTILE
@@ -175,6 +176,29 @@ def test_axe_finds_no_serious_fault(found, address, scheme):
         faults = axe.Axe().run(page).response["violations"]
         serious = [(one["id"], one["nodes"][0]["html"]) for one in faults if one["impact"] in ("serious", "critical")]
         assert serious == []
+
+
+def test_memories_of_different_nulls_share_what_both_have(found, full, concepts, tmp_path):
+    one, two = found.memories
+    analytic = localize(full, concepts[1], null="analytic", components=["O", "gate", "U"], layers=[0, 1])
+    siblings = localize(
+        full, testbed.authors().concept(one), components=["O", "gate", "U"], layers=[0, 1], draws=19, progress=False
+    )
+    both = Exploration({one: Memory(siblings), two: Memory(analytic)})
+    both.to_html(tmp_path / "both.html")
+    with opened(file_address(tmp_path / "both.html")) as (page, wrong):
+        options = page.locator("#quantity option").all_text_contents()
+        assert "wnorm" in options
+        assert "score" not in options
+        assert page.locator("table.map .cell").count() == 5
+        assert wrong == []
+
+
+@pytest.mark.parametrize("key", ["toString", "constructor", "nothing"])
+def test_a_link_to_what_is_not_there_shows_the_map(address, key):
+    with opened(f"{address}#matrix={key}&memory={key}&alpha=x") as (page, wrong):
+        assert "Choose a matrix" in page.text_content("#inside")
+        assert wrong == []
 
 
 def test_a_file_without_a_model_needs_no_look(found, tmp_path):

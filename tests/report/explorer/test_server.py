@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from engram_interp import extract, testbed
 from engram_interp.report.explorer.server import HOST, application
 
 TOKEN = "a token"
@@ -37,6 +38,18 @@ def test_what_is_not_there_is_said(client, found, asked):
     answer = client.get("/matrix", params={"token": TOKEN, "memory": name, "key": KEY} | asked)
     assert answer.status_code == 404
     assert next(iter(asked.values())) in answer.json()["error"]
+
+
+def test_what_cannot_be_looked_into_now_is_said(found, full):
+    testing = pytest.importorskip("starlette.testclient")
+    name, memory = next(iter(found.memories.items()))
+    key = next(key for key in memory.wmap if key not in memory.matrices)
+    engram = extract(full, testbed.authors().concept("Petra Dorlund"), layers=[0, 1])
+    client = testing.TestClient(application(found, TOKEN), base_url=f"http://{HOST}")
+    with engram.ablated(full):
+        answer = client.get("/matrix", params={"token": TOKEN, "memory": name, "key": key})
+    assert answer.status_code == 409
+    assert answer.json()["error"]
 
 
 def test_another_machines_name_is_refused(client):
