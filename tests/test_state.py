@@ -130,6 +130,7 @@ def calls(tmp_path_factory):
         "track": lambda: ei.track([model, model], concept, components="gate", null="analytic").animate(),
         "EngramCallback": lambda: ei.EngramCallback(concept, 1, components="gate", null="analytic").step(model, 1),
         "explore": lambda: ei.explore(model, concept, n_matrices=1, alphas=[1.0], layers=0, components="O").to_html(),
+        "catalog": lambda: ei.catalog(folder),
         "save": lambda: engram.save(folder / "engram.safetensors"),
         "load": lambda: ei.Engram.load(folder / "engram.safetensors"),
         "tofu": absent,

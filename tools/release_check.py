@@ -22,7 +22,7 @@ import click
 
 ROOT = Path(__file__).parents[1]
 PYTHONS = ("python3.10", "python3.11", "python3.12", "python3.13")
-SIZES = re.compile(r"(<!-- sizes -->\n).*?(<!-- end -->)", re.DOTALL)
+SIZES = re.compile(r"(<!-- sizes -->\n).*?(<!-- /sizes -->)", re.DOTALL)
 N_LISTED = 12
 
 
