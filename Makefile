@@ -20,7 +20,7 @@ demo: $(VENV)/.installed
 # The documentation site, in site/: notebooks are executed, and every page is opened in Chromium where there is one.
 docs: $(VENV)/.ready
 	$(BIN)/pip install -q -c constraints.txt -e ".[docs]"
-	NO_MKDOCS_2_WARNING=1 OMP_NUM_THREADS=2 $(BIN)/python -m mkdocs build
+	NO_MKDOCS_2_WARNING=1 OMP_NUM_THREADS=1 $(BIN)/python -m mkdocs build
 	$(BIN)/python -m tools.site.check site
 
 # What a newcomer waits for: everything but the tests marked slow, and those that need a real model.
