@@ -53,14 +53,14 @@ test-lowest: $(LOWEST)/.ready
 
 # The code in its form, and engram_interp/__init__.pyi and llms.txt from it.
 format: $(VENV)/.ready
-	$(BIN)/pip install -q -c constraints.txt -e ".[sae,real,dev]"
+	$(BIN)/pip install -q -c constraints.txt -e ".[docs,real,dev]"
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/python tools/interface.py
 	$(BIN)/python tools/cheat_sheet.py
 
 lint: $(VENV)/.ready
-	$(BIN)/pip install -q -c constraints.txt -e ".[sae,real,dev]"
+	$(BIN)/pip install -q -c constraints.txt -e ".[docs,real,dev]"
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python

@@ -135,7 +135,7 @@ def test_the_page_shows_what_was_called_the_concept():
     assert "activation of 3 or more (the 50 % quantile), token by token" in page
     assert "It fires at 25.00 % of the corpus's tokens" in page
     assert (
-        'title="4" style="white-space: pre-wrap; background: rgba(209, 73, 91, 1.00); text-decoration: underline"'
+        'title="4" style="white-space: pre-wrap; background: rgba(209, 73, 91, 0.60); text-decoration: underline"'
         in page
     )
     assert repr(split) == "Partition(a <feature>, 1 target tokens, 3 reference tokens, 0 unused tokens of 2 examples)"
