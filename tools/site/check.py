@@ -84,7 +84,9 @@ def faults(browser: Browser, address: str, place: str, width: int, scheme: str, 
     page.on("request", lambda one: None if one.url.startswith((address, "data:", "blob:")) else wrong.append(one.url))
     page.goto(f"{address}/{place}", wait_until="load")
     if page.locator("figure.figure").count():
-        page.wait_for_function("[...document.querySelectorAll('figure.figure')].every((one) => one.querySelector('svg'))")
+        page.wait_for_function(
+            "[...document.querySelectorAll('figure.figure')].every((one) => one.querySelector('svg'))"
+        )
     if (reach := page.evaluate("document.documentElement.scrollWidth")) > width:
         wrong.append(f"{reach} pixels wide on a screen of {width}")
     for one in Axe().run(page).response["violations"]:

@@ -19,13 +19,7 @@ class Docstrings(griffe.Extension):
 
 
 def tables(text: str) -> str:
-    """A text with its simple tables as Markdown's.
-
-    >>> print(tables("=== ===\\na   b\\n=== ===\\nc   d\\n    e\\n=== ==="))
-    | a | b |
-    |---|---|
-    | c | d e |
-    """
+    """A text with its simple tables as Markdown's: a row whose first cell is empty goes on with the row above."""
     lines, made, at = text.splitlines(), [], 0
     while at < len(lines):
         borders = [i for i in range(at, len(lines)) if BORDER.match(lines[i].strip())]

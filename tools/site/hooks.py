@@ -1,7 +1,7 @@
 """mkdocs hooks: pages made from the code, pictures, formulas as MathML, and links that lead out of docs/.
 
-Nothing on the site is loaded from elsewhere: plotly's script is a file of the site, formulas are MathML, and a page that
-asks another machine for anything ends the build.
+Nothing on the site is loaded from elsewhere: plotly's script is a file of the site, formulas are MathML, and a page
+that asks another machine for anything ends the build.
 """
 
 import posixpath
@@ -55,7 +55,9 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
     markdown = "".join(
         part if part.startswith("`") else _formulas(_links(part, source, place)) for part in CODE.split(markdown)
     )
-    markdown = TABLE.sub(lambda found: found[2] + (pictures.html(found[1]) if found[1] in pictures.PICTURES else ""), markdown)
+    markdown = TABLE.sub(
+        lambda found: found[2] + (pictures.html(found[1]) if found[1] in pictures.PICTURES else ""), markdown
+    )
     return PICTURE.sub(lambda found: pictures.html(found[1]), markdown)
 
 
@@ -95,5 +97,7 @@ def _links(text: str, source: str, place: str) -> str:
 
 
 def _formulas(text: str) -> str:
-    text = BLOCK_FORMULA.sub(lambda found: f'<div class="formula" tabindex="0">{convert(found[1].strip(), display="block")}</div>', text)
+    text = BLOCK_FORMULA.sub(
+        lambda found: f'<div class="formula" tabindex="0">{convert(found[1].strip(), display="block")}</div>', text
+    )
     return FORMULA.sub(lambda found: f'<span class="math">{convert(found[1])}</span>', text)

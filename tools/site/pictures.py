@@ -1,4 +1,4 @@
-"""Which picture stands where? Figures by name, drawn when the site is built: from the package, or from a study's JSON."""
+"""Which picture stands where? Figures by name, drawn by the build: from the package, or from a study's JSON."""
 
 import json
 from collections.abc import Callable, Sequence
