@@ -193,24 +193,14 @@ def demo(
     out: Path,
 ) -> None:
     """Show where a model keeps a memory, and forget that memory alone: one HTML report."""
-    if (target is None) != (reference is None):
-        raise click.UsageError("--target and --reference go together")
-    if target is not None and author is not None:
-        raise click.UsageError("--author and --target both name a concept: give one of them")
-    if target is None and not model_name.startswith(TESTBED):
-        raise click.UsageError("the default concept is the testbed's: another --model needs --target and --reference")
+    targets = () if target is None else (target,)
+    authors = () if author is None else (author,)
+    (concept,) = _concepts(model_name, targets, reference, authors, {"positions": positions, "eos": eos})
     from engram_interp import testbed
     from engram_interp.report.findings import investigate
 
-    gold = None
-    if target is not None and reference is not None:
-        concept = _concept(target, reference, {"positions": positions, "eos": eos})
-    else:
-        corpus = testbed.authors()
-        found = corpus.concept(author or corpus.forget10[0].name)
-        concept = replace(found, positions=positions, eos=eos)
-        if concept.name in {one.name for one in corpus.forget10}:
-            gold = testbed.load("retain")
+    is_forgotten = target is None and concept.name in {one.name for one in testbed.authors().forget10}
+    gold = testbed.load("retain") if is_forgotten else None
     _report(investigate(_load(model_name), concept, keep=keep, gold=gold), out)
 
 

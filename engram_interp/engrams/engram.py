@@ -7,11 +7,11 @@ for the length of a `with` block, and then restore every parameter bit for bit.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
+from typing import ClassVar, TypeVar, cast
 
 from torch import nn
 
@@ -26,11 +26,6 @@ from engram_interp.models import adapt
 from engram_interp.models.exclusive import held, ordinary_numbers
 from engram_interp.sharing.card import Content
 from engram_interp.sharing.shared import Shared
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
-else:
-    Self = Any
 
 Model = TypeVar("Model", bound=nn.Module)
 N_ON_CARD = 5
@@ -70,18 +65,19 @@ class Engram(EngramVector, Shared):
         from engram_interp.common.html import table_html
         from engram_interp.figures.small import bars
 
-        norms = pd.Series(self.wnorm(), name="W-Norm").nlargest(N_ON_CARD)
-        table = norms.to_frame().assign(shape=[str(list(self.tensors[key].shape)) for key in norms.index])
+        norms = self.wnorm()
+        largest = pd.Series(norms, name="W-Norm").nlargest(N_ON_CARD)
+        table = largest.to_frame().assign(shape=[str(list(self.tensors[key].shape)) for key in largest.index])
         made = ", ".join(f"{name}={value!r}" for name, value in self.options.items() if value is not None)
         lead = f"{len(self.weight_norms)} matrices of {self.info.name}; made with {made}. The largest:"
-        picture = bars(self._by_component(), "W-Norm of all matrices of a component together")
+        picture = bars(self._by_component(norms), "W-Norm of all matrices of a component together")
         return table_html(type(self).__name__, self.name, lead, table, picture)
 
-    def _by_component(self) -> dict[str, float]:
+    def _by_component(self, norms: Mapping[str, float]) -> dict[str, float]:
         """The W-Norm of all matrices of a component together, or of the largest matrices of a plain module."""
         if self.info.is_plain:
-            return dict(sorted(self.wnorm().items(), key=lambda one: -one[1])[:N_ON_CARD])
-        norms, paths = self.wnorm(), {site.path: site.component for site in self.sites}
+            return dict(sorted(norms.items(), key=lambda one: -one[1])[:N_ON_CARD])
+        paths = {site.path: site.component for site in self.sites}
         together: dict[str, list[tuple[float, float]]] = {}
         for key, norm in norms.items():
             whole = float(self.weight_norms[key].norm())
@@ -210,15 +206,6 @@ class Engram(EngramVector, Shared):
             ValueError: if the file is foreign, of another version, cut short or altered, or holds no engram.
         """
         return cls(**read_engram(path))
-
-    def _write(self, folder: Path) -> str:
-        name = f"{self._KINDS[0]}.safetensors"
-        self.save(folder / name)
-        return name
-
-    @classmethod
-    def _read(cls, path: Path) -> Self:
-        return cast(Self, cls.load(path))
 
     def _card(self) -> Content:
         norms = self.wnorm()

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 PLACE = ["key", "component", "layer", "expert"]
-FILE = "map.safetensors"
 N_ON_CARD = 5
 """How many matrices a card names."""
 SIGNIFICANT = 0.05
@@ -232,14 +231,6 @@ class LocalizationMap(IdentityMapping[str, float], Shared):
         """What the map has beside its table, as JSON holds it."""
         return {name: dict(self.counts) if name == "counts" else getattr(self, name) for name in OTHERS}
 
-    def _write(self, folder: Path) -> str:
-        self.save(folder / FILE)
-        return FILE
-
-    @classmethod
-    def _read(cls, path: Path) -> LocalizationMap:
-        return cls.load(path)
-
     def _card(self) -> Content:
         by = self.over_null if self.over_null in self.quantities else WNORM.name
         columns = [
@@ -276,7 +267,7 @@ class LocalizationMap(IdentityMapping[str, float], Shared):
             names, values = frame["key"].tolist(), frame[quantity].tolist()
             return module_bars(names, values, _stars(self, frame, quantity), map_scale(quantity), title)
         title, scale, components = _title(self, quantity), map_scale(quantity), self.components
-        grid, significant = self.grid(quantity), _significant(self, quantity, self.grid)
+        grid, significant = self.grid(quantity), significant_in(self, quantity, self.grid)
         if UNEMBED not in components:
             return component_map(grid, significant, components, None, scale, title)
         unembed = float(grid[-1, -1]), bool(significant[-1, -1])
@@ -373,7 +364,7 @@ def _plot_units(
         return _plot_rows(wmap, unit, names, quantity)
     title = _title(wmap, quantity, f" by {unit}")
     grids = {name: units(name, quantity) for name in names}
-    significant = {name: _significant(wmap, quantity, partial(units, name)) for name in names}
+    significant = {name: significant_in(wmap, quantity, partial(units, name)) for name in names}
     return layer_maps(grids, significant, unit, map_scale(quantity), title)
 
 
@@ -395,7 +386,7 @@ def _stars(wmap: LocalizationMap, frame: pd.DataFrame, quantity: str) -> list[bo
     return (frame[p_value] <= SIGNIFICANT).tolist() if p_value in wmap.quantities else [False] * len(frame)
 
 
-def _significant(wmap: LocalizationMap, quantity: str, grid: Callable[[str], Tensor]) -> Bool[Tensor, "..."]:
+def significant_in(wmap: LocalizationMap, quantity: str, grid: Callable[[str], Tensor]) -> Bool[Tensor, "..."]:
     """Where the quantity's metric is significant: nowhere in a map without p-values."""
     p_value = MAP_QUANTITIES[quantity].beside("p_value")
     if p_value not in wmap.quantities:

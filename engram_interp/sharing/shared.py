@@ -36,13 +36,24 @@ class Shared(ABC):
         """What its card says."""
 
     @abstractmethod
-    def _write(self, folder: Path) -> str:
-        """Write it into a folder, and return the name of its file there."""
+    def save(self, path: str | Path) -> None:
+        """Write a file that `load` reads."""
 
     @classmethod
     @abstractmethod
+    def load(cls, path: str | Path) -> Any:
+        """What `save` wrote."""
+
+    def _write(self, folder: Path) -> str:
+        """Write it into a folder, and return the name of its file there."""
+        name = f"{self._KINDS[0]}.safetensors"
+        self.save(folder / name)
+        return name
+
+    @classmethod
     def _read(cls, path: Path) -> Self:
         """What `_write` wrote."""
+        return cls.load(path)
 
     def push_to_hub(
         self,
@@ -75,9 +86,10 @@ class Shared(ABC):
             raise TypeError(f"checks must be a list, a line each; got the text {checks!r}")
         target = _folder(place)
         name = str(place) if target is None else str(target)
+        content = self._card()
         with tempfile.TemporaryDirectory() as aside:
             made = Path(aside)
-            self._fill(made, name, [" ".join(str(one).split()) for one in checks])
+            self._fill(made, content, name, [" ".join(str(one).split()) for one in checks])
             if target is not None:
                 _copy(made, target)
                 return name
@@ -85,7 +97,7 @@ class Shared(ABC):
 
             api = HfApi(token=token)
             api.create_repo(name, private=private, exist_ok=True)
-            message = f"{self._card().kind} by engram-interp {version('engram-interp')}"
+            message = f"{content.kind} by engram-interp {version('engram-interp')}"
             api.upload_folder(
                 repo_id=name, folder_path=made, commit_message=message, revision=revision, delete_patterns=OWN
             )
@@ -118,10 +130,9 @@ class Shared(ABC):
             folder = Path(snapshot_download(str(place), revision=revision, token=token, allow_patterns=wanted))
         return cls._read(folder / entry.file)
 
-    def _fill(self, folder: Path, place: str, checks: list[str]) -> None:
+    def _fill(self, folder: Path, content: Content, place: str, checks: list[str]) -> None:
         """Write the result, its card and its entry."""
-        content, number = self._card(), version("engram-interp")
-        file = self._write(folder)
+        file, number = self._write(folder), version("engram-interp")
         (folder / README).write_text(card(content, place, checks, number), encoding="utf-8")
         kind = content.kind
         Entry(kind, file, content.concept, content.model, _simple(content.facts), tuple(checks), number).write(folder)

@@ -38,7 +38,7 @@ from engram_interp.statistics.store.lazy import StoredGroup
 
 N_SHOWN = 5
 """Inputs that a notebook shows."""
-FILE, STORE = "statistics.safetensors", "store"
+STORE = "store"
 KEPT_BYTES = 2 * 2**30
 """What statistics may keep of what was factorised, by default."""
 
@@ -321,8 +321,7 @@ class Statistics(Shared):
         if (store := self._store()) is not None:
             store.copy_to(folder / STORE)
             return STORE
-        self.save(folder / FILE)
-        return FILE
+        return super()._write(folder)
 
     @classmethod
     def _read(cls, path: Path) -> Statistics:

@@ -13,7 +13,7 @@ TITLES = {
     "show": "Show and share",
     "data": "Data and models",
 }
-MODULES = ("filters", "metrics", "benchmarks", "testbed")
+MODULES = tuple(vars(engram_interp)["_MODULES"])
 
 
 def blocks() -> dict[str, list[str]]:

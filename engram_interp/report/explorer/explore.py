@@ -81,7 +81,7 @@ def explore(
         matrices = {key: look(key) for key in bar(keys, run.progress, f"looking into {name}", "matrix")}
         memories[name] = Memory(wmap, look.strengths, matrices)
     versions = {name: version(name) for name in ("engram-interp", "torch", "transformer-lens")}
-    return Exploration(memories, versions, lambda name, key: looks[name](key))
+    return Exploration(memories, versions, lambda name, key: looks[name].again(key))
 
 
 @dataclass(frozen=True)
@@ -101,9 +101,13 @@ class _Look:
     def __call__(self, key: str) -> Matrix:
         if key not in {site.key for site in self.engram.sites}:
             raise KeyError(f"the engram has no {key!r}")
-        if not _same(self.checks, _checks(self.model, self.engram)):
-            raise RuntimeError("the model's weights have changed since it was explored: explore it again")
         return look_into(self.model, self.engram, key, self.concept, self.found, self.asked, self.alpha, self.run)
+
+    def again(self, key: str) -> Matrix:
+        """The same later, when the model may be another."""
+        if not all(map(torch.equal, self.checks, checks_of(self.engram.sites, adapt(self.model), None))):
+            raise RuntimeError("the model's weights have changed since it was explored: explore it again")
+        return self(key)
 
 
 def _prepared(
@@ -116,16 +120,8 @@ def _prepared(
     chosen = _chosen(model, engram, concept, keep, run) if alphas is None else alphas[-1]
     every = [0.0, *(chosen * one for one in AROUND)] if alphas is None else alphas
     strengths = by_strength(model, engram, concept, asked, every, chosen, run) if asked.pairs else None
-    return _Look(model, engram, concept, found, asked, strengths, chosen, run, _checks(model, engram))
-
-
-def _checks(model: nn.Module, engram: Engram) -> list[Tensor]:
-    """Sum and norm of every weight, to tell whether one has changed."""
-    return checks_of(engram.sites, adapt(model), None)
-
-
-def _same(one: list[Tensor], other: list[Tensor]) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+    checks = checks_of(engram.sites, adapt(model), None)
+    return _Look(model, engram, concept, found, asked, strengths, chosen, run, checks)
 
 
 def _chosen(model: nn.Module, engram: Engram, concept: Concept, keep: Number, run: Run) -> float:

@@ -6,21 +6,19 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
-from typing import Any, TypeAlias
+from typing import Any
 
 import pandas as pd
 
 from engram_interp.common.html import template
 from engram_interp.figures.colours import Colours, takes_dark_text
 from engram_interp.maps.compared_with import NULLS
-from engram_interp.maps.localization_map import DRAWN, SIGNIFICANT, LocalizationMap, map_scale
+from engram_interp.maps.localization_map import DRAWN, SIGNIFICANT, LocalizationMap, map_scale, significant_in
 from engram_interp.maps.quantities import MAP_QUANTITIES
 from engram_interp.report.explorer.exploration import Exploration, Memory
 from engram_interp.report.sentences import map_sentence
 
 ROOM = "report.explorer"
-Place: TypeAlias = tuple[str, int | None, list[str]]
-"""A cell's component, its layer (None of the unembedding), and its matrices."""
 BANDS = ("null_low", "expected", "null_high", "excess", "p_value")
 """What is shown of a quantity beside it, where a map has it."""
 
@@ -106,8 +104,10 @@ def _cells(wmap: LocalizationMap, whole: pd.DataFrame, colours: Mapping[str, Col
         layer = None if pd.isna(row["layer"]) else int(row["layer"])
         groups.setdefault((str(row["component"]), layer), []).append(str(row["key"]))
     places = [(component, layer, keys) for (component, layer), keys in groups.items()]
-    values = {name: _cell_values(wmap, name, places) for name in colours}
-    stars = {name: _stars(wmap, whole, name, places) for name in colours}
+    rows = [wmap.n_layers - 1 if layer is None else layer for _, layer, _ in places]
+    columns = [wmap.components.index(component) for component, _, _ in places]
+    values = {name: wmap.grid(name)[rows, columns].tolist() for name in colours}
+    stars = {name: significant_in(wmap, name, wmap.grid)[rows, columns].tolist() for name in colours}
     return [
         {
             "component": component,
@@ -119,22 +119,6 @@ def _cells(wmap: LocalizationMap, whole: pd.DataFrame, colours: Mapping[str, Col
         }
         for i, (component, layer, keys) in enumerate(places)
     ]
-
-
-def _cell_values(wmap: LocalizationMap, quantity: str, places: Sequence[Place]) -> list[float]:
-    grid = wmap.grid(quantity)
-    rows = [grid.shape[0] - 1 if layer is None else layer for _, layer, _ in places]
-    columns = [wmap.components.index(component) for component, _, _ in places]
-    return grid[rows, columns].tolist()
-
-
-def _stars(wmap: LocalizationMap, whole: pd.DataFrame, quantity: str, places: Sequence[Place]) -> list[bool]:
-    """Which cells hold a matrix that is significant."""
-    p_value = MAP_QUANTITIES[quantity].beside("p_value")
-    if p_value not in wmap.quantities:
-        return [False] * len(places)
-    found = set(whole.loc[whole[p_value] <= SIGNIFICANT, "key"])
-    return [not found.isdisjoint(keys) for _, _, keys in places]
 
 
 def _numbers(row: Mapping[Any, Any], colours: Mapping[str, Colours]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import secrets
 import socket
 import threading
 import webbrowser
+from functools import cache
 from typing import TYPE_CHECKING
 
 from engram_interp.report.explorer.exploration import Exploration
@@ -62,6 +63,7 @@ def application(found: Exploration, token: str) -> Starlette:
     from starlette.routing import Route
 
     one_at_a_time = threading.Lock()
+    shown = cache(lambda: page(found, is_live=True))
 
     def is_allowed(request: Request) -> bool:
         return hmac.compare_digest(request.query_params.get("token", "").encode(), token.encode())
@@ -69,7 +71,7 @@ def application(found: Exploration, token: str) -> Starlette:
     def show(request: Request) -> Response:
         if not is_allowed(request):
             return PlainTextResponse(LACKS, 403, HEADERS)
-        return HTMLResponse(page(found, is_live=True), headers=HEADERS)
+        return HTMLResponse(shown(), headers=HEADERS)
 
     def matrix(request: Request) -> Response:
         if not is_allowed(request):
