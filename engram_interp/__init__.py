@@ -73,14 +73,22 @@ __all__ = sorted([*_HOME, *_MODULES])  # pyright: ignore[reportUnsupportedDunder
 
 
 def __getattr__(name: str) -> Any:
-    """A public name, from the module that defines it."""
-    if name in _MODULES:
-        return import_module(f"{__name__}.{_MODULES[name]}")
-    if name not in _HOME:
+    """A public name, from the module that defines it.
+
+    Libraries that draw random numbers when they are first imported do not move the user's generators.
+    """
+    if name not in _MODULES and name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    from engram_interp.common.randomness import unchanged_randomness
+
+    with unchanged_randomness():
+        found = import_module(f"{__name__}.{_MODULES[name]}") if name in _MODULES else _defined(name)
     globals()[name] = found
     return found
+
+
+def _defined(name: str) -> Any:
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
 
 
 def __dir__() -> list[str]:

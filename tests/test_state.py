@@ -1,9 +1,11 @@
 """No public function moves global state: generators, precisions, gradients, logging, warnings, the environment."""
 
 import contextlib
+import importlib
 import io
 import logging
 import os
+import random
 import subprocess
 import sys
 import warnings
@@ -189,3 +191,18 @@ print(before == random.getstate())
 """
     found = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     assert found.stdout.split()[-1] == "True"
+
+
+def test_libraries_that_draw_numbers_as_they_are_imported_do_not_move_the_generators(monkeypatch):
+    drawn = []
+
+    def imports(name):
+        drawn.append((random.random(), float(np.random.rand()), float(torch.rand(()))))
+        return importlib.import_module(name)
+
+    monkeypatch.setattr(ei, "import_module", imports)
+    monkeypatch.delitem(vars(ei), "localize", raising=False)
+    before = random.getstate(), state()
+    assert callable(vars(ei)["__getattr__"]("localize"))
+    assert len(drawn) == 1
+    assert (random.getstate(), state()) == before
