@@ -659,10 +659,10 @@ def run_command(config: Path, only: str | None) -> None:
 
 def _leave_record(ctx: click.Context, output: Path) -> None:
     """Write beside an output how it was made."""
-    from engram_interp.common.record import write_record
+    from engram_interp.common.record import versions, write_record
 
     given = [_as_given(one, ctx.params[str(one.name)]) for one in ctx.command.params if isinstance(one, click.Option)]
-    write_record(output, str(ctx.command.name), [text for some in given for text in some], _versions())
+    write_record(output, str(ctx.command.name), [text for some in given for text in some], versions())
 
 
 def _as_given(option: click.Option, value: Any) -> list[str]:
@@ -953,11 +953,9 @@ def _save_weights(model: nn.Module, out: Path, made_by: dict[str, str]) -> None:
         save_file({name: tensor.clone().contiguous() for name, tensor in model.state_dict().items()}, aside, made_by)
 
 
-def _versions() -> dict[str, str]:
-    return {name: version(name) for name in ("engram-interp", "torch", "transformer-lens")}
-
-
 def _provenance(counts: Mapping[str, int]) -> str:
-    versions = ", ".join(f"{name} {found}" for name, found in _versions().items())
+    from engram_interp.common.record import versions
+
+    made_with = ", ".join(f"{name} {found}" for name, found in versions().items())
     over = " and ".join(f"{count} {side} tokens" for side, count in counts.items())
-    return f"{f'Statistics over {over}. ' if over else ''}{versions}."
+    return f"{f'Statistics over {over}. ' if over else ''}{made_with}."

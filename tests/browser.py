@@ -5,8 +5,12 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
@@ -38,14 +42,20 @@ def opened(address: str, width: int = 1280, scheme: str = "light") -> Iterator[t
             page = browser.new_page(
                 viewport={"width": width, "height": 900}, color_scheme=scheme, accept_downloads=True
             )
-            wrong = []
-            page.on("console", lambda said: wrong.append(said.text) if said.type in ("error", "warning") else None)
-            page.on("pageerror", lambda error: wrong.append(str(error)))
-            page.on("request", lambda one: None if is_here(one.url) else wrong.append(f"asks for {one.url}"))
+            wrong = heard(page)
             page.goto(address)
             yield page, wrong
         finally:
             browser.close()
+
+
+def heard(page: "Page") -> list[str]:
+    """A list that gets whatever goes wrong on a page, and whatever it asks of another machine."""
+    wrong: list[str] = []
+    page.on("console", lambda said: wrong.append(said.text) if said.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("request", lambda one: None if is_here(one.url) else wrong.append(f"asks for {one.url}"))
+    return wrong
 
 
 def is_here(address: str) -> bool:

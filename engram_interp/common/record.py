@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,11 @@ from engram_interp.common.storage import FORMAT
 from engram_interp.common.writing import replacing
 
 NAME = "config.json"
+
+
+def versions() -> dict[str, str]:
+    """The versions of the packages that a result may depend on."""
+    return {name: version(name) for name in ("engram-interp", "torch", "transformer-lens")}
 
 
 def write_record(output: Path, command: str, arguments: Sequence[str], versions: Mapping[str, str]) -> Path:

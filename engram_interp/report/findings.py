@@ -21,23 +21,13 @@ from engram_interp.maps.localization_map import LocalizationMap
 from engram_interp.maps.null_sets import MIN_DRAWS
 from engram_interp.models.exclusive import exclusive
 from engram_interp.options import Run, takes
-from engram_interp.report.questions import answers_of, questions_of
+from engram_interp.report.questions import AnswerRow, ask, asked_again
 from engram_interp.sae.concepts import SaeConcept
 from engram_interp.sae.partition import Partition
 from engram_interp.statistics.collect import collect
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-@dataclass(frozen=True)
-class AnswerRow:
-    """A question, its true answer, and the model's own greedy answers before and after the edit."""
-
-    question: str
-    truth: str
-    before: str
-    after: str
 
 
 @dataclass(frozen=True)
@@ -105,17 +95,10 @@ def sets_for(concept: Concept) -> str:
 
 def _answers(model: nn.Module, engram: Engram, alpha: float, concept: Concept, run: Run) -> dict[str, list[AnswerRow]]:
     """What the model says before and after the edit, by side."""
-    asked = questions_of(concept)
-    before = answers_of(model, asked, run)
+    asked = ask(model, concept, run)
     with engram.ablated(model, alpha):
-        after = answers_of(model, asked, run)
-    return {
-        side: [
-            AnswerRow(question, truth.strip(), *said)
-            for (question, truth), *said in zip(pairs, before[side], after[side], strict=True)
-        ]
-        for side, pairs in asked.items()
-    }
+        rows = asked_again(model, asked, run)
+    return {side: [row for row in rows if row.side == side] for side in asked.pairs}
 
 
 def _scores(choice: AlphaChoice, concept: Concept, gold: nn.Module | None, run: Run) -> pd.DataFrame:

@@ -1,8 +1,9 @@
-"""Which questions are shown, and what does the model answer them?"""
+"""Which questions are shown, and what does the model answer them before and after an edit?"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -17,6 +18,41 @@ N_QUESTIONS = 20
 
 Pairs: TypeAlias = Sequence[tuple[str, str]]
 """Questions with their true answers."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Questions with their true answers by side, and the model's own answers before an edit."""
+
+    pairs: Mapping[str, Pairs]
+    before: Mapping[str, Sequence[str]]
+
+
+@dataclass(frozen=True)
+class AnswerRow:
+    """A question of a side, its true answer, and the model's own greedy answers before and after an edit."""
+
+    side: str
+    question: str
+    truth: str
+    before: str
+    after: str
+
+
+def ask(model: nn.Module, concept: Concept, run: Run) -> Asked:
+    """Asks a model questions of either side, at most 20 of each."""
+    pairs = questions_of(concept)
+    return Asked(pairs, answers_of(model, pairs, run))
+
+
+def asked_again(model: nn.Module, asked: Asked, run: Run) -> list[AnswerRow]:
+    """Asks the questions again, of a model that is edited now."""
+    after = answers_of(model, asked.pairs, run)
+    return [
+        AnswerRow(side, question, truth.strip(), before, now)
+        for side, pairs in asked.pairs.items()
+        for (question, truth), before, now in zip(pairs, asked.before[side], after[side], strict=True)
+    ]
 
 
 def questions_of(concept: Concept) -> dict[str, Pairs]:

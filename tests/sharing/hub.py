@@ -3,14 +3,13 @@
 import base64
 import hashlib
 import json
-import socket
-import threading
 from contextlib import contextmanager
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+
+from tests.serving import served
 
 COMMIT = "c" * 40
 
@@ -95,14 +94,5 @@ def _sha(data: bytes) -> str:
 def running():
     """A hub, and where it is."""
     hub = Hub()
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        config = uvicorn.Config(hub.application(), log_level="warning", lifespan="off")
-        server = uvicorn.Server(config)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
-        thread.start()
-        try:
-            yield hub, f"http://127.0.0.1:{listening.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            thread.join(20)
+    with served(hub.application()) as address:
+        yield hub, address

@@ -22,7 +22,7 @@ import click
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, sync_playwright
 
-from tests.browser import QUIET, on_the_path
+from tests.browser import QUIET, heard, on_the_path
 
 WIDTHS, SCHEMES = (1280, 390), ("light", "dark")
 
@@ -78,10 +78,7 @@ def serving(site: Path) -> Iterator[str]:
 def faults(browser: Browser, address: str, place: str, width: int, scheme: str, picture: Path | None) -> list[str]:
     """What is wrong with a page."""
     page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)  # pyright: ignore[reportArgumentType]
-    wrong: list[str] = []
-    page.on("console", lambda said: wrong.append(f"console: {said.text}") if said.type == "error" else None)
-    page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
-    page.on("request", lambda one: None if one.url.startswith((address, "data:", "blob:")) else wrong.append(one.url))
+    wrong = heard(page)
     page.goto(f"{address}/{place}", wait_until="load")
     if page.locator("figure.figure").count():
         page.wait_for_function(

@@ -12,18 +12,10 @@ from engram_interp.answers.scoring import score
 from engram_interp.concepts.concept import Concept
 from engram_interp.engrams.engram import Engram
 from engram_interp.options import Run
-from engram_interp.report.questions import Pairs, answers_of, questions_of
+from engram_interp.report.questions import Asked, answers_of
 
 AROUND = (0.125, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0)
 """The strengths of a slider, as multiples of the one that was chosen."""
-
-
-@dataclass(frozen=True)
-class Asked:
-    """Questions with their true answers by side, and the model's own answers before an edit."""
-
-    pairs: Mapping[str, Pairs]
-    before: Mapping[str, Sequence[str]]
 
 
 @dataclass(frozen=True)
@@ -64,12 +56,6 @@ class Strengths:
         if not all(isinstance(text, str) for row in rows for text in (row["question"], row["truth"], *row["said"])):
             raise ValueError("questions and answers must be text")
         return found
-
-
-def ask(model: nn.Module, concept: Concept, run: Run) -> Asked:
-    """Asks a model questions of either side, at most 20 of each."""
-    pairs = questions_of(concept)
-    return Asked(pairs, answers_of(model, pairs, run))
 
 
 def by_strength(

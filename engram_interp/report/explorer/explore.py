@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 
 import torch
 from torch import Tensor, nn
 
 from engram_interp.common.arguments import Number, number, whole
 from engram_interp.common.progress import bar
+from engram_interp.common.record import versions
 from engram_interp.concepts.concept import Concept, require_concept
 from engram_interp.effects.strength import choose_alpha
 from engram_interp.engrams.engram import Engram
@@ -22,9 +22,10 @@ from engram_interp.maps.localization import localize
 from engram_interp.models import LanguageAdapter, adapt
 from engram_interp.models.exclusive import exclusive
 from engram_interp.options import Run, Solve, Which, takes
-from engram_interp.report.explorer.answers import AROUND, Asked, Strengths, ask, by_strength
+from engram_interp.report.explorer.answers import AROUND, Strengths, by_strength
 from engram_interp.report.explorer.exploration import Exploration, Memory
 from engram_interp.report.explorer.matrix import Matrix, look_into
+from engram_interp.report.questions import Asked, ask
 from engram_interp.statistics.collect import collect
 
 logger = logging.getLogger("engram_interp")
@@ -80,8 +81,7 @@ def explore(
         keys = wmap.top(n_matrices, wmap.over_null)["key"] if n_matrices else []
         matrices = {key: look(key) for key in bar(keys, run.progress, f"looking into {name}", "matrix")}
         memories[name] = Memory(wmap, look.strengths, matrices)
-    versions = {name: version(name) for name in ("engram-interp", "torch", "transformer-lens")}
-    return Exploration(memories, versions, lambda name, key: looks[name].again(key))
+    return Exploration(memories, versions(), lambda name, key: looks[name].again(key))
 
 
 @dataclass(frozen=True)

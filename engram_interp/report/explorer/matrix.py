@@ -16,8 +16,7 @@ from engram_interp.engrams.strengths import Alpha
 from engram_interp.maps.diagnosis import Diagnosis
 from engram_interp.maps.reading import Shown, is_writer, one_matrix, read_by, written_by
 from engram_interp.options import Run
-from engram_interp.report.explorer.answers import Asked
-from engram_interp.report.questions import answers_of
+from engram_interp.report.questions import AnswerRow, Asked, asked_again
 
 N_POINTS = 160
 """Points that are kept of a spectrum."""
@@ -43,17 +42,6 @@ class Direction:
 
 
 @dataclass(frozen=True)
-class Changed:
-    """A question whose answer changes: of which side, its true answer, and the model's before and after."""
-
-    side: str
-    question: str
-    truth: str
-    before: str
-    after: str
-
-
-@dataclass(frozen=True)
 class Matrix:
     """One matrix.
 
@@ -75,7 +63,7 @@ class Matrix:
     token_share: float
     reads: list[Direction]
     writes: list[Direction]
-    changed: list[Changed]
+    changed: list[AnswerRow]
     n_asked: int
     notes: list[str]
 
@@ -93,7 +81,7 @@ class Matrix:
         found = dict(fields)
         for name in ("reads", "writes"):
             found[name] = [Direction(**one) for one in found[name]]
-        found["changed"] = [Changed(**one) for one in found["changed"]]
+        found["changed"] = [AnswerRow(**one) for one in found["changed"]]
         for name in ("eigenvalues", "shares"):
             found[name] = [[float(place), float(value)] for place, value in found[name]]
         found["numbers"] = {str(name): float(value) for name, value in found["numbers"].items()}
@@ -154,15 +142,9 @@ def _listed(frame: pd.DataFrame) -> list[Direction]:
     ]
 
 
-def _changed(model: nn.Module, engram: Engram, asked: Asked, alpha: Alpha, run: Run) -> list[Changed]:
+def _changed(model: nn.Module, engram: Engram, asked: Asked, alpha: Alpha, run: Run) -> list[AnswerRow]:
     with engram.ablated(model, alpha):
-        after = answers_of(model, asked.pairs, run)
-    return [
-        Changed(side, question, truth.strip(), before, now)
-        for side, pairs in asked.pairs.items()
-        for (question, truth), before, now in zip(pairs, asked.before[side], after[side], strict=True)
-        if before != now
-    ]
+        return [row for row in asked_again(model, asked, run) if row.before != row.after]
 
 
 def _points(ascending: Tensor) -> list[list[float]]:

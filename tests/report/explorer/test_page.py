@@ -2,16 +2,15 @@
 
 import csv
 import io
-import threading
-from contextlib import contextmanager
 
 import pytest
 
 from engram_interp import Exploration, localize, testbed
 from engram_interp.report.explorer.exploration import Memory
-from engram_interp.report.explorer.server import HOST, application
+from engram_interp.report.explorer.server import application
 from tests.browser import file_address, opened
 from tests.report.explorer.conftest import HOSTILE
+from tests.serving import served
 
 TOKEN = "token"
 O_0 = 'button[aria-label^="W_O, layer 0"]'
@@ -21,23 +20,6 @@ O_0 = 'button[aria-label^="W_O, layer 0"]'
 def address(found, tmp_path):
     found.to_html(tmp_path / "page.html", explorer=True)
     return file_address(tmp_path / "page.html")
-
-
-@contextmanager
-def served(found):
-    uvicorn = pytest.importorskip("uvicorn")
-    import socket
-
-    with socket.socket() as listening:
-        listening.bind((HOST, 0))
-        server = uvicorn.Server(uvicorn.Config(application(found, TOKEN), log_level="warning", lifespan="off"))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
-        thread.start()
-        try:
-            yield f"http://{HOST}:{listening.getsockname()[1]}/?token={TOKEN}"
-        finally:
-            server.should_exit = True
-            thread.join(20)
 
 
 def test_a_click_shows_a_matrix_and_the_address_keeps_it(found, address):
@@ -125,7 +107,7 @@ def test_the_table_and_the_picture_can_be_saved(found, address):
 def test_a_server_looks_into_what_was_not_looked_into(found):
     name, memory = next(iter(found.memories.items()))
     key = next(key for key in memory.wmap if key not in memory.matrices)
-    with served(found) as address, opened(address) as (page, wrong):
+    with served(application(found, TOKEN)) as home, opened(f"{home}/?token={TOKEN}") as (page, wrong):
         page.click(f"button[data-keys='[\"{key}\"]']")
         page.wait_for_selector("#eigenvalues .main-svg")
         expected = found.look(name, key)
@@ -205,7 +187,7 @@ def test_a_file_without_a_model_needs_no_look(found, tmp_path):
     found.save(tmp_path / "x.safetensors")
     back = Exploration.load(tmp_path / "x.safetensors")
     name = next(iter(back.memories))
-    with served(back) as address, opened(address) as (page, wrong):
+    with served(application(back, TOKEN)) as home, opened(f"{home}/?token={TOKEN}") as (page, wrong):
         key = next(key for key in back.memory(name).wmap if key not in back.memory(name).matrices)
         page.click(f"button[data-keys='[\"{key}\"]']")
         assert "was not computed" in page.text_content("#inside")
