@@ -1586,13 +1586,18 @@ def explore(
     delta_from: nn.Module | None = None,
     progress: bool | None = None,
     batch_size: int | None = None,
+    null: str | None = None,
+    groups: Any = None,
+    gradient: bool = False,
+    draws: int = 199,
+    seed: int = 0,
 ) -> Exploration:
     """Maps memories, answers questions at several strengths, and looks into matrices: a page to click through.
 
     Args:
         model: the model. It is left unchanged.
         concepts: one or several, with names of their own.
-        n_matrices: how many matrices of each memory are looked into, the first of its map. `serve` looks into any
+        n_matrices: how many matrices of each memory are looked into, those that stand out most. `serve` looks into any
             other when it is clicked, as long as the model is at hand.
         alphas: the strengths of the slider; 0 is added. None chooses one (see `choose_alpha`) and takes eight around
             it; around 1 if none can be chosen, which a warning says.
@@ -1620,6 +1625,27 @@ def explore(
         batch_size: examples in a batch, 1 or more. None takes examples of similar length until they make up 4096
             tokens. Batches that a user gives are divided into ones of at most this size. It affects memory, and results
             by rounding only.
+        null: what sizes are compared with. `"siblings"`: other whole memories, as `groups` says, each set of as many as
+            the target consists of. Everything that was learned as a whole leaves like traces, so this null tells what
+            is the target's own. `"resampled"`: random examples of target and reference together, as many as the target
+            has. Any whole memory differs from these nearly everywhere. `"analytic"`: a target with the second moments
+            of all examples. It costs nothing, and a small target exceeds it by noise alone. The first two keep the rows
+            of every input, and give p-values and intervals; the memory and time that this takes are logged before it
+            starts, as a warning if it is over 1 GB or 30 s and `progress` is not False. None takes siblings where the
+            concept has 19 or more of them and the filter allows it, and else the analytic null, as for statistics; also
+            where the rows of pictures would take over 2 GB, which a warning says.
+        groups: which memory each example belongs to: a function of an example, a list with a label for each reference
+            example, or `{"target": [...], "reference": [...]}`. An example labelled None belongs to no memory. None
+            goes by the subject that prompts share, where the target has one, and else takes blocks of consecutive
+            reference examples, as long as the target. `memories` of the map says which it was.
+        gradient: also says how much more the target's answers rely on a matrix than its siblings' do: `reliance`, from
+            `-<dL/dW, W> / |dL/dW|`, by a backward pass over every memory. A significant score must then be significant
+            in it too, so that text that is new to the model is starred less; the score itself stays as it is. Where a
+            memory is a small part of its matrices, as in large models, the reliance finds it and the score does not:
+            see `top(by="reliance")`. It hardly tells apart what scales the same thing: `W_V` and `W_O`, `W_Q` and
+            `W_K`, the linear half of a gated MLP and its `W_out`.
+        draws: how many sets at most; p-values are multiples of `1 / (draws + 1)`.
+        seed: of the sets.
 
     Raises:
         TypeError: if `alphas` is one number.

@@ -210,6 +210,7 @@ def demo(
 @click.option("--target", type=Existing, multiple=True, help="Target examples; may be given several times.")
 @click.option("--reference", type=Existing, help="Reference examples of every target.")
 @click.option("--author", multiple=True, help="Authors of the testbed; the first to forget by default.")
+@click.option("--groups", help="As of localize, for one target.")
 @_read_options
 @_which_options
 @click.option("--n-matrices", type=click.IntRange(min=0), default=8, show_default=True, help="Matrices to look into.")
@@ -236,7 +237,7 @@ def explore_command(report: Path | None, out: Path | None, port: int, browse: bo
 def _saved_exploration(report: Path, options: Mapping[str, Any]) -> Exploration:
     from engram_interp.report.explorer.exploration import Exploration
 
-    if named := [name for name in ("target", "reference", "author") if options[name]]:
+    if named := [name for name in ("target", "reference", "author", "groups") if options[name]]:
         raise click.UsageError(f"{report} says what is explored: leave out --{named[0]}")
     return Exploration.load(report)
 
@@ -244,14 +245,17 @@ def _saved_exploration(report: Path, options: Mapping[str, Any]) -> Exploration:
 def _explored(
     model_name: str, target: tuple[Path, ...], reference: Path | None, author: tuple[str, ...], n_matrices: int,
     keep: float, components: str | None, layers: str | None, batch_size: int | None, progress: bool | None,
-    **read: Any,
+    groups: str | None, **read: Any,
 ) -> Exploration:  # fmt: skip
     """The exploration that the command line names."""
     from engram_interp.report.explorer.explore import explore
 
     concepts = _concepts(model_name, target, reference, author, read)
+    if groups is not None and (len(target) != 1 or reference is None):
+        raise click.UsageError(f"--groups {groups} needs one --target, and a --reference")
+    labels = None if reference is None or groups is None else _groups(target[0], reference, groups)
     return explore(
-        _load(model_name), concepts, n_matrices=n_matrices, keep=keep,
+        _load(model_name), concepts, n_matrices=n_matrices, keep=keep, groups=labels,
         components=_names(components), layers=_layers(layers), batch_size=batch_size, progress=progress,
     )  # fmt: skip
 

@@ -546,6 +546,8 @@ def test_explore_writes_a_page_and_a_file_that_it_shows_again(run, tmp_path):
         (["--model", "nowhere"], "--target"),
         (["--out", "page.txt"], "page.txt"),
         (["{target}"], "foreign"),
+        (["--author", "Petra Dorlund", "--groups", "writer"], "writer"),
+        (["--target", "{target}", "--reference", "{target}", "--groups", "writer"], "writer"),
     ],
 )
 def test_explore_refuses_what_it_cannot_show(tmp_path, options, says):

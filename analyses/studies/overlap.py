@@ -19,6 +19,8 @@ from engram_interp.figures.overlap import overlap_and_cost
 from engram_interp.maps.overlap import OVERLAPS
 from engram_interp.testbed.authors import ATTRIBUTES
 
+FAMILIES = {"authors": "authors", "attributes": "questions"}
+"""What figures and tables call the families."""
 ALPHA = {"authors": 12.0, "attributes": 2.0}
 """Strengths at which the ablated concept loses about half of its answers."""
 QUESTIONS = {attribute.question.format(name="..."): attribute.pools for attribute in ATTRIBUTES}
@@ -72,15 +74,24 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
     return grouped[columns].mean().join(grouped.size().rename("pairs")).round(3).reset_index()
 
 
+def rank_correlations(rows: pd.DataFrame) -> dict[str, float]:
+    """Of the overlap with each cost, over pairs of different concepts."""
+    different = rows[rows["ablated"] != rows["scored"]]
+    costs = ("accuracy_lost", "loss_gained")
+    square = different[["overlap", *costs]].corr(method="spearman").to_numpy(dtype=float)
+    return dict(zip(costs, square[0, 1:].tolist(), strict=True))
+
+
 def tests(rows: pd.DataFrame) -> str:
     """Whether what is shared goes with what is lost."""
     lines = []
     for family, mine in rows[rows["ablated"] != rows["scored"]].groupby("family", sort=False):
-        rho = mine[["overlap", "loss_gained"]].corr(method="spearman").iloc[0, 1]
+        rho = rank_correlations(mine)
         alike = mine["related"].to_numpy(dtype=bool)
         lost = mine["accuracy_lost"].to_numpy(dtype=float)
         p = mannwhitneyu(lost[alike], lost[~alike]).pvalue
-        lines.append(f"{family}: rank correlation of overlap and loss {rho:.2f}; related lose more, p = {p:.1g}")
+        said = ", ".join(f"{value:.2f} with {name}" for name, value in rho.items())
+        lines.append(f"{family}: rank correlation of overlap {said}; related lose more, p = {p:.1g}")
     return "\n".join(lines)
 
 
@@ -96,7 +107,9 @@ def figures(tables: results.Tables) -> list[go.Figure]:
         order = list(mine["ablated"].unique())
         squares = mine.pivot(index="ablated", columns="scored", values=["overlap", "accuracy_lost"])
         shared, cost = (squares.xs(name, axis=1).loc[order, order] for name in ("overlap", "accuracy_lost"))
-        title = f"{family}: what they share, and what ablating one costs (alpha = {ALPHA[str(family)]:g})"
+        title = (
+            f"{FAMILIES[str(family)]}: what they share, and what ablating one costs (alpha = {ALPHA[str(family)]:g})"
+        )
         found.append(overlap_and_cost(pd.DataFrame(shared), pd.DataFrame(cost), OVERLAPS["overlap"], title))
     return found
 

@@ -9,7 +9,7 @@ import pandas as pd
 from analyses.markdown import table
 from analyses.results import Tables
 from analyses.studies.filter_frontier import PAPER, SHOWN, SIZES
-from analyses.studies.overlap import summary
+from analyses.studies.overlap import FAMILIES, rank_correlations, summary
 
 FILTERS = {
     "power(1.5)": "`power(1.5)`",
@@ -20,7 +20,6 @@ FILTERS = {
     "UCE, ridge 1e3": "UCE's ridge, 1000",
 }
 WORLDS = {"testbed": "testbed", "gpt2": "GPT-2's architecture", "tofu": "TOFU's text"}
-FAMILIES = {"authors": "authors", "attributes": "questions"}
 
 
 def of_localization(tables: Tables) -> str:
@@ -123,7 +122,8 @@ def _points(row: Mapping[Any, Any]) -> str:
 
 def of_overlap(tables: Tables) -> str:
     """What related and unrelated concepts share, and what ablating one of them costs the other."""
-    found = _by(summary(tables["pairs"]), "family", "scored")
+    pairs = tables["pairs"]
+    found = _by(summary(pairs), "family", "scored")
     rows = []
     for family, label in FAMILIES.items():
         for scored, name in (("related", "related"), ("other", "others")):
@@ -136,7 +136,13 @@ def of_overlap(tables: Tables) -> str:
                 ]
             )  # fmt: skip
     head = ["concepts", "pairs", "overlap", "over chance", "mean principal angle", "answers lost", "ablated itself"]
-    return table(head, rows)
+    costs = {"accuracy_lost": "answers lost", "loss_gained": "loss gained"}
+    correlations = [
+        [label, *(f"{one:.2f}" for one in rank_correlations(pairs[pairs["family"] == family]).values())]
+        for family, label in FAMILIES.items()
+    ]
+    of = table(["rank correlation of overlap with", *costs.values()], correlations)
+    return f"{table(head, rows)}\n\n{of}"
 
 
 def of_authors(tables: Tables) -> str:

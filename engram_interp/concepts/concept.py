@@ -7,6 +7,7 @@ Tensors bring a mask.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from html import escape
@@ -23,6 +24,8 @@ from engram_interp.concepts.datasets import Wanted, sides_of
 from engram_interp.concepts.positions import counted
 from engram_interp.concepts.streams import KEPT, Stream, listed_or_stream
 from engram_interp.options import ANSWER, PREDICTING, Read
+
+logger = logging.getLogger("engram_interp")
 
 TARGET, REFERENCE = "target", "reference"
 PAPERS = Read(positions=ANSWER)
@@ -137,6 +140,11 @@ class Concept:
         if isinstance(self.target, Data) != isinstance(self.reference, Data):
             raise TypeError("target and reference must be of one kind: both text, or both batches")
         Read(positions=self.positions, eos=self.eos)  # checks them
+        if shared := _n_shared(self.target, self.reference):
+            logger.warning(
+                "%d of the target's %d examples are in the reference too, so their engram is half of what they own: "
+                "leave them out of the reference", shared, len(self.target),
+            )  # fmt: skip
 
     def __repr__(self) -> str:
         if not self.is_text:
@@ -327,7 +335,7 @@ def _checked(example: Any, place: str) -> Example:
     if isinstance(example, Mapping):
         return example_of(example, place)
     check_example(example, place)
-    return example
+    return tuple(example) if isinstance(example, list) else example  # a pair, as JSON has it
 
 
 def _has_order(examples: object) -> bool:
@@ -460,6 +468,14 @@ def counting(
     return TokenExample(
         tokens, counted(read.positions, answer, torch.ones_like(answer) if text is None else text), answer
     )
+
+
+def _n_shared(target: Side, reference: Side) -> int:
+    """How many texts of the target are in the reference too. Streams are not read for it."""
+    if any(isinstance(side, (Data, Stream)) for side in (target, reference)):
+        return 0
+    known = {one for one in reference if isinstance(one, (str, tuple))}
+    return sum(one in known for one in target if isinstance(one, (str, tuple)))
 
 
 def _checked_mask(mask: Tensor | np.ndarray, tokens: Tensor, name: str) -> Tensor:

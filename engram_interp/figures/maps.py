@@ -16,7 +16,8 @@ from torch import Tensor
 from engram_interp.figures.scale import Scale
 from engram_interp.figures.style import styled
 
-MAX_LABELLED_COLUMNS = 16
+LETTERS = 96
+"""So many letters, with a space for each cell, have room in a row of a map that stands alone; a third in one of two."""
 MUCH = 3
 """Maps whose largest values differ by more than this factor get colour scales of their own."""
 GAP = 90
@@ -219,7 +220,7 @@ def _heatmap(
     where: str,
     narrow: bool = False,
 ) -> go.Heatmap:
-    """A heat map. Its cells show their value if they are wide enough to hold it, and their star in any case.
+    """A heat map. Its cells show their value if all are wide enough to hold it, and their star in any case.
 
     Args:
         grid: the values.
@@ -230,10 +231,12 @@ def _heatmap(
         where: what a cell is called when the pointer is on it.
         narrow: whether another map stands beside this one.
     """
-    labelled, digits = len(x) <= MAX_LABELLED_COLUMNS // (1 + narrow), ".2g" if narrow else ".3g"
+    labels = _labels(grid, significant, ".2g" if narrow else ".3g")
+    if len(x) * (1 + max(len(text) for row in labels for text in row)) > (LETTERS // 3 if narrow else LETTERS):
+        labels = _labels(grid, significant, None)
     return go.Heatmap(
         z=scale.colours(grid).tolist(), x=list(x), y=list(y), coloraxis="coloraxis", xgap=1, ygap=1, hoverongaps=False,
-        text=_labels(grid, significant, digits if labelled else None), texttemplate="%{text}", textfont={"size": 11},
+        text=labels, texttemplate="%{text}", textfont={"size": 11},
         hovertext=_labels(grid, significant, ".4g"), hovertemplate=where + ": %{hovertext}<extra></extra>",
     )  # fmt: skip
 

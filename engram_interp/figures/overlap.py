@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from textwrap import wrap
 from typing import Any
 
 import pandas as pd
@@ -11,6 +12,9 @@ from plotly.subplots import make_subplots
 
 from engram_interp.figures.scale import RATIO_SCALE, Scale
 from engram_interp.figures.style import MATRIX_COLOUR, styled
+
+NAMED = 30
+"""With so many concepts every column is named; there is no room for more names."""
 
 
 def overlap_map(shared: pd.DataFrame, scale: Scale, title: str) -> go.Figure:
@@ -39,11 +43,12 @@ def overlap_and_cost(shared: pd.DataFrame, cost: pd.DataFrame, scale: Scale, tit
     pairs = pd.DataFrame({"shared": _off_diagonal(shared), "cost": _off_diagonal(cost)})
     rank_correlation = pairs.corr(method="spearman").loc["shared", "cost"]
     figure = make_subplots(
-        rows=1, cols=3, horizontal_spacing=0.12, column_widths=[0.4, 0.4, 0.2],
+        rows=2, cols=2, horizontal_spacing=0.14, vertical_spacing=0.26, row_heights=[0.68, 0.32],
+        specs=[[{}, {}], [{"colspan": 2}, None]],
         subplot_titles=[
-            scale.title[0].upper() + scale.title[1:],
-            "What ablating the row costs the column",
-            f"Rank correlation {rank_correlation:.2f}",
+            "<br>".join(wrap(scale.title[0].upper() + scale.title[1:], 34)),
+            "What ablating the row<br>costs the column",
+            f"One against the other: rank correlation {rank_correlation:.2f}",
         ],
     )  # fmt: skip
     figure.add_trace(_square(shared, scale, "coloraxis", "%{y} and %{x}: "), 1, 1)
@@ -52,21 +57,24 @@ def overlap_and_cost(shared: pd.DataFrame, cost: pd.DataFrame, scale: Scale, tit
         go.Scatter(
             x=pairs["shared"], y=pairs["cost"], mode="markers", showlegend=False,
             text=[f"ablating {a} costs {b}" for a, b in _pairs(shared)], marker={"color": MATRIX_COLOUR, "size": 5},
-        ), 1, 3,
+        ), 2, 1,
     )  # fmt: skip
     figure.update_yaxes(autorange="reversed", row=1, col=1)
     figure.update_yaxes(autorange="reversed", showticklabels=False, row=1, col=2)
-    figure.update_xaxes(title_text=scale.title, row=1, col=3)
-    figure.update_yaxes(title_text="answer tokens lost (share)", tickformat=".0%", side="right", row=1, col=3)
+    if len(shared) <= NAMED:
+        figure.update_xaxes(dtick=1, tickangle=60, tickfont_size=10, row=1)
+    figure.update_xaxes(title_text=scale.title, row=2, col=1)
+    figure.update_yaxes(title_text="answer tokens<br>lost (share)", tickformat=".0%", row=2, col=1)
+    figure.update_annotations(font_size=13)
     _colour(figure, pairs, scale)
-    return styled(figure, title, 330 + 16 * len(shared)).update_layout(margin={"t": 100})
+    return styled(figure, title, 560 + 18 * len(shared)).update_layout(margin={"t": 120})
 
 
 def _colour(figure: go.Figure, pairs: pd.DataFrame, scale: Scale) -> None:
     """Gives both maps their colours, each with a bar on its right."""
     reach = float(pairs["cost"].abs().max()) or 1.0
     bars: list[dict[str, Any]] = [
-        {"thickness": 10, "len": 0.6, "y": 0.7, "title": None, "x": right} for right in (0.31, 0.735)
+        {"thickness": 10, "len": 0.5, "y": 0.75, "title": None, "x": right} for right in (0.44, 1.01)
     ]
     costs = {"colorscale": RATIO_SCALE, "cmin": -reach, "cmax": reach, "colorbar": {**bars[1], "tickformat": ".0%"}}
     figure.update_layout(coloraxis=scale.axis(pairs["shared"]), coloraxis2=costs)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from textwrap import wrap
 
 import torch
 from jaxtyping import Float
@@ -17,6 +18,8 @@ SHARE_SCALE = "Viridis"
 RATIO_SCALE = "RdBu_r"
 LEAST_RATIO = 2.0**-6
 """Smaller ratios have the colour of this one."""
+TITLE_WIDTH = 18
+"""Letters in a line of a colour bar's title, which is otherwise wider than its place."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Scale:
         """Plotly's colour axis for these values."""
         known = torch.tensor([value for value in values if math.isfinite(value)] or [0.0])
         # The empty line keeps the title off the uppermost number.
-        bar: dict[str, object] = {"title": {"text": f"{self.title.replace(' over ', '<br>over ')}<br> "}}
+        bar: dict[str, object] = {"title": {"text": "<br>".join([*wrap(self.title, TITLE_WIDTH), " "])}}
         if self.signed:
             reach = float(known.abs().max()) or 1.0
             return {"colorscale": RATIO_SCALE, "cmin": -reach, "cmax": reach, "colorbar": bar}

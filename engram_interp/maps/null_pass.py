@@ -21,6 +21,7 @@ from engram_interp.maps.compared_with import RESAMPLED
 from engram_interp.maps.known import warn_if_unknown
 from engram_interp.maps.null_sets import (
     MIN_DRAWS,
+    N_BOOTSTRAPS,
     NullSets,
     random_sets,
     sibling_sets,
@@ -177,8 +178,9 @@ def _announce(
     is_much = needed > LARGE or seconds > LONG
     logger.log(
         logging.WARNING if is_much and not quietly else logging.INFO,
-        "the %s null takes %.0f MB for rows of inputs, and about %.0f s beside the forward pass: %d sets of %.0f "
-        "examples", null, needed / 1e6, seconds, len(sets), n_members,
+        "the %s null takes %.0f MB for rows of inputs, and about %.0f s beside the forward pass: %d null sets and %d "
+        "resamplings of the target, of %.0f examples each",
+        null, needed / 1e6, seconds, len(sets) - N_BOOTSTRAPS - 1, N_BOOTSTRAPS, n_members,
     )  # fmt: skip
 
 

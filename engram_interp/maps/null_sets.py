@@ -122,6 +122,6 @@ def warn_of_few_sets(n_sets: int, what: str) -> None:
     """
     if n_sets < MIN_DRAWS + 1:
         logger.warning(
-            "there are only %d sets of %s, so no p-value is below %.2g: give more reference examples",
+            "there are only %d sets of %s, so no p-value is below about %.2g: give more reference examples",
             n_sets, what, 1 / n_sets,
         )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
 
 DIAGNOSIS_COLUMNS = ["rank", "condition", "effective_rank", "obliqueness", "target_passes", "reference_passes", "wnorm"]
 """The columns of a diagnosis's table, besides the one that it is sorted by."""
+TABLED = ("score", "reliance", "wnorm", "fisher", "excess", "fisher_excess", "gain_excess")
 P_VALUES = ("score_p_value", "reliance_p_value", "p_value", "fisher_p_value")
+"""The columns of a map's table, besides those that it is sorted by."""
 N_ROWS = 20
 """How many matrices are in the table of a page."""
 HEADINGS = {TARGET: "The target's questions", REFERENCE: "Other questions"}
@@ -84,7 +87,7 @@ def write_report(findings: Findings, provenance: str, path: str | Path) -> None:
 
 
 def map_page(wmap: LocalizationMap, by: str, provenance: str) -> str:
-    """A map as one HTML page: a sentence, a table, and figures of every quantity.
+    """A map as one HTML page: a sentence, a table, and figures of its main quantity; those of others are folded.
 
     Args:
         wmap: the map.
@@ -92,16 +95,22 @@ def map_page(wmap: LocalizationMap, by: str, provenance: str) -> str:
         provenance: what the map was made from, shown below the title.
     """
     drawn = sorted((name for name in DRAWN if name in wmap.quantities), key=lambda name: name != wmap.main)
-    figures = [wmap.plot(quantity) for quantity in drawn]
-    if any(name in ATTENTION for name in wmap.components):
-        figures += [wmap.plot_heads(quantity) for quantity in drawn]
-    if wmap.to_frame()["expert"].notna().any():
-        figures += [wmap.plot_experts(quantity) for quantity in drawn]
+    main, *others = (_of_quantity(wmap, quantity) for quantity in drawn)
     first = by, MAP_QUANTITIES[by].beside("p_value")
-    shown = [name for name in dict.fromkeys((*first, *drawn, *P_VALUES)) if name in wmap.quantities]
+    shown = [name for name in dict.fromkeys((*first, *TABLED, *P_VALUES)) if name in wmap.quantities]
     title = f"Where {wmap.name or 'the target'} sits in {wmap.model}"
     table = wmap.top(N_ROWS, by)[["key", *shown]]
-    return _table_page(title, provenance, sentences.map_sentence(wmap), table, by, figures)
+    return _table_page(title, provenance, sentences.map_sentence(wmap), table, by, main, [*chain(*others)])
+
+
+def _of_quantity(wmap: LocalizationMap, quantity: str) -> list[go.Figure]:
+    """The maps of a quantity: of matrices, of heads, and of experts where there are some."""
+    figures = [wmap.plot(quantity)]
+    if any(name in ATTENTION for name in wmap.components):
+        figures.append(wmap.plot_heads(quantity))
+    if wmap.to_frame()["expert"].notna().any():
+        figures.append(wmap.plot_experts(quantity))
+    return figures
 
 
 def diagnosis_page(found: Diagnosis, by: str, provenance: str) -> str:
@@ -121,15 +130,23 @@ def diagnosis_page(found: Diagnosis, by: str, provenance: str) -> str:
 
 
 def _table_page(
-    title: str, provenance: str, sentence: str, table: pd.DataFrame, by: str, figures: Sequence[go.Figure]
+    title: str,
+    provenance: str,
+    sentence: str,
+    table: pd.DataFrame,
+    by: str,
+    figures: Sequence[go.Figure],
+    folded: Sequence[go.Figure] = (),
 ) -> str:
     from engram_interp.figures.html import to_html
 
+    drawn = [to_html(figure, index) for index, figure in enumerate([*figures, *folded])]
     return template("report", "table").render(
         title=title,
         provenance=provenance,
         lead=sentence,
         table=table.to_html(index=False, float_format="{:.3g}".format, border=0),
         caption=f"The first matrices by {by}:",
-        figures=[to_html(figure, index) for index, figure in enumerate(figures)],
+        figures=drawn[: len(figures)],
+        folded=drawn[len(figures) :],
     )

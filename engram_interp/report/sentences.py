@@ -77,9 +77,9 @@ def _over_siblings(wmap: LocalizationMap) -> str:
         )
     first = found.iloc[0]
     return (
-        f"Compared with {wmap.memories}, the target has a place of its own in {len(found)} of {len(frame)} matrices (p "
-        f"≤ {SIGNIFICANT:g}), most of all in {first['key']}, with a score of {first['score']:.1f} standard deviations. "
-        f"{_relied_on(wmap)}"
+        f"Compared with {wmap.memories}, the target stands out in {len(found)} of {len(frame)} matrices (p ≤ "
+        f"{SIGNIFICANT:g}), most of all in {first['key']}, with a score of {first['score']:.1f} standard deviations. "
+        f"One ordinary memory in {1 / SIGNIFICANT:.0f} does so by chance. {_relied_on(wmap)}"
     ).rstrip()
 
 

@@ -121,3 +121,11 @@ def test_pairs_can_be_copied_and_pickled():
     pair = Pair("Where?", "Oslo", positions="both", eos=False)
     for same in (copy.deepcopy(pair), pickle.loads(pickle.dumps(pair))):
         assert (same, same.positions, same.eos) == (pair, "both", False)
+
+
+def test_a_target_in_its_own_reference_is_said(caplog):
+    Concept(["a", ("b", "c"), "d"], [("b", "c"), "d", "e"])
+    assert "2 of the target's 3 examples" in caplog.text
+    caplog.clear()
+    Concept(["a", ("b", "c")], [("b", "d"), "e"])
+    assert caplog.text == ""

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 import torch
 
-from engram_interp.figures.maps import MAX_LABELLED_COLUMNS, component_map, layer_maps, matrix_map
+from engram_interp.figures.maps import LETTERS, component_map, layer_maps, matrix_map
 from engram_interp.figures.scale import Scale
 
 GRID = torch.tensor([[0.1, 0.4], [0.2, math.nan]])
@@ -41,10 +41,13 @@ def test_the_unembedding_has_a_row_of_its_own_only_where_there_is_one():
 
 
 def test_cells_are_labelled_while_they_are_wide_enough_and_starred_always():
-    wide, stars = torch.rand(MAX_LABELLED_COLUMNS + 1, 1), torch.ones(MAX_LABELLED_COLUMNS + 1, 1).bool()
-    assert component_map(wide, stars, ["W_Q"], None, SHARE, "t").data[0].text[0][-1] == "*"
-    narrow = component_map(wide[:-1], ~stars[:-1], ["W_Q"], None, SHARE, "t").data[0]
-    assert list(narrow.text[0]) == [f"{value:.3g}" for value in wide[:-1, 0].tolist()]
+    value, no = 0.123, torch.zeros(20, 1).bool()
+    most = LETTERS // len("0.123 ")  # 96 // 6 = 16 cells
+    one_more = torch.full((most + 1, 1), value)
+    assert component_map(one_more, ~no[: most + 1], ["W_Q"], None, SHARE, "t").data[0].text[0][-1] == "*"
+    assert set(component_map(one_more[1:], no[:most], ["W_Q"], None, SHARE, "t").data[0].text[0]) == {"0.123"}
+    longer = torch.cat([one_more[2:], torch.tensor([[-0.000123]])])  # "-0.000123 " has 10 letters, and 160 > 96
+    assert set(component_map(longer, no[:most], ["W_Q"], None, SHARE, "t").data[0].text[0]) == {""}
 
 
 def test_a_cell_without_a_matrix_has_no_label():

@@ -41,7 +41,8 @@ def test_a_page_shows_one_table_sorted_and_a_figure_of_every_quantity(full, conc
     assert page.count('id="figure-') == 8  # four quantities, by matrix and by head
     of_sets = map_page(localize(full, concept, null="siblings", draws=19, **options), "score", "made by a test")
     assert of_sets.count('id="figure-') == 16  # gains and the score too
-    assert of_sets.index("Score of") < of_sets.index("W-Norm by head")
+    assert of_sets.index("Score of") < of_sets.index("Score by head") < of_sets.index("<details>")
+    assert of_sets.index("<details>") < of_sets.index("W-Norm by head")
     found = diagnose(full, concept, **options)
     page = diagnosis_page(found, "stretch", "made by a test")
     assert page.count('id="figure-') == 5  # the map, and four matrices

@@ -21,7 +21,7 @@ from engram_interp.maps.diagnosis import Diagnosis, diagnose
 from engram_interp.maps.localization import localize
 from engram_interp.models import LanguageAdapter, adapt
 from engram_interp.models.exclusive import exclusive
-from engram_interp.options import Run, Solve, Which, takes
+from engram_interp.options import Compare, Run, Solve, Which, takes
 from engram_interp.report.explorer.answers import AROUND, Strengths, by_strength
 from engram_interp.report.explorer.exploration import Exploration, Memory
 from engram_interp.report.explorer.matrix import Matrix, look_into
@@ -34,7 +34,7 @@ N_MATRICES = 8
 
 
 @exclusive
-@takes(Which, Solve, Run)
+@takes(Which, Solve, Run, Compare)
 def explore(
     model: nn.Module,
     concepts: Concept | Sequence[Concept],
@@ -45,13 +45,14 @@ def explore(
     which: Which,
     solve: Solve,
     run: Run,
+    compare: Compare,
 ) -> Exploration:
     """Maps memories, answers questions at several strengths, and looks into matrices: a page to click through.
 
     Args:
         model: the model. It is left unchanged.
         concepts: one or several, with names of their own.
-        n_matrices: how many matrices of each memory are looked into, the first of its map. `serve` looks into any
+        n_matrices: how many matrices of each memory are looked into, those that stand out most. `serve` looks into any
             other when it is clicked, as long as the model is at hand.
         alphas: the strengths of the slider; 0 is added. None chooses one (see `choose_alpha`) and takes eight around
             it; around 1 if none can be chosen, which a warning says.
@@ -76,7 +77,7 @@ def explore(
     memories: dict[str, Memory] = {}
     looks: dict[str, _Look] = {}
     for name, concept in named.items():
-        wmap = localize(model, concept, **vars(which), **vars(solve), **vars(run))
+        wmap = localize(model, concept, **vars(which), **vars(solve), **vars(run), **vars(compare))
         looks[name] = look = _prepared(model, concept, strengths, keep, which, solve, run)
         keys = wmap.top(n_matrices, wmap.over_null)["key"] if n_matrices else []
         matrices = {key: look(key) for key in bar(keys, run.progress, f"looking into {name}", "matrix")}

@@ -157,9 +157,11 @@
     const [one, two] = [memory(), other()];
     const keys = Object.keys(one.matrices).filter((key) => key in two.matrices);
     const values = (from) => keys.map((key) => from.matrices[key][state.quantity].value);
-    const trace = { x: values(one), y: values(two), text: keys, mode: "markers", type: "scatter", marker: { color: "#d1495b", size: 8 }, hovertemplate: "%{text}<br>%{x:.3g}, %{y:.3g}<extra></extra>" };
+    const far = keys.map((_, i) => Math.max(values(one)[i], values(two)[i])).sort((a, b) => b - a)[2];
+    const labels = keys.map((key, i) => (Math.max(values(one)[i], values(two)[i]) >= far ? key.replace(/^blocks\./, "") : ""));
+    const trace = { x: values(one), y: values(two), customdata: keys, text: labels, textposition: "middle left", mode: "markers+text", type: "scatter", marker: { color: "#d1495b", size: 8 }, hovertemplate: "%{customdata}<br>%{x:.3g}, %{y:.3g}<extra></extra>" };
     Plotly.newPlot(place, [trace], plain({ title: { text: `${state.quantity} of every matrix` }, height: 380, xaxis: { title: { text: one.name } }, yaxis: { title: { text: two.name } } }), drawn);
-    place.on("plotly_click", (event) => change({ matrix: event.points[0].text }));
+    place.on("plotly_click", (event) => change({ matrix: event.points[0].customdata }));
   }
 
   // What was asked for last is shown, whatever comes back when.
@@ -200,7 +202,7 @@
       return make("tr", {}, make("th", { scope: "row" }, name), ...[number(found.value), band, number(found.excess), number(found.p_value)].map((text) => make("td", { class: "number" }, text)));
     });
     const heads = ["quantity", "value", "null", "excess", "p"].map((text) => make("th", { scope: "col" }, text));
-    return make("div", {}, make("p", { class: "note" }, `The null is what ${one.null} give: the middle 95 % of them, or what is expected.`), make("div", { class: "scroll" }, make("table", { id: "numbers" }, make("thead", {}, make("tr", {}, ...heads)), make("tbody", {}, ...rows))));
+    return make("div", {}, make("p", { class: "note" }, `Null: ${one.null}. Excess: how many times the null a size is; of score and reliance, how far above the other matrices.`), make("div", { class: "scroll" }, make("table", { id: "numbers" }, make("thead", {}, make("tr", {}, ...heads)), make("tbody", {}, ...rows))));
   }
 
   function headsOf(one, key) {
@@ -230,20 +232,26 @@
     if (found.reads.length) parts.push(make("h3", {}, "What its engram listens to"), directions(found.reads));
     if (found.writes.length) parts.push(make("h3", {}, "What its engram writes"), directions(found.writes));
     for (const note of found.notes) parts.push(make("p", { class: "note" }, note));
-    if (found.n_asked) parts.push(make("h3", {}, `Answers that change when this matrix's engram alone is ablated: ${found.changed.length} of ${found.n_asked}`), changedTable(found.changed));
+    if (found.n_asked) parts.push(make("h3", {}, `Answers that change when this matrix's engram alone is ablated, at alpha = ${number(one.strengths?.chosen)}: ${found.changed.length} of ${found.n_asked}`), changedTable(found.changed));
     return parts;
   }
 
   function directions(found) {
-    const rows = found.map((one) => make("tr", {}, make("td", { class: "number" }, percent(one.share)), make("td", { class: "number" }, percent(one.control)), make("td", { class: "number" }, number(one.p_value)), make("td", {}, ...one.tokens.map((token) => make("span", { class: "token" }, token)))));
+    const rows = found.map((one) => make("tr", {}, make("td", { class: "number" }, percent(one.share)), make("td", { class: "number" }, percent(one.control)), make("td", { class: "number" }, number(one.p_value)), make("td", { class: "tokens" }, ...one.tokens.map((token) => make("span", { class: "token" }, token)))));
     const heads = ["share of energy", "in random sets", "p", "tokens"].map((text) => make("th", { scope: "col" }, text));
     return make("div", { class: "scroll" }, make("table", {}, make("thead", {}, make("tr", {}, ...heads)), make("tbody", {}, ...rows)));
   }
 
   function changedTable(changed) {
     if (!changed.length) return make("p", { class: "note" }, "None of them.");
-    const rows = changed.map((one) => make("tr", {}, ...[one.side, one.question, one.truth, one.before].map((text) => make("td", {}, text)), make("td", { class: "changed" }, one.after)));
+    const rows = changed.map((one) => make("tr", {}, make("td", {}, one.side), ...answered(one.question, one.truth, one.before, one.after)));
     return answersTable(["side", "question", "true answer", "before", "after"], rows, "changed-table");
+  }
+
+  // A tick marks what is right, and bold letters what has changed.
+  function answered(question, truth, before, after) {
+    const of = (said, ...classes) => make("td", { class: [...classes, ...(said.trim() === truth ? ["right"] : [])].join(" ") }, said);
+    return [make("td", {}, question), make("td", {}, truth), of(before), of(after, ...(after === before ? [] : ["changed"]))];
   }
 
   function answersTable(heads, rows, id) {
@@ -269,12 +277,12 @@
     byId("alpha").value = String(state.alpha);
     const alpha = found.alphas[state.alpha];
     byId("alpha").setAttribute("aria-valuetext", `alpha = ${number(alpha)}`);
-    byId("alpha-value").textContent = `${number(alpha)}${alpha === found.chosen ? " (chosen)" : ""}`;
-    byId("accuracy").textContent = "Answer tokens right, of the questions below: " + Object.entries(found.accuracy).map(([side, values]) => `${side} ${percent(values[0])} → ${percent(values[state.alpha])}`).join("; ");
+    byId("alpha-value").textContent = `${number(alpha)}${alpha === found.chosen ? " (the slider's start)" : ""}`;
+    byId("accuracy").textContent = "Answer tokens right, each after the true ones before it: " + Object.entries(found.accuracy).map(([side, values]) => `${side} ${percent(values[0])} → ${percent(values[state.alpha])}`).join("; ") + ". Below are the model's own answers: bold ones have changed, and a tick marks those that are right.";
     const titles = { target: "The target's questions", reference: "Other questions" };
     byId("tables").replaceChildren(...Object.entries(found.answers).flatMap(([side, rows]) => [
       make("h3", {}, titles[side] ?? side),
-      answersTable(["question", "true answer", "before", "after"], rows.map((row) => make("tr", {}, make("td", {}, row.question), make("td", {}, row.truth), make("td", {}, row.said[0]), make("td", { class: row.said[state.alpha] === row.said[0] ? "" : "changed" }, row.said[state.alpha]))), `answers-${side}`),
+      answersTable(["question", "true answer", "before", "after"], rows.map((row) => make("tr", {}, ...answered(row.question, row.truth, row.said[0], row.said[state.alpha]))), `answers-${side}`),
     ]));
   }
 
@@ -289,7 +297,7 @@
     setTimeout(() => URL.revokeObjectURL(address), 1000);
   }
 
-  const fileName = (ending) => `${state.memory}-${state.quantity}.${ending}`.replace(/[^\w.-]+/g, "_");
+  const fileName = (ending, ...parts) => `${parts.filter(Boolean).join("-")}.${ending}`.replace(/[^\w.-]+/g, "_");
 
   // A cell that begins like a formula would be one in a spreadsheet.
   function csvCell(value) {
@@ -298,17 +306,30 @@
     return /[",\n\r]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
   }
 
+  // Every quantity with its null and p-value, in the columns of `to_frame`: [column, quantity, what of it].
+  function columnsOf(shown) {
+    const found = new Map(quantities.map((name) => [name, [name, name, "value"]]));
+    for (const name of quantities) {
+      for (const [kind, column] of Object.entries(data.quantities[name].columns)) {
+        const isThere = shown.some((one) => Object.values(one.matrices).some((matrix) => kind in matrix[name]));
+        if (isThere && !found.has(column)) found.set(column, [column, name, kind]);
+      }
+    }
+    return [...found.values()];
+  }
+
   function saveTable() {
     const shown = other() ? [memory(), other()] : [memory()];
-    const rows = shown.flatMap((one) => Object.entries(one.matrices).map(([key, found]) => [one.name, key, ...quantities.map((name) => found[name].value)]));
-    const text = [["memory", "key", ...quantities], ...rows].map((row) => row.map(csvCell).join(",")).join("\n");
-    download(fileName("csv"), `${text}\n`, "text/csv");
+    const columns = columnsOf(shown);
+    const rows = shown.flatMap((one) => Object.entries(one.matrices).map(([key, found]) => [one.name, key, ...columns.map(([, name, kind]) => found[name][kind])]));
+    const text = [["memory", "key", ...columns.map(([column]) => column)], ...rows].map((row) => row.map(csvCell).join(",")).join("\n");
+    download(fileName("csv", "map", state.memory, state.other), `${text}\n`, "text/csv");
     say("The table is saved.");
   }
 
   async function savePicture() {
     const figure = memory().figures[state.quantity];
-    await Plotly.downloadImage({ data: figure.data, layout: { ...figure.layout, width: 1100 } }, { format: "png", width: 1100, height: figure.layout.height ?? 500, scale: 2, filename: fileName("png").slice(0, -4) });
+    await Plotly.downloadImage({ data: figure.data, layout: { ...figure.layout, width: 1100 } }, { format: "png", width: 1100, height: figure.layout.height ?? 500, scale: 2, filename: fileName("png", state.memory, state.quantity).slice(0, -4) });
     say("The picture is saved.");
   }
 

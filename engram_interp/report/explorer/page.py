@@ -12,7 +12,7 @@ import pandas as pd
 
 from engram_interp.common.html import template
 from engram_interp.figures.colours import Colours, takes_dark_text
-from engram_interp.maps.compared_with import NULLS
+from engram_interp.maps.compared_with import ANALYTIC, NULLS
 from engram_interp.maps.localization_map import DRAWN, SIGNIFICANT, LocalizationMap, map_scale, significant_in
 from engram_interp.maps.quantities import MAP_QUANTITIES
 from engram_interp.report.explorer.exploration import Exploration, Memory
@@ -70,6 +70,7 @@ def _data(found: Exploration, is_live: bool) -> dict[str, Any]:
                 "title": map_scale(name).title,
                 "legend": colours[name].legend(),
                 "isSize": MAP_QUANTITIES[name].kind == "size",
+                "columns": {kind: MAP_QUANTITIES[name].beside(kind) for kind in BANDS},
             }
             for name in drawn
         },
@@ -84,7 +85,7 @@ def _memory(name: str, memory: Memory, colours: Mapping[str, Colours]) -> dict[s
         "name": name,
         "sentence": map_sentence(wmap),
         "main": wmap.main,
-        "null": wmap.memories or NULLS[wmap.null],
+        "null": _null_in_words(wmap),
         "isPlain": wmap.is_plain,
         "layers": wmap.n_layers,
         "components": list(wmap.components),
@@ -95,6 +96,12 @@ def _memory(name: str, memory: Memory, colours: Mapping[str, Colours]) -> dict[s
         "strengths": None if memory.strengths is None else memory.strengths.to_dict(),
         "inside": {key: one.to_dict() for key, one in memory.matrices.items()},
     }
+
+
+def _null_in_words(wmap: LocalizationMap) -> str:
+    if wmap.null == ANALYTIC:
+        return "what a target with nothing of its own is expected to have"
+    return f"the middle 95 % of {wmap.memories or NULLS[wmap.null]}"
 
 
 def _cells(wmap: LocalizationMap, whole: pd.DataFrame, colours: Mapping[str, Colours]) -> list[dict[str, Any]]:

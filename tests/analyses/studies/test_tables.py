@@ -40,17 +40,27 @@ def test_filters_are_differences_in_points_from_what_the_papers_leaves():
 
 
 def test_related_concepts_stand_beside_the_others():
-    values = {"overlap": 0.1, "over_chance": 1.5, "smallest_angle": 10.0, "mean_angle": 66.6, "loss_gained": 0.0}
+    values = {"over_chance": 1.5, "smallest_angle": 10.0, "mean_angle": 66.6}
     rows = [
-        {"family": family, "ablated": "A", "scored": scored, "related": related, "accuracy_lost": lost, **values}
+        {"family": family, "ablated": "A", "scored": scored, "related": related, "accuracy_lost": lost}
+        | {
+            "overlap": 0.1 + lost,
+            "loss_gained": -lost,
+            **values,
+        }  # the more overlap, the more answers lost, and less loss
         for family in ("authors", "attributes")
         for scored, related, lost in (("A", True, 0.5), ("B", True, 0.08), ("C", False, 0.02), ("D", False, 0.04))
     ]
     assert lines(of_overlap({"pairs": pd.DataFrame(rows)})) == [
-        "| authors, related | 1 | 0.100 | 1.50 | 67° | 8.0% | 50.0% |",
-        "| authors, others | 2 | 0.100 | 1.50 | 67° | 3.0% |  |",
-        "| questions, related | 1 | 0.100 | 1.50 | 67° | 8.0% | 50.0% |",
-        "| questions, others | 2 | 0.100 | 1.50 | 67° | 3.0% |  |",
+        "| authors, related | 1 | 0.180 | 1.50 | 67° | 8.0% | 50.0% |",
+        "| authors, others | 2 | 0.130 | 1.50 | 67° | 3.0% |  |",
+        "| questions, related | 1 | 0.180 | 1.50 | 67° | 8.0% | 50.0% |",
+        "| questions, others | 2 | 0.130 | 1.50 | 67° | 3.0% |  |",
+        "",
+        "| rank correlation of overlap with | answers lost | loss gained |",
+        "| --- | --- | --- |",
+        "| authors | 1.00 | -1.00 |",
+        "| questions | 1.00 | -1.00 |",
     ]
 
 

@@ -3,9 +3,10 @@
 import csv
 import io
 
+import pandas as pd
 import pytest
 
-from engram_interp import Exploration, localize, testbed
+from engram_interp import Exploration, explore, localize, testbed
 from engram_interp.report.explorer.exploration import Memory
 from engram_interp.report.explorer.server import application
 from tests.browser import file_address, opened
@@ -97,10 +98,38 @@ def test_the_table_and_the_picture_can_be_saved(found, address):
             page.click("#csv")
         rows = list(csv.DictReader(io.StringIO(table.value.path().read_text(encoding="utf-8"))))
         assert [row["key"] for row in rows] == list(memory.wmap)
-        assert [float(row["wnorm"]) for row in rows] == pytest.approx(list(memory.wmap.values()))
+        assert table.value.suggested_filename == f"map-{next(iter(found.memories)).replace(' ', '_')}.csv"
         with page.expect_download() as picture:
             page.click("#png")
         assert picture.value.path().read_bytes().startswith(b"\x89PNG")
+        assert wrong == []
+
+
+def test_the_table_holds_nulls_and_p_values(full, concepts, tmp_path):
+    wmap_options = {"null": "resampled", "draws": 19, "components": "gate", "layers": [0, 1], "progress": False}
+    found = explore(full, concepts[0], n_matrices=0, alphas=[4], **wmap_options)
+    frame = localize(full, concepts[0], **wmap_options).to_frame()
+    found.to_html(tmp_path / "page.html")
+    with opened(file_address(tmp_path / "page.html")) as (page, wrong):
+        with page.expect_download() as table:
+            page.click("#csv")
+        saved = pd.read_csv(table.value.path())
+        assert {"p_value", "null_low", "null_high", "fisher_p_value"} <= set(saved)
+        for column in set(saved) - {"memory", "key"}:
+            assert saved[column].tolist() == pytest.approx(frame[column].tolist())
+        assert wrong == []
+
+
+def test_right_answers_have_a_tick_and_changed_ones_are_bold(found, address):
+    strengths = found.memory().strengths
+    rows = strengths.answers["target"]
+    with opened(address) as (page, wrong):
+        page.focus("#alpha")
+        page.keyboard.press("End")
+        cells = "#answers-target tbody td:nth-child"
+        assert page.locator(f"{cells}(3).right").count() == sum(row["said"][0] == row["truth"] for row in rows) > 0
+        assert page.locator(f"{cells}(4).right").count() == sum(row["said"][-1] == row["truth"] for row in rows)
+        assert page.locator(f"{cells}(4).changed").count() == sum(row["said"][-1] != row["said"][0] for row in rows) > 0
         assert wrong == []
 
 
