@@ -15,13 +15,9 @@
       font: { color: style.getPropertyValue("--md-default-fg-color").trim() || style.color },
     };
   };
-  // A title is as wide as its place, of which a letter takes 8 pixels.
+  // A title is as wide as its place. title.js is the package's own.
   const wrapped = (layout, width) => {
-    const lines = [""];
-    for (const word of (layout.title?.text ?? "").split(/<br>|\s+/)) {
-      if (lines.at(-1) && lines.at(-1).length + word.length >= width / 8 - 8) lines.push("");
-      lines[lines.length - 1] += (lines.at(-1) && " ") + word;
-    }
+    const lines = titleLines(layout.title?.text ?? "", width);
     return { title: { ...layout.title, text: lines.join("<br>") }, margin: { ...layout.margin, t: 60 + 22 * lines.length } };
   };
   const draw = () => {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
+from importlib.resources import files
 from typing import Any
 
 import plotly.graph_objects as go
@@ -24,13 +25,8 @@ _DRAWN = r"""<div id="{id}" style="height: {height}px"></div>
   const figure = {figure};
   const config = {{responsive: true, displaylogo: false}};
   const {{data, layout, frames}} = figure;
-  // A title is as wide as the place, of which a letter takes 8 pixels.
-  const room = Math.max(20, document.getElementById("{id}").clientWidth / 8 - 8);
-  const lines = [""];
-  for (const word of (layout.title?.text ?? "").split(/<br>|\s+/)) {{
-    if (lines.at(-1) && lines.at(-1).length + word.length >= room) lines.push("");
-    lines[lines.length - 1] += (lines.at(-1) && " ") + word;
-  }}
+  {title_lines}
+  const lines = titleLines(layout.title?.text ?? "", document.getElementById("{id}").clientWidth);
   if (layout.title?.text) layout.title.text = lines.join("<br>");
   if (layout.margin?.t) layout.margin.t = Math.max(layout.margin.t, 60 + 22 * lines.length);
   const draw = () => window.Plotly.newPlot("{id}", {{data, layout, frames, config}});
@@ -41,6 +37,11 @@ _DRAWN = r"""<div id="{id}" style="height: {height}px"></div>
   document.head.appendChild(script);
 }})();
 </script>"""
+
+
+def title_script() -> str:
+    """The function that breaks titles into lines, which the documentation site uses too."""
+    return files("engram_interp.figures").joinpath("title.js").read_text(encoding="utf-8")
 
 
 class Figure(go.Figure):
@@ -77,6 +78,7 @@ class Figure(go.Figure):
             id=f"figure-{uuid.uuid4()}",
             height=self._shown.height or 450,
             figure=content,
+            title_lines=title_script(),
             version=get_plotlyjs_version(),
         )
 

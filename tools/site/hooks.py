@@ -14,6 +14,7 @@ from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from plotly.offline import get_plotlyjs
 
+from engram_interp.figures.figure import title_script
 from tools.cheat_sheet import cheat_sheet, llms
 from tools.site import pictures
 from tools.site.reference import pages
@@ -40,7 +41,8 @@ def on_files(files: Files, config: Any) -> Files:
     """Add what is made from the code, and what lies elsewhere in the repository."""
     made = {place: (ROOT / source).read_text(encoding="utf-8") for source, place in COPIES.items()}
     made |= pages()
-    made |= {"cheat_sheet.md": cheat_sheet(), "llms.txt": llms(), "assets/plotly.min.js": get_plotlyjs()}
+    made |= {"cheat_sheet.md": cheat_sheet(), "llms.txt": llms()}
+    made |= {"assets/plotly.min.js": get_plotlyjs(), "assets/title.js": title_script()}
     for place, text in made.items():
         files.append(File.generated(config, place, content=text))
     return files
