@@ -283,7 +283,8 @@ def taken(inputs: Any, rows: Int[Tensor, "n"], size: int) -> Any:
     if isinstance(inputs, Mapping):
         return {name: taken(one, rows, size) for name, one in inputs.items()}
     if isinstance(inputs, (tuple, list)):
-        return tuple(taken(one, rows, size) for one in inputs)
+        some = [taken(one, rows, size) for one in inputs]
+        return type(inputs)(*some) if hasattr(inputs, "_fields") else type(inputs)(some)
     is_rows = isinstance(inputs, Tensor) and inputs.dim() and len(inputs) == size
     return inputs[rows.to(inputs.device)] if is_rows else inputs
 

@@ -22,7 +22,7 @@ def test_the_cost_is_said_before_it_starts(llama, caplog):
         localize(llama, token_concept(), null="resampled", draws=19)
     said = [record.message for record in caplog.records if "resampled null takes" in record.message]
     assert len(said) == 1
-    assert said[0].endswith("70 sets of 40 examples")
+    assert said[0].endswith("19 null sets and 50 resamplings of the target, of 40 examples each")
 
 
 @pytest.mark.parametrize(

@@ -271,11 +271,12 @@ class TorchModuleAdapter(Adapter):
         parameter = next(self.model.parameters())
         try:
             return self.model(*_moved(batch.args, parameter.device), **_moved(batch.kwargs, parameter.device))
-        except (TypeError, RuntimeError, ValueError, IndexError, AssertionError) as error:
+        except (TypeError, RuntimeError, ValueError, LookupError, AttributeError, AssertionError) as error:
             if listening is not None and listening.error is not None:
                 raise listening.error from None
+            why = str(error) or type(error).__name__
             raise ValueError(
-                f"{self.info.name!r} refuses the batch {batch.examples[0]} to {batch.examples[-1]}: {error}. A batch "
+                f"{self.info.name!r} refuses the batch {batch.examples[0]} to {batch.examples[-1]}: {why}. A batch "
                 f"must be what the model takes; if it ends in labels, say labelled=True"
             ) from error
 

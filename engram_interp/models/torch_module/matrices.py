@@ -14,13 +14,14 @@ The bias of a transposed convolution is added once an output pixel, not once a p
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.nn.utils.parametrize import is_parametrized
 from transformers.pytorch_utils import Conv1D
 
 from engram_interp.models.layouts import Layout
@@ -61,6 +62,7 @@ def sites_of(model: nn.Module) -> list[Site]:
             if known.bias != site.bias:
                 # One weight with two biases: neither is added to all of its products.
                 found[site.key] = replace(known, bias=None)
+    _require_one_grouping(found.values())
     owners: dict[str, set[str]] = {}
     for site in found.values():
         if site.bias is not None:
@@ -70,6 +72,17 @@ def sites_of(model: nn.Module) -> list[Site]:
     return [
         replace(site, bias=None) if site.bias in shared and site.bias_block is None else site for site in found.values()
     ]
+
+
+def _require_one_grouping(sites: Iterable[Site]) -> None:
+    groups: dict[str, set[int]] = {}
+    for site in sites:
+        groups.setdefault(site.path, set()).add(site.block[1])
+    if twice := [path for path, some in groups.items() if len(some) > 1]:
+        raise ValueError(
+            f"{', '.join(twice)}: modules that split it into different numbers of groups share this weight, so it is "
+            f"no one matrix"
+        )
 
 
 def _paths(model: nn.Module) -> dict[int, str]:
@@ -86,11 +99,11 @@ def _paths(model: nn.Module) -> dict[int, str]:
 
 
 def _of_module(name: str, module: nn.Module, paths: dict[int, str]) -> Iterator[Site]:
-    if isinstance(module, nn.MultiheadAttention):
+    if _is_attention(module):
         yield from _of_attention(name, module, paths)
         return
     weight = module._parameters.get("weight")
-    if not isinstance(module, KINDS) or weight is None or not weight.is_floating_point():
+    if not isinstance(module, KINDS) or _why_unreadable(module) is not None:
         return
     bias = None if isinstance(module, TRANSPOSED) else paths.get(id(module._parameters.get("bias")))
     path, n = paths[id(weight)], int(getattr(module, "groups", 1))
@@ -100,6 +113,10 @@ def _of_module(name: str, module: nn.Module, paths: dict[int, str]) -> Iterator[
             name, None, Input(f"{name}.in{which}"), bias, group if n > 1 else None, path, _layout(module),
             (group, n), str(group) if n > 1 else "",
         )  # fmt: skip
+
+
+def _is_attention(module: nn.Module) -> TypeGuard[nn.MultiheadAttention]:
+    return isinstance(module, nn.MultiheadAttention) and _why_unreadable(module) is None
 
 
 def _layout(module: nn.Module) -> Layout:
@@ -141,11 +158,16 @@ def _why_unreadable(module: nn.Module) -> str | None:
         return "is compiled: give the module that was compiled, `_orig_mod`, or a copy that is not"
     if "quantized" in type(module).__module__:
         return f"is quantised ({type(module).__name__}): load the model unquantised"
+    if isinstance(module, nn.MultiheadAttention) and is_parametrized(module):
+        return "has weights that are computed from other tensors (a parametrisation): remove it first"
     if not isinstance(module, KINDS):
         return None
     weight = module._parameters.get("weight")
-    if weight is None:
-        return "has a weight that is computed from other tensors (a parametrisation): remove it first"
+    # A bias that is computed is no parameter under its own name: parametrisations leave theirs, pruning `bias_orig`.
+    if weight is None or is_parametrized(module, "bias") or "bias_orig" in module._parameters:
+        return "has a weight or bias that is computed from other tensors (a parametrisation): remove it first"
+    if weight.is_complex():
+        return f"has complex weights ({weight.dtype}), of which no engram is taken"
     if not weight.is_floating_point():
         return f"has quantised weights ({weight.dtype}): load the model unquantised"
     return None
@@ -154,8 +176,8 @@ def _why_unreadable(module: nn.Module) -> str | None:
 def uncovered(model: nn.Module) -> dict[str, str]:
     """Parameters with two axes or more that belong to no matrix here, and the class of the module that holds them.
 
-    A module of torch's own, as a recurrent one, is named as a whole. Embeddings, which are looked up, and norms, which
-    multiply number by number, are left out.
+    A module of torch's own, as a recurrent one, is named as a whole; of attention, what is left. Embeddings, which are
+    looked up, and norms, which multiply number by number, are left out.
     """
     covered = {path for site in sites_of(model) for path in (site.path, site.bias)}
     known = {number for number, path in _paths(model).items() if path in covered}
@@ -166,5 +188,6 @@ def uncovered(model: nn.Module) -> dict[str, str]:
         for own, tensor in module._parameters.items():
             if isinstance(tensor, Tensor) and tensor.dim() > 1 and id(tensor) not in known:
                 path = f"{name}.{own}".lstrip(".")
-                found[name if type(module).__module__.startswith("torch.nn") and name else path] = type(module).__name__
+                is_whole = type(module).__module__.startswith("torch.nn") and name and not _is_attention(module)
+                found[name if is_whole else path] = type(module).__name__
     return found

@@ -42,9 +42,17 @@ _ELSEWHERE = {
     torch.baddbmm,
     torch.addbmm,
     torch.nn.functional.bilinear,
+    torch.inner,
+    torch.tensordot,
+    torch.mv,
+    torch.addmv,
+    torch.chain_matmul,
+    torch.linalg.multi_dot,
+    torch.linalg.matmul,
 }
 _MATMUL = {torch.matmul, torch.mm, Tensor.matmul, Tensor.__matmul__, Tensor.mm}
-_ELSEWHERE |= {*_MATMUL, Tensor.__rmatmul__, Tensor.bmm}
+_ELSEWHERE |= {*_MATMUL, Tensor.__rmatmul__, Tensor.bmm, Tensor.baddbmm, Tensor.addbmm}
+_ELSEWHERE |= {Tensor.inner, Tensor.mv, Tensor.addmv, Tensor.addmm}
 """Other calls that multiply. What they make of a parameter is not read, and is listed."""
 
 
@@ -87,14 +95,34 @@ class Learned:
         reads: the input of every matrix that ran, by key, in the order of calls. Matrices all of whose calls read the
             same tensors have one input: the name of the first.
         rows: how many rows an input has for each example.
-        positions_first: parameters whose input has its positions before its examples, `[pos batch d]`.
+        shapes: the shapes of what each parameter multiplied, if one example ran by itself.
         elsewhere: parameters that were multiplied in a way that is not read.
     """
 
     reads: dict[str, str] = field(default_factory=dict)
     rows: dict[str, int] = field(default_factory=dict)
-    positions_first: set[str] = field(default_factory=set)
+    shapes: dict[str, set[tuple[int, ...]]] = field(default_factory=dict)
     elsewhere: set[str] = field(default_factory=set)
+
+    def example_axis(self, path: str) -> int | None:
+        """Which axis has the examples of what a parameter multiplies: 0, or 1 for `[pos batch d]`.
+
+        One example alone shows it, since its axis then has one entry; None if it does not.
+        """
+        shapes = [shape for shape in self.shapes.get(path, ()) if len(shape) > 2]
+        if any(shape[1] == 1 < shape[0] for shape in shapes):
+            return 1
+        return 0 if shapes and all(shape[1] > 1 for shape in shapes) else None
+
+    def has_examples_elsewhere(self, path: str, shape: tuple[int, ...], n: int) -> bool:
+        """Whether a later axis than the second has grown with the examples, and no other."""
+        if n == 1:
+            return False
+        for one in self.shapes.get(path, ()):
+            grown = [axis for axis, (a, b) in enumerate(zip(one, shape, strict=False)) if a != b]
+            if len(one) == len(shape) and len(grown) == 1 and 1 < grown[0] < len(shape) - 1:
+                return shape[grown[0]] == n * one[grown[0]]
+        return False
 
 
 Call: TypeAlias = tuple[int, tuple[Any, ...]]
@@ -145,7 +173,7 @@ class Listening(TorchFunctionMode):
         if (product := _product(func, args, kwargs)) is not None:
             self._multiply(*product)
         elif func in _ELSEWHERE:
-            for one in _tensors(args):
+            for one in _tensors((*args, *kwargs.values())):
                 self._note(one)
         return func(*args, **kwargs)
 
@@ -158,11 +186,12 @@ class Listening(TorchFunctionMode):
         if self._is_first:
             self._learn()
             return
-        for key, calls in self._calls.items():
-            owner = self._owner_of(key)
-            if owner != key and self._learned.reads[key] in self._wanted and calls != self._calls.get(owner):
-                for site in self._of_key.values():
-                    self._learned.reads[site.key] = str(site.input)
+        reads = self._learned.reads
+        for key, read in reads.items():
+            owner = self._by_input.get(read, key)
+            # Also if one of the two was not called at all.
+            if owner != key and read in self._wanted and self._calls.get(key) != self._calls.get(owner):
+                reads.update({one: str(self._of_key[one].input) for one in reads if one in self._of_key})
                 raise NotImplementedError(
                     f"{key} and {owner} read the same tensors in the first pass over this model, and others in this "
                     f"one: from now on they are taken apart. Call it again"
@@ -188,6 +217,7 @@ class Listening(TorchFunctionMode):
     def _multiply(self, x: Tensor, weight: Tensor, view: View) -> None:
         """Hand on the input of a product with one of the parameters, if the product is what its module makes."""
         sites = self._sites.get(id(weight))
+        self._note(x)  # a weight may stand in the input's place
         if sites is None or not view.fits(sites[0].layout):
             self._note(weight)
         else:
@@ -215,20 +245,24 @@ class Listening(TorchFunctionMode):
             raise
 
     def _note_rows(self, sites: list[Site], x: Tensor, view: View) -> None:
-        """How many rows an input has, and whether its positions come before its examples: one example shows it."""
+        """How many rows an input has, and of which shape it is for one example."""
         n_rows = sum(some.numel() // some.shape[-1] for some in view.rows(x))
         for site in sites:
             self._n_rows[site.input] = self._n_rows.get(site.input, 0) + n_rows
-        if view.is_plain and len(self._batch.examples) == 1 and x.dim() > 2 and x.shape[1] == 1 < len(x):
-            self._learned.positions_first.add(sites[0].path)
+        if view.is_plain and len(self._batch.examples) == 1:
+            self._learned.shapes.setdefault(sites[0].path, set()).add(tuple(x.shape))
 
     def _number_of(self, x: Tensor) -> int:
-        """A number for a tensor as it is now: the same for two calls that read the same."""
-        version = 0 if x.is_inference() else x._version
+        """A number for a tensor as it is now: the same for two calls that read the same.
+
+        An inference tensor does not tell whether it was written into in between, so each call has its own number.
+        """
+        if x.is_inference():
+            return next(self._numbers)
         known, seen, number = self._tensors.get(id(x), (lambda: None, -1, -1))
-        if known() is not x or seen != version:
+        if known() is not x or seen != x._version:
             number = next(self._numbers)
-            self._tensors[id(x)] = weakref.ref(x), version, number
+            self._tensors[id(x)] = weakref.ref(x), x._version, number
         return number
 
     def _by_example(self, x: Tensor, view: View, site: Site) -> Iterator[tuple[Float[Tensor, "n d"], Tensor | None]]:
@@ -258,7 +292,10 @@ class Listening(TorchFunctionMode):
         """
         if x.dim() == 1:
             x = x[None]
-        if x.dim() > 2 and x.shape[1] == n and (len(x) != n or site.path in self._learned.positions_first):
+        axis = self._learned.example_axis(site.path)
+        if self._learned.has_examples_elsewhere(site.path, tuple(x.shape), n) or self._is_of_the_model(x, n):
+            raise ValueError(_untold(x, n, site))
+        if x.dim() > 2 and x.shape[1] == n and axis != 0 and (len(x) != n or axis == 1):
             return x.transpose(0, 1)
         if len(x) == n:
             return x[:, None] if x.dim() == 2 else x
@@ -266,11 +303,16 @@ class Listening(TorchFunctionMode):
             return x.reshape(n, -1, x.shape[-1])
         raise ValueError(_untold(x, n, site))
 
+    def _is_of_the_model(self, x: Tensor, n: int) -> bool:
+        """Whether an input is a parameter, which has no axis of examples unless it was expanded along one."""
+        is_expanded = len(x) == n and (n == 1 or x.stride(0) == 0)
+        return not is_expanded and x.device.type != "meta" and x.untyped_storage().data_ptr() in self._paths
+
     def _by_position(self, x: Tensor, view: View, site: Site) -> Float[Tensor, "n d"]:
         """An activation `[batch pos d]`, whose positions are those of the mask."""
         shape = tuple(self._batch.counts.shape)
         n = shape[0] * shape[1]
-        if view.is_plain and site.path in self._learned.positions_first and x.dim() == 3:
+        if view.is_plain and self._learned.example_axis(site.path) == 1 and x.dim() == 3:
             x = x.transpose(0, 1)
         if not view.is_plain or (x.shape[:-1] != shape and tuple(x.shape[:-1]) != (n,)):
             raise ValueError(
