@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from engram_interp import (
     Concept,
     Engram,
+    Exploration,
     Statistics,
     Trajectory,
     cli,
@@ -536,6 +537,21 @@ def test_explore_writes_a_page_and_a_file_that_it_shows_again(run, tmp_path):
     assert shown.exit_code == 0, shown.output
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "<h1>Petra Dorlund, Kara Jenquist in testbed:full</h1>" in page
+
+
+def test_explore_compares_with_the_groups_of_a_field(tmp_path):
+    authors = testbed.authors().forget10
+    for name, some in (("target", authors[:1]), ("reference", authors[1:4])):
+        rows = [{"prompt": q, "answer": a, "author": one.name} for one in some for q, a in one.examples[:6]]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    made = CliRunner().invoke(
+        main, ["explore", "--target", str(tmp_path / "target.jsonl"), "--reference", str(tmp_path / "reference.jsonl"),
+               "--groups", "author", "--components", "gate", "--layers", "0", "--n-matrices", "0", "--no-progress",
+               "--out", str(tmp_path / "report.safetensors")]
+    )  # fmt: skip
+    assert made.exit_code == 0, made.output
+    wmap = Exploration.load(tmp_path / "report.safetensors").memory().wmap
+    assert (wmap.null, wmap.memories) == ("siblings", "3 memories (by label)")
 
 
 @pytest.mark.parametrize(
