@@ -68,7 +68,8 @@ def played(python: str, artifact: Path, checkpoint: Path, besides: Sequence[str]
     run(python, "-m", "venv", str(home / "venv"))
     inside = home / "venv" / "bin"
     wheels = home / "wheels"
-    run(str(inside / "pip"), "wheel", "-q", "-w", str(wheels), *besides, str(artifact))  # the download
+    # The download. The pip of Python 3.10 builds wheels of old packages only so.
+    run(str(inside / "pip"), "wheel", "-q", "--use-pep517", "-w", str(wheels), *besides, str(artifact))
     (home / "target.jsonl").write_text('["alpha beta", " gamma"]\n["beta gamma", " delta"]\n' * 4, encoding="utf-8")
     (home / "reference.jsonl").write_text("\n".join(f'"word{i} alpha delta"' for i in range(60)), encoding="utf-8")
     examples = ("--model", str(checkpoint), "--target", "target.jsonl", "--reference", "reference.jsonl")
