@@ -82,13 +82,10 @@ def __getattr__(name: str) -> Any:
     from engram_interp.common.randomness import unchanged_randomness
 
     with unchanged_randomness():
-        found = import_module(f"{__name__}.{_MODULES[name]}") if name in _MODULES else _defined(name)
+        module = import_module(f"{__name__}.{_MODULES.get(name) or _HOME[name]}")
+    found = module if name in _MODULES else getattr(module, name)
     globals()[name] = found
     return found
-
-
-def _defined(name: str) -> Any:
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
 
 
 def __dir__() -> list[str]:

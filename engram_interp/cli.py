@@ -251,9 +251,9 @@ def _explored(
     from engram_interp.report.explorer.explore import explore
 
     concepts = _concepts(model_name, target, reference, author, read)
-    if groups is not None and (len(target) != 1 or reference is None):
+    if groups is not None and len(target) != 1:
         raise click.UsageError(f"--groups {groups} needs one --target, and a --reference")
-    labels = None if reference is None or groups is None else _groups(target[0], reference, groups)
+    labels = None if reference is None else _groups(target[0], reference, groups)
     return explore(
         _load(model_name), concepts, n_matrices=n_matrices, keep=keep, groups=labels,
         components=_names(components), layers=_layers(layers), batch_size=batch_size, progress=progress,
@@ -663,10 +663,10 @@ def run_command(config: Path, only: str | None) -> None:
 
 def _leave_record(ctx: click.Context, output: Path) -> None:
     """Write beside an output how it was made."""
-    from engram_interp.common.record import versions, write_record
+    from engram_interp.common.record import write_record
 
     given = [_as_given(one, ctx.params[str(one.name)]) for one in ctx.command.params if isinstance(one, click.Option)]
-    write_record(output, str(ctx.command.name), [text for some in given for text in some], versions())
+    write_record(output, str(ctx.command.name), [text for some in given for text in some])
 
 
 def _as_given(option: click.Option, value: Any) -> list[str]:

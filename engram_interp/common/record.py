@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ def versions() -> dict[str, str]:
     return {name: version(name) for name in ("engram-interp", "torch", "transformer-lens")}
 
 
-def write_record(output: Path, command: str, arguments: Sequence[str], versions: Mapping[str, str]) -> Path:
+def write_record(output: Path, command: str, arguments: Sequence[str]) -> Path:
     """Write down how an output was made, beside it. Runs whose outputs lie in one folder share a file.
 
     Where another program's `config.json` lies, as in a checkpoint's folder, the file is called after the output.
@@ -28,7 +28,6 @@ def write_record(output: Path, command: str, arguments: Sequence[str], versions:
         output: the file or folder that was made.
         command: the command's name.
         arguments: its arguments, as a shell would give them.
-        versions: of what it ran on.
 
     Returns:
         The file.
@@ -41,7 +40,7 @@ def write_record(output: Path, command: str, arguments: Sequence[str], versions:
     if path.is_file() and not _is_own(path):
         path = place.parent / f"{place.name}.{NAME}"
     runs = _runs_in(path) if path.is_file() and _is_own(path) else []
-    made = {"output": place.name, "command": command, "arguments": list(arguments), "versions": dict(versions)}
+    made = {"output": place.name, "command": command, "arguments": list(arguments), "versions": versions()}
     runs = [one for one in runs if one["output"] != place.name]
     with replacing(path) as aside:
         aside.write_text(json.dumps({"format": FORMAT, "runs": [*runs, made]}, indent=2), encoding="utf-8")

@@ -280,13 +280,19 @@ def structure_of(inputs: Any) -> str:
 
 def taken(inputs: Any, rows: Int[Tensor, "n"], size: int) -> Any:
     """The same structure with some examples only. What has no row for each example stays as it is."""
+    return with_each_tensor(lambda x: x[rows.to(x.device)] if x.dim() and len(x) == size else x, inputs)
+
+
+def with_each_tensor(function: Callable[[Tensor], Tensor], inputs: Any) -> Any:
+    """The same structure with what a function makes of each tensor."""
+    if isinstance(inputs, Tensor):
+        return function(inputs)
     if isinstance(inputs, Mapping):
-        return {name: taken(one, rows, size) for name, one in inputs.items()}
+        return {name: with_each_tensor(function, one) for name, one in inputs.items()}
     if isinstance(inputs, (tuple, list)):
-        some = [taken(one, rows, size) for one in inputs]
-        return type(inputs)(*some) if hasattr(inputs, "_fields") else type(inputs)(some)
-    is_rows = isinstance(inputs, Tensor) and inputs.dim() and len(inputs) == size
-    return inputs[rows.to(inputs.device)] if is_rows else inputs
+        made = [with_each_tensor(function, one) for one in inputs]
+        return type(inputs)(*made) if hasattr(inputs, "_fields") else type(inputs)(made)
+    return inputs
 
 
 def data_batches(

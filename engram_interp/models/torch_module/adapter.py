@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from engram_interp.common.storage import fingerprint
 from engram_interp.concepts.batches import Examples
 from engram_interp.concepts.concept import Concept
-from engram_interp.concepts.data import Data, DataBatch, data_batches, first_of
+from engram_interp.concepts.data import Data, DataBatch, data_batches, first_of, with_each_tensor
 from engram_interp.models.base import Adapter
 from engram_interp.models.hooks import Record
 from engram_interp.models.identity import PLAIN, ModelInfo
@@ -268,9 +268,10 @@ class TorchModuleAdapter(Adapter):
             return self._call(batch, None)
 
     def _call(self, batch: DataBatch, listening: Listening | None) -> Any:
-        parameter = next(self.model.parameters())
+        device = next(self.model.parameters()).device
         try:
-            return self.model(*_moved(batch.args, parameter.device), **_moved(batch.kwargs, parameter.device))
+            args, kwargs = with_each_tensor(lambda x: x.to(device), (batch.args, batch.kwargs))
+            return self.model(*args, **kwargs)
         except (TypeError, RuntimeError, ValueError, LookupError, AttributeError, AssertionError) as error:
             if listening is not None and listening.error is not None:
                 raise listening.error from None
@@ -284,14 +285,3 @@ class TorchModuleAdapter(Adapter):
 def _depths(sites: Sequence[Site]) -> dict[str, int]:
     """How deep each parameter lies: its place among the parameters, in the order of sites."""
     return {path: depth for depth, path in enumerate(dict.fromkeys(site.path for site in sites))}
-
-
-def _moved(value: Any, device: torch.device) -> Any:
-    if isinstance(value, Tensor):
-        return value.to(device)
-    if isinstance(value, Mapping):
-        return {name: _moved(one, device) for name, one in value.items()}
-    if isinstance(value, (tuple, list)):
-        moved = [_moved(one, device) for one in value]
-        return type(value)(*moved) if hasattr(value, "_fields") else type(value)(moved)
-    return value

@@ -115,14 +115,10 @@ class Learned:
         return 0 if shapes and all(shape[1] > 1 for shape in shapes) else None
 
     def has_examples_elsewhere(self, path: str, shape: tuple[int, ...], n: int) -> bool:
-        """Whether a later axis than the second has grown with the examples, and no other."""
-        if n == 1:
-            return False
-        for one in self.shapes.get(path, ()):
-            grown = [axis for axis, (a, b) in enumerate(zip(one, shape, strict=False)) if a != b]
-            if len(one) == len(shape) and len(grown) == 1 and 1 < grown[0] < len(shape) - 1:
-                return shape[grown[0]] == n * one[grown[0]]
-        return False
+        """Whether a later axis than the second has an entry for each example, and the others are as for one example."""
+        later = range(2, len(shape) - 1)
+        grown = {(*shape[:axis], shape[axis] / n, *shape[axis + 1 :]) for axis in later}
+        return n > 1 and not grown.isdisjoint(self.shapes.get(path, ()))
 
 
 Call: TypeAlias = tuple[int, tuple[Any, ...]]

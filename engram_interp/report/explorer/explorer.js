@@ -156,10 +156,11 @@
     if (!other()) return Plotly.purge(place), place.replaceChildren();
     const [one, two] = [memory(), other()];
     const keys = Object.keys(one.matrices).filter((key) => key in two.matrices);
-    const values = (from) => keys.map((key) => from.matrices[key][state.quantity].value);
-    const far = keys.map((_, i) => Math.max(values(one)[i], values(two)[i])).sort((a, b) => b - a)[2];
-    const labels = keys.map((key, i) => (Math.max(values(one)[i], values(two)[i]) >= far ? key.replace(/^blocks\./, "") : ""));
-    const trace = { x: values(one), y: values(two), customdata: keys, text: labels, textposition: "middle left", mode: "markers+text", type: "scatter", marker: { color: "#d1495b", size: 8 }, hovertemplate: "%{customdata}<br>%{x:.3g}, %{y:.3g}<extra></extra>" };
+    const [x, y] = [one, two].map((from) => keys.map((key) => from.matrices[key][state.quantity].value));
+    const larger = keys.map((_, i) => Math.max(x[i], y[i]));
+    const third = [...larger].sort((a, b) => b - a)[2];
+    const labels = keys.map((key, i) => (larger[i] >= third ? key.replace(/^blocks\./, "") : ""));
+    const trace = { x, y, customdata: keys, text: labels, textposition: "middle left", mode: "markers+text", type: "scatter", marker: { color: "#d1495b", size: 8 }, hovertemplate: "%{customdata}<br>%{x:.3g}, %{y:.3g}<extra></extra>" };
     Plotly.newPlot(place, [trace], plain({ title: { text: `${state.quantity} of every matrix` }, height: 380, xaxis: { title: { text: one.name } }, yaxis: { title: { text: two.name } } }), drawn);
     place.on("plotly_click", (event) => change({ matrix: event.points[0].customdata }));
   }

@@ -43,11 +43,8 @@ def test_related_concepts_stand_beside_the_others():
     values = {"over_chance": 1.5, "smallest_angle": 10.0, "mean_angle": 66.6}
     rows = [
         {"family": family, "ablated": "A", "scored": scored, "related": related, "accuracy_lost": lost}
-        | {
-            "overlap": 0.1 + lost,
-            "loss_gained": -lost,
-            **values,
-        }  # the more overlap, the more answers lost, and less loss
+        # The more overlap, the more answers lost, and the less loss gained.
+        | {"overlap": 0.1 + lost, "loss_gained": -lost, **values}
         for family in ("authors", "attributes")
         for scored, related, lost in (("A", True, 0.5), ("B", True, 0.08), ("C", False, 0.02), ("D", False, 0.04))
     ]
